@@ -6,7 +6,6 @@
 //! answer of the command that closed it, and after the positions have reached the ends that were
 //! read then: every claim from before the closing has a row, a dead letter, or is only in Redis.
 
-use std::ops::Range;
 use std::time::Duration;
 
 use firstcome_shared::mysql::positions::{Positions, SecondsUnseen};
@@ -30,19 +29,6 @@ pub fn is_reached(before: &Logs, positions: &Positions, after: &Logs) -> bool {
     })
 }
 
-/// Returns each partition whose position is outside its log, with that position and the offset at
-/// which reading begins again: the topic was recreated, the position was moved, or Kafka has
-/// deleted unread messages.
-pub fn outside_log(positions: &Positions, log: &Logs) -> Vec<(i32, i64, i64)> {
-    log.iter()
-        .filter_map(|(partition, log): (&i32, &Range<i64>)| {
-            let position = *positions.get(partition)?;
-            (position < log.start || position > log.end)
-                .then_some((*partition, position, log.start))
-        })
-        .collect()
-}
-
 /// How far the consumer has read.
 #[derive(Debug)]
 pub struct ReadState {
@@ -60,7 +46,7 @@ impl ReadState {
     pub(crate) fn unread_messages(&self) -> i64 {
         self.logs
             .iter()
-            .map(|(partition, log): (&i32, &Range<i64>)| {
+            .map(|(partition, log)| {
                 let position = self.positions.get(partition).copied();
                 (log.end - position.unwrap_or(log.start)).max(0)
             })
@@ -91,39 +77,15 @@ impl ReadState {
     }
 }
 
-/// Pause before a position outside its log is believed.
-const SECOND_LOOK: Duration = Duration::from_secs(1);
-
-/// Reads ends, positions, and ends again. If `may_write`, a position that two readings find outside
-/// its log is reset: it is stored as the log's first offset.
-pub async fn read_and_reset_positions(
-    db: &Db,
-    topic: &Topic,
-    may_write: bool,
-) -> Result<ReadState, BarrierError> {
-    let name = &topic.settings.topic;
+/// Reads ends, positions, and ends again. Only a consumer resets a position outside its log.
+pub async fn read_state(db: &Db, topic: &Topic) -> Result<ReadState, BarrierError> {
     let before = topic.logs().await.map_err(BarrierError::Kafka)?;
+    let name = &topic.settings.topic;
     let (positions, unseen) =
         queries::processes::attended_positions(&db.of_primary(), name).await?;
-    let mut logs = topic.logs().await.map_err(BarrierError::Kafka)?;
-    let mut outside = outside_log(&positions, &logs);
-    if !outside.is_empty() {
-        // For a moment after a change of a partition's leader, a broker may report too low an end
-        // or a wrong first offset: reading everything again would take an hour.
-        tokio::time::sleep(SECOND_LOOK).await;
-        logs = topic.logs().await.map_err(BarrierError::Kafka)?;
-        let still = outside_log(&positions, &logs);
-        outside.retain(|it| still.contains(it));
-    }
-    for (partition, position, first) in &outside {
-        tracing::warn!(partition, position, first, "position outside the log");
-        if may_write {
-            let seen = Some(*position);
-            db.begin_at_first(name, *partition, seen, *first).await?;
-        }
-    }
+    let logs = topic.logs().await.map_err(BarrierError::Kafka)?;
     Ok(ReadState {
-        is_reached: is_reached(&before, &positions, &logs) && outside.is_empty(),
+        is_reached: is_reached(&before, &positions, &logs),
         logs,
         positions,
         unseen,
@@ -136,14 +98,13 @@ const POLL: Duration = Duration::from_millis(100);
 /// some messages behind. Returns the last state after this patience, or if the process stops.
 pub(crate) async fn wait(
     stores: &Stores,
-    may_write: bool,
     patience: Duration,
     stop: &CancellationToken,
 ) -> Result<ReadState, BarrierError> {
     let began = Instant::now();
     let mut ends = None;
     loop {
-        let mut now = read_and_reset_positions(&stores.db, &stores.topic, may_write).await?;
+        let mut now = read_state(&stores.db, &stores.topic).await?;
         let first = ends.get_or_insert_with(|| now.logs.clone());
         now.is_reached |= is_reached(first, &now.positions, &now.logs);
         if now.is_reached || began.elapsed() > patience || stop.is_cancelled() {
@@ -185,6 +146,8 @@ mod tests {
             (Some(19), 20, 20, false),
             (None, 20, 20, false),
             (None, 10, 10, true),
+            // Unread messages have expired.
+            (Some(3), 20, 20, false),
             // The topic was recreated, and is shorter than what was read.
             (Some(5_000), 20, 25, false),
         ] {
@@ -192,10 +155,6 @@ mod tests {
             let reached = is_reached(&logs(before), &positions, &logs(after));
             assert_eq!(reached, expected, "{position:?} {before} {after}");
         }
-        let positions = Positions::from([(0, 5_000), (1, 0)]);
-        assert_eq!(outside_log(&positions, &logs(20)), [(0, 5_000, 10)]);
-        let expired = Positions::from([(0, 3)]);
-        assert_eq!(outside_log(&expired, &logs(20)), [(0, 3, 10)]);
     }
 
     #[test]

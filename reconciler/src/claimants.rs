@@ -35,6 +35,9 @@ pub(crate) async fn has_all_claimants(ctx: &PassContext, seen: &CouponSeen) -> S
 
 /// Whether Redis knows of the last sealing of a drop of this coupon.
 pub(crate) async fn knows_last_seal(ctx: &PassContext, seen: &CouponSeen) -> Step<bool> {
+    if !seen.has_sealed {
+        return Ok(seen.state.sealed.is_none());
+    }
     let last = queries::drops::last_sealed(&ctx.stores.db, seen.coupon.id).await?;
     Ok(seen.state.sealed == last)
 }
@@ -71,7 +74,11 @@ async fn count(ctx: &PassContext, seen: &CouponSeen) -> Step<ClaimantCount> {
     let Stores { db, redis, .. } = &ctx.stores;
     let id = seen.coupon.id;
     let drops: Vec<DropKeys> = seen.drops.iter().map(|own| own.keys.clone()).collect();
-    let sealed = count_rows_of_other_sealed_drops(db, id, &drops).await?;
+    let sealed = if seen.has_sealed {
+        count_rows_of_other_sealed_drops(db, id, &drops).await?
+    } else {
+        0
+    };
     let (claimants, users) = redis.claimants_and_users(id, &drops).await?;
     Ok(ClaimantCount {
         claimants,

@@ -21,6 +21,7 @@ use firstcome_shared::redis::{Redis, RedisError};
 use tokio_util::sync::CancellationToken;
 use uuid::Uuid;
 
+use crate::gate::JudgedGates;
 use crate::queries::processes::Deadlines;
 use crate::report::{FailureCause, Outcome, StoreRefusal, Trigger};
 use crate::topic::Topic;
@@ -165,10 +166,9 @@ pub struct PassContext {
     /// read.
     pub is_unattended: bool,
     pub rows_left: RowsLeft,
+    pub(crate) judged_gates: JudgedGates,
     /// Why the topic cannot be read, if it cannot.
     pub topic_error: Option<String>,
-    /// Why Redis takes no writes, if it takes none: rows are still written.
-    pub redis_error: Option<String>,
     /// Maximum times, since the admission, until a claim is on the topic and until a second store
     /// has it.
     pub publish_ms: i64,

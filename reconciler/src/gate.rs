@@ -7,29 +7,39 @@
 //! begins eras; the watch begins one if a counter went back, and the API begins a new coupon's
 //! first.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::convert::Infallible;
+use std::sync::Arc;
 use std::time::Duration;
 
 use firstcome_shared::crash::{Point, crash_point};
 use firstcome_shared::domain::CouponId;
-use firstcome_shared::mysql::{Db, DbError};
+use firstcome_shared::mysql::{Db, DbError, Sql, Value, list};
 use firstcome_shared::redis::gate::{Fence, Gate};
 use firstcome_shared::redis::servers::Servers;
 use firstcome_shared::redis::{Redis, RedisError};
 use firstcome_shared::sql;
 use futures_util::{StreamExt as _, TryStreamExt as _, stream};
+use parking_lot::Mutex;
 use tokio::time::Instant;
 
-use crate::barrier::{self, BarrierError};
+use crate::barrier::{self, BarrierError, ReadState};
 use crate::context::{PassContext, PassError, Step, millis};
+use crate::ledger::CouponLook;
 use crate::read::CouponSeen;
+use crate::reconcile::{Wanted, stays_closed};
 
 /// Eras above this were written by hand. They are close to the highest that the scripts parse.
 const HIGHEST_SEEN: u64 = 1_000_000_000_000;
 
-/// Maximum number of coupons that begin an era at the same time.
-const AT_ONCE: usize = 8;
+/// Maximum number of coupons that are closed in Redis at the same time.
+const AT_ONCE: usize = 200;
+
+/// Maximum number of eras that one transaction raises.
+const ADOPTED_AT_ONCE: usize = 500;
+
+/// Maximum number of transactions that wait for locked coupons at the same time.
+const WAITING_AT_ONCE: usize = 8;
 
 /// Attempts to begin an era above MySQL's.
 const ATTEMPTS: usize = 5;
@@ -70,63 +80,186 @@ pub(crate) struct Closed {
     /// Nobody was admitted after this.
     pub since: Instant,
     pub was_open: bool,
+    /// An earlier attempt had closed it, waited until it may be judged, and left it closed.
+    pub may_be_judged: bool,
 }
 
-/// Closes coupons: begins the next era of each whose gate is still the one that was read. Leaves
-/// out coupons whose gate has changed, which another process works on, and those that cannot begin
-/// an era now, for example because their row is locked.
+/// The gates of coupons that stay closed for another reason than the wait for claims: while a gate
+/// is still this one, nobody has been admitted, and the next attempt need not wait again. Otherwise
+/// each attempt would suspend the pace of rows.
+#[derive(Debug, Clone, Default)]
+pub(crate) struct JudgedGates(Arc<Mutex<HashMap<CouponId, Gate>>>);
+
+impl JudgedGates {
+    fn include(&self, coupon: CouponId, gate: &Gate) -> bool {
+        self.0.lock().get(&coupon) == Some(gate)
+    }
+
+    /// Notes that these coupons may be judged.
+    pub(crate) fn note(&self, closed: &HashMap<CouponId, Closed>) {
+        let gates = closed.iter().map(|(id, it)| (*id, Gate::closed(&it.fence)));
+        self.0.lock().extend(gates);
+    }
+
+    pub(crate) fn forget(&self, coupon: CouponId) {
+        self.0.lock().remove(&coupon);
+    }
+}
+
+/// Closes coupons: begins the next era of each whose gate is still the one at which it was found.
+/// Leaves out coupons whose gate has changed, which another process works on, and those that cannot
+/// begin an era now, for example because their row is locked: these stay closed, and are reported.
 pub(crate) async fn close(
     ctx: &PassContext,
-    coupons: Vec<(CouponSeen, bool)>,
+    wanted: &Wanted,
+    looks: &mut Vec<CouponLook>,
 ) -> Step<HashMap<CouponId, Closed>> {
-    stream::iter(coupons)
-        .map(|(seen, was_open)| close_coupon(ctx, seen, was_open))
-        .buffer_unordered(AT_ONCE)
-        .try_filter_map(|closed| std::future::ready(Ok(closed)))
-        .try_collect()
-        .await
+    let db = &ctx.stores.db;
+    let mut eras = eras(db, wanted.keys().copied().collect()).await?;
+    let was_open = |id: CouponId, gate: &Gate| {
+        let server = ctx.servers.holding(id);
+        let era = gate.era().max(eras.get(&id).copied());
+        era.is_some_and(|era| era <= HIGHEST_SEEN && gate.is_open(server, era))
+    };
+    let open: HashSet<CouponId> = wanted
+        .iter()
+        .filter(|(id, gate)| was_open(**id, gate))
+        .map(|(id, _)| *id)
+        .collect();
+    let mut gates: Vec<(CouponId, Gate)> = wanted.clone().into_iter().collect();
+    let mut closed = HashMap::new();
+    for _ in 0..ATTEMPTS {
+        if gates.is_empty() {
+            break;
+        }
+        let begun = begin_eras(ctx, gates, &eras, looks).await?;
+        let known = adopt_eras(ctx, &begun, looks).await?;
+        gates = Vec::new();
+        for Begun { id, fence, since } in begun {
+            match known.get(&id) {
+                None => {}
+                Some(before) if *before < fence.era() => {
+                    let now_closed = Closed {
+                        fence,
+                        since,
+                        was_open: open.contains(&id),
+                        may_be_judged: ctx.judged_gates.include(id, &wanted[&id]),
+                    };
+                    closed.insert(id, now_closed);
+                }
+                // MySQL has this era or a later one. Only raising its era stops earlier writers of
+                // rows, so the next turn begins one above it.
+                Some(later) => {
+                    eras.insert(id, *later);
+                    gates.push((id, Gate::closed(&fence)));
+                }
+            }
+        }
+    }
+    Ok(closed)
 }
 
-async fn close_coupon(
+/// An era that has begun in Redis, and when nobody was admitted any more.
+struct Begun {
+    id: CouponId,
+    fence: Fence,
+    since: Instant,
+}
+
+/// Closes coupons in Redis. Leaves out those whose gate has changed.
+async fn begin_eras(
     ctx: &PassContext,
-    seen: CouponSeen,
-    was_open: bool,
-) -> Step<Option<(CouponId, Closed)>> {
-    let coupon = seen.coupon.id;
-    let mut era = seen.coupon.era;
-    let mut seen = seen.state.gate;
-    for _ in 0..ATTEMPTS {
-        let begun = close_in_redis(&ctx.stores.redis, &ctx.servers, coupon, &seen, era).await?;
-        let Some(fence) = begun else {
-            return Ok(None);
+    gates: Vec<(CouponId, Gate)>,
+    eras: &HashMap<CouponId, u64>,
+    looks: &mut Vec<CouponLook>,
+) -> Step<Vec<Begun>> {
+    let closing = stream::iter(gates).map(async |(id, gate): (CouponId, Gate)| {
+        let Some(era) = eras.get(&id) else {
+            return Step::Ok((id, Ok(None)));
         };
-        crash_point(Point::EraBegun);
+        let redis = &ctx.stores.redis;
+        let begun = close_in_redis(redis, &ctx.servers, id, &gate, *era).await;
         let since = Instant::now();
-        let adopted = adopt_era(&ctx.stores.db, coupon, fence.era()).await;
-        match adopted.map_err(PassError::from) {
-            // An error about this coupon alone, usually a locked row. The coupon stays closed, and
-            // the next run of the urgent lane begins its next era.
+        crash_point(Point::EraBegun);
+        match begun {
+            Ok(fence) => Ok((id, Ok(fence.map(|fence| Begun { id, fence, since })))),
             Err(error) => {
-                let why = error.about_data()?;
-                tracing::warn!(coupon_id = coupon.0, why, "a coupon begins no era yet");
-                return Ok(None);
+                let why = ctx.about_coupon(id, error.into()).await?;
+                Ok((id, Err(why.to_string())))
             }
-            Ok(None) => return Ok(None),
-            Ok(Some(before)) if before < fence.era() => {
-                let closed = Closed {
-                    fence,
-                    since,
-                    was_open,
-                };
-                return Ok(Some((coupon, closed)));
-            }
-            // MySQL has this era or a later one. Only raising its era stops earlier writers of
-            // rows, so the next turn begins one above it.
-            Ok(Some(later)) => era = later,
         }
-        seen = Gate::closed(&fence);
+    });
+    let mut closing = std::pin::pin!(closing.buffer_unordered(AT_ONCE));
+    let mut all = Vec::new();
+    while let Some((id, begun)) = closing.try_next().await? {
+        match begun {
+            Ok(begun) => all.extend(begun),
+            Err(why) => looks.push(CouponLook::at_whole(id, stays_closed(id, &why))),
+        }
     }
-    Ok(None)
+    Ok(all)
+}
+
+async fn eras(db: &Db, coupons: Vec<CouponId>) -> Result<HashMap<CouponId, u64>, DbError> {
+    let eras = sql!("SELECT id, era FROM coupons WHERE id IN (?)", list(coupons));
+    let eras: Vec<(CouponId, u64)> = db.all("read eras", eras).await?;
+    Ok(eras.into_iter().collect())
+}
+
+/// Raises the eras of coupons in MySQL, those of many coupons in one transaction. Returns MySQL's
+/// eras before, of the coupons that exist and whose rows were not locked for long.
+async fn adopt_eras(
+    ctx: &PassContext,
+    begun: &[Begun],
+    looks: &mut Vec<CouponLook>,
+) -> Step<HashMap<CouponId, u64>> {
+    let db = &ctx.stores.db;
+    let mut known = HashMap::new();
+    for some in begun.chunks(ADOPTED_AT_ONCE) {
+        known.extend(adopt_unlocked_eras(db, some).await?);
+    }
+    // A transaction that writes rows of the coupon locks it for a moment.
+    let locked = begun.iter().filter(|begun| !known.contains_key(&begun.id));
+    let locked: Vec<(CouponId, u64)> = locked.map(|it| (it.id, it.fence.era())).collect();
+    let waiting = stream::iter(locked).map(async |(id, era)| {
+        match adopt_era(db, id, era).await.map_err(PassError::from) {
+            Ok(before) => Step::Ok((id, Ok(before))),
+            Err(error) => Ok((id, Err(error.about_data()?))),
+        }
+    });
+    let mut waiting = std::pin::pin!(waiting.buffer_unordered(WAITING_AT_ONCE));
+    while let Some((id, adopted)) = waiting.try_next().await? {
+        match adopted {
+            Ok(before) => known.extend(before.map(|era| (id, era))),
+            Err(why) => looks.push(CouponLook::at_whole(id, stays_closed(id, &why))),
+        }
+    }
+    Ok(known)
+}
+
+/// Locks no other coupons, and so waits for none.
+async fn adopt_unlocked_eras(db: &Db, begun: &[Begun]) -> Result<Vec<(CouponId, u64)>, DbError> {
+    let ids: Vec<CouponId> = begun.iter().map(|begun| begun.id).collect();
+    let eras: Vec<(CouponId, u64)> = begun.iter().map(|it| (it.id, it.fence.era())).collect();
+    db.transaction("adopt eras", async move |conn| {
+        let lock = "SELECT id, era FROM coupons WHERE id IN (?) FOR UPDATE SKIP LOCKED";
+        let known: Vec<(CouponId, u64)> = sql!(lock, list(ids)).all(conn).await?;
+        let before: HashMap<CouponId, u64> = known.iter().copied().collect();
+        let is_lower = |(id, era): &&(CouponId, u64)| before.get(id).is_some_and(|at| at < era);
+        let lower: Vec<(CouponId, u64)> = eras.iter().filter(is_lower).copied().collect();
+        if !lower.is_empty() {
+            let cases = " WHEN ? THEN ?".repeat(lower.len());
+            let raise = format!("UPDATE coupons SET era = CASE id{cases} END WHERE id IN (?)");
+            let eras = lower
+                .iter()
+                .flat_map(|(id, era)| [Value::from(*id), Value::from(*era)]);
+            let ids = list(lower.iter().map(|(id, _)| *id));
+            let raise = Sql::new(raise, eras.chain([ids]).collect());
+            raise.run(conn).await?;
+        }
+        Ok(known)
+    })
+    .await
 }
 
 /// Closes a coupon without MySQL, if its gate is still `seen`. Returns `None` if the gate or the
@@ -172,21 +305,11 @@ const MARGIN: Duration = Duration::from_millis(250);
 /// Maximum wait for the consumer in one run of the urgent lane. The next run begins another era.
 const PATIENCE: Duration = Duration::from_secs(30);
 
+/// Time in which a consumer without a backlog reads what has just been published.
+const CATCH_UP: Duration = Duration::from_secs(1);
+
 /// Interval at which the pace of rows is suspended again.
 const SUSPEND_EVERY: Duration = Duration::from_secs(1);
-
-/// Waits until no claim from before the closing can be in flight, then until the consumer has read
-/// the topic. Meanwhile the pace of rows is suspended: with it, the backlog of one coupon could
-/// keep all closed coupons waiting.
-///
-/// # Errors
-/// [`PassError::StaysClosed`] if the coupons cannot be judged yet.
-pub(crate) async fn wait(ctx: &PassContext, closed_at: Instant) -> Step<()> {
-    tokio::select! {
-        waited = wait_for_barrier(ctx, closed_at) => waited,
-        never = suspend_pace(&ctx.stores.db) => match never {},
-    }
-}
 
 /// Suspends the pace of rows until this future is dropped.
 async fn suspend_pace(db: &Db) -> Infallible {
@@ -198,7 +321,12 @@ async fn suspend_pace(db: &Db) -> Infallible {
     }
 }
 
-async fn wait_for_barrier(ctx: &PassContext, closed_at: Instant) -> Step<()> {
+/// Waits until no claim from before the closing can be in flight, then until the consumer has read
+/// the topic.
+///
+/// # Errors
+/// [`PassError::StaysClosed`] if the coupons cannot be judged yet.
+pub(crate) async fn wait(ctx: &PassContext, closed_at: Instant) -> Step<()> {
     // Read after the coupons were closed: an API may just have announced longer ones.
     let deadlines = barrier::deadlines(&ctx.stores.db, ctx.settings.deadlines).await?;
     let left = (millis(deadlines.in_flight_ms) + MARGIN).saturating_sub(closed_at.elapsed());
@@ -208,7 +336,7 @@ async fn wait_for_barrier(ctx: &PassContext, closed_at: Instant) -> Step<()> {
     }
     // Nobody has been admitted since the closing, so the ends that are read now are behind every
     // claim.
-    let read = barrier::wait(&ctx.stores, true, PATIENCE, &ctx.stop).await;
+    let read = wait_for_barrier(ctx).await;
     ctx.must_go_on()?;
     Err(PassError::StaysClosed(match read {
         Ok(now) if now.is_reached => return Ok(()),
@@ -219,4 +347,18 @@ async fn wait_for_barrier(ctx: &PassContext, closed_at: Instant) -> Step<()> {
         Err(BarrierError::Mysql(error)) => return Err(error.into()),
         Err(error @ BarrierError::Kafka(_)) => error.to_string(),
     }))
+}
+
+/// Waits until the consumer has read the topic. If that takes longer than a moment, the pace of rows
+/// is suspended: with it, the backlog of one coupon could keep all closed coupons waiting.
+async fn wait_for_barrier(ctx: &PassContext) -> Result<ReadState, BarrierError> {
+    let PassContext { stores, stop, .. } = ctx;
+    let at_once = barrier::wait(stores, CATCH_UP, stop).await?;
+    if at_once.is_reached {
+        return Ok(at_once);
+    }
+    tokio::select! {
+        read = barrier::wait(stores, PATIENCE, stop) => read,
+        never = suspend_pace(&stores.db) => match never {},
+    }
 }

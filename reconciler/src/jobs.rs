@@ -295,7 +295,7 @@ pub(crate) type Positions = HashMap<i32, (i64, Instant)>;
 
 /// Reads how far the consumer is, and reports partitions that do not move.
 async fn consumer(stores: &Stores, known: &mut Positions) -> Result<Option<Stall>, DbError> {
-    match barrier::read_and_reset_positions(&stores.db, &stores.topic, true).await {
+    match barrier::read_state(&stores.db, &stores.topic).await {
         Ok(state) => Ok(stalled(known, &state, OVERDUE)),
         Err(BarrierError::Mysql(error)) => Err(error),
         // The pass reports it.

@@ -32,6 +32,7 @@ mod owing;
 pub mod pass;
 pub mod passes;
 mod project;
+mod promote;
 mod queries;
 mod read;
 mod ready;

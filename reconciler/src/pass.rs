@@ -3,7 +3,7 @@
 
 use std::collections::HashMap;
 
-use firstcome_shared::domain::UserId;
+use firstcome_shared::domain::{Slot, UserId};
 use firstcome_shared::hash::finish64;
 use firstcome_shared::schedule::{Schedule, Tz};
 use futures_util::TryStreamExt as _;
@@ -47,6 +47,10 @@ pub struct Compared {
     pub projections: Ledger,
     pub examined: Examined,
     pub numbers: Numbers,
+    /// The numbers before the first repairs, if there was an earlier look.
+    before: Option<Numbers>,
+    /// The highest slot with a row.
+    pub highest_row: Slot,
     /// The first difference that only a projection repairs.
     pub dirty: Option<(Kind, &'static str)>,
     pub takes: Takes,
@@ -74,17 +78,40 @@ impl Compared {
         self.dirty.is_none() && self.refused == 0 && self.surplus == 0 && is_settled
     }
 
+    /// Whether any look has repaired something.
+    pub fn has_repaired(&self) -> bool {
+        self.repaired > 0 || self.before.is_some()
+    }
+
     /// Combines two looks, of which the second came after the repairs of the first. Keeps what both
-    /// have done, what is left now, and the numbers of the first.
+    /// have done, and what is left now.
     #[must_use]
     pub fn followed_by(self, second: Self) -> Self {
         let mut ledger = self.ledger.applied();
         ledger.append(second.ledger);
         Self {
             ledger,
-            numbers: self.numbers,
+            before: self.before.or(Some(self.numbers)),
             examined: self.examined,
             ..second
+        }
+    }
+
+    /// Returns what Redis has once the drop was written again from its rows.
+    pub fn projected(&self) -> Self {
+        let count = self.highest_row.into();
+        let free = u64::from(self.highest_row).saturating_sub(self.numbers.rows);
+        let numbers = Numbers {
+            count,
+            users: self.numbers.rows,
+            free,
+            broken_promises: self.owed.len() as u64,
+            ..self.numbers
+        };
+        Self {
+            numbers,
+            surplus: self.surplus,
+            ..Self::default()
         }
     }
 
@@ -95,6 +122,8 @@ impl Compared {
         self.numbers.rows += rows;
         self.numbers.free += page.redis.free.len() as u64;
         self.numbers.count = page.redis.count;
+        let last = page.mysql.rows.last().map_or(0, |row| row.slot);
+        self.highest_row = self.highest_row.max(last);
         self.examined.users += users;
         self.examined.rows += rows;
         self.examined.failed_claims += page.mysql.letters.len() as u64;
@@ -135,7 +164,7 @@ impl Compared {
             coupon_name: drop.coupon().name.clone(),
             day: Some(opens.date_naive()),
             exact,
-            before: self.numbers,
+            before: self.before.unwrap_or(self.numbers),
             after: numbers,
             examined: self.examined,
             findings: self

@@ -1,6 +1,7 @@
 //! Reads: the numbers of all coupons in bulk, then drops page by page, in the order that
 //! [`crate::judge`] requires.
 
+use std::collections::HashMap;
 use std::ops::RangeInclusive;
 
 use chrono::Utc;
@@ -31,9 +32,25 @@ pub struct CouponSeen {
     pub state: CouponState,
     /// The users whom Redis must ban from the coupon.
     pub banned: Banned,
+    /// Some drop of the coupon is sealed.
+    pub has_sealed: bool,
     /// Nobody is admitted and, except in a dry run, every claim from before the closing is in MySQL
     /// or never will be.
     pub is_closed: bool,
+}
+
+impl CouponSeen {
+    /// Creates a coupon of which only the settings and these drops are known.
+    pub fn bare(coupon: Coupon, drops: Vec<DropSeen>) -> Self {
+        Self {
+            coupon,
+            drops,
+            state: CouponState::default(),
+            banned: Banned::default(),
+            has_sealed: false,
+            is_closed: false,
+        }
+    }
 }
 
 /// A drop, as a pass has read it.
@@ -47,6 +64,8 @@ pub struct DropSeen {
     pub letters: u64,
     pub revocations: u64,
     pub has_broken_promises: bool,
+    /// M of a drop with few slots, if it was read beforehand.
+    pub rows: Option<Vec<Row>>,
 }
 
 impl DropSeen {
@@ -60,6 +79,7 @@ impl DropSeen {
             letters: 0,
             revocations: 0,
             has_broken_promises: false,
+            rows: None,
         }
     }
 
@@ -147,19 +167,62 @@ pub(crate) async fn coupons(
     which: Option<Vec<CouponId>>,
     drop: Option<DropId>,
 ) -> Step<Vec<CouponSeen>> {
+    observe(ctx, catalogue(ctx, which, drop).await?).await
+}
+
+/// A coupon with its unsealed drops, as the catalogue has it.
+#[derive(Debug, Clone)]
+pub(crate) struct Listed {
+    pub coupon: Coupon,
+    pub drops: Vec<Drop>,
+    pub has_sealed: bool,
+}
+
+impl Listed {
+    /// Slots that its drops may have. A coupon with millions of claims must not delay the others.
+    pub(crate) fn quantity(&self) -> u64 {
+        self.drops.iter().map(|drop| u64::from(drop.quantity)).sum()
+    }
+
+    pub(crate) fn is_open_now(&self) -> bool {
+        let now = Utc::now();
+        self.drops.iter().any(|drop| drop.is_open_at(now))
+    }
+}
+
+/// Lists coupons with unsealed drops, without those of a cluster's server that does not answer: they
+/// wait for it, and hold up no others.
+pub(crate) async fn catalogue(
+    ctx: &PassContext,
+    which: Option<Vec<CouponId>>,
+    drop: Option<DropId>,
+) -> Step<Vec<Listed>> {
     let db = &ctx.stores.db;
-    let redis = &ctx.stores.redis;
-    let mut catalogue = match which {
+    let catalogue = match which {
         Some(ids) => db.coupons_by_id(ids).await?,
         None => db.catalogue().await?,
     };
-    for (_, drops) in &mut catalogue {
-        drops.retain(|it: &Drop| it.sealed_at.is_none() && drop.is_none_or(|id| id == it.id));
-    }
-    // Coupons of a cluster's server that does not answer wait for it, and hold up no others.
-    catalogue.retain(|(coupon, drops)| !drops.is_empty() && !ctx.servers.miss(coupon.id));
-    let ids: Vec<CouponId> = catalogue.iter().map(|(coupon, _)| coupon.id).collect();
-    let drops = catalogue.iter().flat_map(|(_, drops)| drops);
+    let listed = catalogue.into_iter().map(|(coupon, drops)| {
+        let (sealed, mut unsealed): (Vec<Drop>, Vec<Drop>) =
+            drops.into_iter().partition(|drop| drop.sealed_at.is_some());
+        unsealed.retain(|it| drop.is_none_or(|id| id == it.id));
+        Listed {
+            coupon,
+            drops: unsealed,
+            has_sealed: !sealed.is_empty(),
+        }
+    });
+    Ok(listed
+        .filter(|it| !it.drops.is_empty() && !ctx.servers.miss(it.coupon.id))
+        .collect())
+}
+
+/// Reads the numbers of coupons, in bulk.
+pub(crate) async fn observe(ctx: &PassContext, catalogue: Vec<Listed>) -> Step<Vec<CouponSeen>> {
+    let db = &ctx.stores.db;
+    let redis = &ctx.stores.redis;
+    let ids: Vec<CouponId> = catalogue.iter().map(|it| it.coupon.id).collect();
+    let drops = catalogue.iter().flat_map(|it| &it.drops);
     let keys: Vec<DropKeys> = drops.map(|it| redis.keys(it.coupon_id, it.id)).collect();
     let of_drops: Vec<DropId> = keys.iter().map(|keys| keys.drop).collect();
     let highest = queries::drops::highest_slots(db, &of_drops).await?;
@@ -170,7 +233,7 @@ pub(crate) async fn coupons(
     let states = redis.coupon_states(&ids).await?;
     let mut drop_states = keys.iter().zip(redis.drop_states(&keys).await?);
     let mut seen = Vec::with_capacity(catalogue.len());
-    for ((coupon, drops), state) in catalogue.into_iter().zip(states) {
+    for (listed, state) in catalogue.into_iter().zip(states) {
         let with_state = |drop: Drop| {
             let (keys, state) = drop_states.next()?;
             Some(DropSeen {
@@ -182,15 +245,43 @@ pub(crate) async fn coupons(
                 ..DropSeen::bare(drop, keys.clone())
             })
         };
+        let drops = listed.drops.into_iter().filter_map(with_state).collect();
         seen.push(CouponSeen {
-            banned: banned.get(&coupon.id).copied().unwrap_or_default(),
-            drops: drops.into_iter().filter_map(with_state).collect(),
-            coupon,
+            banned: banned.get(&listed.coupon.id).copied().unwrap_or_default(),
             state,
-            is_closed: false,
+            has_sealed: listed.has_sealed,
+            ..CouponSeen::bare(listed.coupon, drops)
         });
     }
     Ok(seen)
+}
+
+/// Drops with at most this many slots are read many at a time.
+const FEW_SLOTS: i64 = 200;
+
+/// Reads M of drops with few slots, in one statement. If that fails, each drop is read by itself, so
+/// that the error concerns only its coupon.
+pub(crate) async fn few_rows(ctx: &PassContext, mut coupons: Vec<CouponSeen>) -> Vec<CouponSeen> {
+    let few: Vec<DropId> = coupons
+        .iter()
+        .flat_map(|seen| &seen.drops)
+        .filter(|own| !own.is_empty() && own.upper() <= FEW_SLOTS)
+        .map(|own| own.drop.id)
+        .collect();
+    let mut rows: HashMap<DropId, Vec<Row>> =
+        match queries::rows::rows_of_drops(&ctx.stores.db, &few).await {
+            Ok(rows) => rows,
+            Err(error) => {
+                tracing::debug!(%error, "drops are read one by one");
+                return coupons;
+            }
+        };
+    for own in coupons.iter_mut().flat_map(|seen| &mut seen.drops) {
+        if few.contains(&own.drop.id) {
+            own.rows = Some(rows.remove(&own.drop.id).unwrap_or_default());
+        }
+    }
+    coupons
 }
 
 /// A page: M, then R.
@@ -226,7 +317,10 @@ async fn read_page(drop: DropPass<'_>, from: i64, to: Option<i64>) -> Step<ReadP
     let id = drop.id();
     let slot = |slot: i64| Slot::try_from(slot).unwrap_or(Slot::MAX);
     let slots = slot(from)..=to.map_or(Slot::MAX, slot);
-    let rows = queries::rows::rows_on_slots(db, id, slots).await?;
+    let rows = match &drop.own.rows {
+        Some(rows) => rows.clone(),
+        None => queries::rows::rows_on_slots(db, id, slots).await?,
+    };
     let mut letters = Vec::new();
     if drop.own.letters > 0 {
         let slots = from..=to.unwrap_or(i64::MAX);

@@ -2,6 +2,7 @@
 //! list, owed users first, and writes the rows of those who got one.
 
 use std::collections::HashSet;
+use std::time::Duration;
 
 use diesel::prelude::*;
 use firstcome_shared::columns::seconds_from_now;
@@ -15,7 +16,7 @@ use firstcome_shared::redis::admission::LEASE;
 use firstcome_shared::redis::gate::Fence;
 use firstcome_shared::redis::project::{ClaimOfSlot, Fenced};
 use firstcome_shared::schema::revoked_coupons;
-use tokio::time::sleep;
+use tokio::time::{Instant, sleep};
 
 use crate::context::{PassContext, Step};
 use crate::judge::DueRow;
@@ -154,26 +155,33 @@ pub(crate) fn plan(drop: &DropSeen, ledger: &mut Ledger) {
 }
 
 /// Gives the slots that are left to the first users of the waiting list, and writes their rows.
-/// Returns how many users got a slot.
-pub(crate) async fn promote(drop: DropPass<'_>, fence: &Fence, ledger: &mut Ledger) -> Step<u64> {
+/// Returns how many users got a slot. Ends after `turn`, if given, so that a long list does not
+/// delay other drops: the rest of it gets its slots in a later call.
+pub(crate) async fn promote(
+    drop: DropPass<'_>,
+    fence: &Fence,
+    turn: Option<Duration>,
+    ledger: &mut Ledger,
+) -> Step<u64> {
     let DropPass { ctx, seen, own } = drop;
     let redis = drop.redis();
+    let began = Instant::now();
     let mut promoted = 0;
     if own.state.waiting == 0 && !own.has_broken_promises {
         return Ok(0);
     }
-    if own.has_broken_promises || own.state.owed > 0 {
+    if own.has_broken_promises {
         let owed = open_promises(ctx, &seen.coupon, drop.id()).await?;
         let write = redis.write_owed(&own.keys, fence, seen.coupon.once_per, &owed);
         if !owed.is_empty() && matches!(write.await?, Fenced::Stale) {
             return Ok(0);
         }
     }
-    loop {
+    while turn.is_none_or(|turn| began.elapsed() < turn) {
         ctx.must_go_on()?;
         let given = redis.promote_waiting(&own.keys, fence, AT_ONCE).await?;
         let Fenced::Done(promotion) = given else {
-            return Ok(promoted);
+            break;
         };
         if promotion.is_leased {
             sleep(LEASE).await;
@@ -183,7 +191,7 @@ pub(crate) async fn promote(drop: DropPass<'_>, fence: &Fence, ledger: &mut Ledg
             // One call removes a limited number of users who get no slot. Others may come after
             // them.
             if promotion.left_without == 0 {
-                return Ok(promoted);
+                break;
             }
             continue;
         }
@@ -203,6 +211,7 @@ pub(crate) async fn promote(drop: DropPass<'_>, fence: &Fence, ledger: &mut Ledg
             ledger.add(found.naming(Some(due.slot.into()), Some(&due.user)));
         }
     }
+    Ok(promoted)
 }
 
 fn due_row(ClaimOfSlot { slot, user, at_ms }: ClaimOfSlot) -> DueRow {

@@ -1,31 +1,34 @@
 //! The steps of a pass over our own coupons, and of the urgent lane.
 //!
 //! At most one process in the whole system holds the lock of a lane: *sweep* compares at open gates
-//! what was asked for, *urgent* closes, projects and opens again, and *promote* gives out the slots
-//! that are left while users wait or are owed one. Correctness does not depend on the locks: every
-//! repair is idempotent, checks its precondition, and is fenced by the coupon's era.
+//! what was asked for, and *urgent* closes, projects and opens again. *promote* gives out the slots
+//! that are left while users wait or are owed one, without a lock. Correctness does not depend on
+//! the locks: every repair is idempotent, checks its precondition, and is fenced by the coupon's
+//! era.
 
 use std::collections::{BTreeSet, HashMap};
 use std::sync::Arc;
 use std::time::Duration;
 
 use firstcome_shared::domain::CouponId;
+use firstcome_shared::mysql::DbError;
 use firstcome_shared::mysql::held_back::Asked;
 use firstcome_shared::mysql::processes::{PassLock, Work};
-use parking_lot::Mutex;
-use tokio::time::Instant;
+use firstcome_shared::sql;
 use tokio_util::sync::CancellationToken;
 
 use crate::barrier::{self, BarrierError, ReadState};
 use crate::context::{
     PassContext, PassError, PassRequest, PassSettings, RowsLeft, Step, Stores, millis,
 };
+use crate::gate::JudgedGates;
 use crate::jobs::{self, Notes};
 use crate::ledger::{self, CouponLook};
+use crate::promote::DropWithSlots;
 use crate::reconcile::{self, Wanted};
 use crate::record::failure;
 use crate::report::{FailureCause, Run, Trigger};
-use crate::{judged, owing, read, sealed_letters, urgent};
+use crate::{judged, owing, promote, read, sealed_letters, urgent};
 
 /// Has what every pass needs: the stores, the settings, and what earlier passes and jobs noted.
 #[derive(Clone)]
@@ -34,8 +37,7 @@ pub struct Reconciler {
     settings: Arc<PassSettings>,
     /// What the jobs have found, for the next run.
     pub notes: Notes,
-    /// When the last sweep that keeps the pace of rows began.
-    paced_at: Arc<Mutex<Option<Instant>>>,
+    judged_gates: JudgedGates,
 }
 
 /// Maximum wait for the lock of the urgent lane.
@@ -47,6 +49,9 @@ const CATCH_UP: Duration = Duration::from_secs(1);
 
 /// A sweep that keeps the pace of rows inserts at most the rows of this time.
 const PACED: Duration = Duration::from_secs(30);
+
+/// Name in `reconciler_state` of the time at which the last such sweep began.
+const PACED_SWEEP: &str = "rows_paced";
 
 /// Why a pass over a cluster was not complete.
 const SERVER_AWAY: &str = "a server of the Redis Cluster does not answer as a master: its coupons \
@@ -61,22 +66,30 @@ impl Reconciler {
             stores,
             settings: Arc::new(settings),
             notes: Notes::default(),
-            paced_at: Arc::default(),
+            judged_gates: JudgedGates::default(),
         }
     }
 
     /// Returns how many rows a sweep that nobody asked for may insert: those of the time since the
-    /// last one, but of half a minute at most. It leaves the rest to the next sweep instead of
-    /// sleeping.
-    fn rows_at_pace(&self) -> RowsLeft {
+    /// last one of any process, but of half a minute at most. It leaves the rest to the next sweep
+    /// instead of sleeping.
+    async fn rows_at_pace(&self) -> Result<RowsLeft, DbError> {
         let Some(limit) = self.settings.rows_per_second else {
-            return RowsLeft::default();
+            return Ok(RowsLeft::default());
         };
-        let now = Instant::now();
-        let last = self.paced_at.lock().replace(now);
-        let since = last.map_or(PACED, |last| PACED.min(now - last));
+        let db = &self.stores.db;
+        let since = sql!(
+            "SELECT TIMESTAMPDIFF(MICROSECOND, updated_at, UTC_TIMESTAMP(3)) \
+             FROM reconciler_state WHERE name = ?",
+            PACED_SWEEP
+        );
+        let since: Option<i64> = db.first("time of the last paced sweep", since).await?;
+        db.set_state(PACED_SWEEP, String::new()).await?;
+        let since = since.map_or(PACED, |micros| {
+            Duration::from_micros(u64::try_from(micros).unwrap_or(0)).min(PACED)
+        });
         let rows = u64::from(limit) * u64::try_from(since.as_millis()).unwrap_or(0) / 1_000;
-        RowsLeft::new(usize::try_from(rows).unwrap_or(usize::MAX))
+        Ok(RowsLeft::new(usize::try_from(rows).unwrap_or(usize::MAX)))
     }
 
     /// Compares, at open gates, everything that the request asks for, and reopens what is closed or
@@ -96,12 +109,7 @@ impl Reconciler {
             let hindered = looks.iter().find_map(|look| look.redis_error.clone());
             let errors = [
                 (FailureCause::Kafka, &ctx.topic_error),
-                (
-                    FailureCause::Redis,
-                    ctx.redis_error
-                        .as_ref()
-                        .map_or(&hindered, |_| &ctx.redis_error),
-                ),
+                (FailureCause::Redis, &hindered),
                 (FailureCause::Redis, &missing),
             ];
             for (cause, error) in errors {
@@ -153,40 +161,60 @@ impl Reconciler {
         let rows_left = if is_awaited {
             RowsLeft::default()
         } else {
-            self.rows_at_pace()
+            self.rows_at_pace().await?
         };
         let mut which = request.coupon.map(|coupon| vec![coupon]);
+        let mut is_second = false;
         loop {
             let before = looks.len();
             let ctx = PassContext {
                 rows_left: rows_left.clone(),
                 ..self.context(request, run_id, CATCH_UP, stop).await?
             };
-            let all = read::coupons(&ctx, which, request.drop).await?;
+            let all = read::catalogue(&ctx, which, request.drop).await?;
             let wanted = reconcile::coupons(&ctx, all, &HashMap::new(), looks).await?;
             if ctx.stores.redis.servers().await? != ctx.servers {
                 return Err(PassError::Replaced);
             }
+            let mut again: BTreeSet<CouponId> = BTreeSet::new();
             if !wanted.is_empty() {
-                self.urgent(wanted, &ctx.run_id, ctx.asked, &ctx.stop, looks)
-                    .await?;
+                let ids: Vec<CouponId> = wanted.keys().copied().collect();
+                let reopening = self.urgent(wanted, &ctx.run_id, ctx.asked, &ctx.stop, looks);
+                let others = reopening.await?;
+                if is_second {
+                    looks.extend(others.into_iter().map(urgent::of_others));
+                } else {
+                    // Another process has changed their gates, and may have opened them again.
+                    again.extend(others);
+                    let left_closed: BTreeSet<CouponId> = looks[before..]
+                        .iter()
+                        .filter(|look| urgent::pause_after(look).is_some())
+                        .map(|look| look.coupon)
+                        .collect();
+                    let opened = ids.iter().filter(|id| !left_closed.contains(id));
+                    again.extend(opened.filter(|_| is_awaited));
+                }
             }
-            let young: BTreeSet<CouponId> = looks[before..]
+            let young = looks[before..]
                 .iter()
-                .filter(|look: &&CouponLook| look.in_flight > 0)
-                .map(|look| look.coupon)
-                .collect();
-            let is_second = before > 0;
-            if !is_awaited || young.is_empty() || is_second {
+                .filter(|look: &&CouponLook| is_awaited && look.in_flight > 0);
+            let young: BTreeSet<CouponId> = young.map(|look| look.coupon).collect();
+            let has_young = !young.is_empty();
+            again.extend(young);
+            if is_second || again.is_empty() {
                 return Ok(ctx);
             }
-            which = Some(young.into_iter().collect());
-            ctx.sleep(millis(ctx.publish_ms) + MARGIN).await?;
+            is_second = true;
+            which = Some(again.into_iter().collect());
+            if has_young {
+                ctx.sleep(millis(ctx.publish_ms) + MARGIN).await?;
+            }
         }
     }
 
     /// Reopens coupons under the lock of the urgent lane: for a run, which may be confirmed, or for
-    /// the watch. Adds what was found and done to `looks`, also if an error stops it.
+    /// the watch. Adds what was found and done to `looks`, also if an error stops it. Returns the
+    /// coupons whose gates another process has changed.
     pub(crate) async fn urgent(
         &self,
         wanted: Wanted,
@@ -194,18 +222,18 @@ impl Reconciler {
         asked: Asked,
         stop: &CancellationToken,
         looks: &mut Vec<CouponLook>,
-    ) -> Step<()> {
+    ) -> Step<Vec<CouponId>> {
         let db = &self.stores.db_settings;
         let Some(lock) = PassLock::take(db, Work::Reopening, PATIENCE, stop).await? else {
-            looks.extend(wanted.into_keys().map(urgent::of_others));
-            return Ok(());
+            return Ok(wanted.into_keys().collect());
         };
         let request = PassRequest {
             confirm: asked.confirm,
             shown_by: asked.shown_by,
             ..PassRequest::new(Trigger::Watch)
         };
-        let ctx = self.context(&request, run_id, CATCH_UP, lock.working());
+        // Nothing is judged before the gate is closed and the consumer has read the topic.
+        let ctx = self.context_without_topic(&request, run_id, lock.working());
         let ended = match ctx.await {
             Ok(ctx) => urgent::reopen(&ctx, wanted, looks).await,
             Err(error) => Err(error),
@@ -214,29 +242,17 @@ impl Reconciler {
         ended.map_err(|error| error.or_lock_lost(stop))
     }
 
-    /// Compares coupons at their open gates, and gives the slots that are left, unless another
-    /// process holds the lock of this lane. Claims with unread messages are in flight and do not
-    /// matter for that, so it does not wait for the consumer. The sweep finds what needs closing.
+    /// Gives the slots that are left in these drops to users who wait.
     pub(crate) async fn promote(
         &self,
-        coupons: Vec<CouponId>,
+        drops: Vec<DropWithSlots>,
         run_id: &str,
         stop: &CancellationToken,
         looks: &mut Vec<CouponLook>,
     ) -> Step<()> {
-        let db = &self.stores.db_settings;
-        let lock = PassLock::take(db, Work::Promoting, Duration::ZERO, stop).await?;
-        let Some(lock) = lock else {
-            return Ok(());
-        };
         let request = PassRequest::new(Trigger::Watch);
-        let ctx = self.context(&request, run_id, Duration::ZERO, lock.working());
-        let ended = match ctx.await {
-            Ok(ctx) => promote(&ctx, coupons, looks).await,
-            Err(error) => Err(error),
-        };
-        lock.release().await;
-        ended.map_err(|error| error.or_lock_lost(stop))
+        let ctx = self.context_without_topic(&request, run_id, stop).await?;
+        promote::promote(&ctx, drops, looks).await
     }
 
     /// Reads the moment of a pass: Redis's clock, then the end offsets, then the positions. Waits
@@ -248,16 +264,33 @@ impl Reconciler {
         patience: Duration,
         stop: &CancellationToken,
     ) -> Step<PassContext> {
-        let stores = self.stores.pinned().await?;
-        let servers = stores.redis.servers().await?;
-        let clocks = stores.redis.clocks().await?;
-        let state = match barrier::wait(&stores, !request.dry_run, patience, stop).await {
+        let ctx = self.context_without_topic(request, run_id, stop).await?;
+        let state = match barrier::wait(&ctx.stores, patience, stop).await {
             Ok(state) => Ok(state),
             Err(BarrierError::Mysql(error)) => return Err(error.into()),
             Err(why @ BarrierError::Kafka(_)) => Err(why.to_string()),
         };
-        let refused = stores.redis.check_writes().await.err();
-        let deadlines = barrier::deadlines(&stores.db, self.settings.deadlines).await?;
+        let deadlines = barrier::deadlines(&ctx.stores.db, self.settings.deadlines).await?;
+        Ok(PassContext {
+            is_read: state.as_ref().is_ok_and(|state| state.is_reached),
+            is_unattended: state.as_ref().map_or(true, ReadState::is_unattended),
+            topic_error: state.err(),
+            publish_ms: deadlines.publish_ms,
+            in_flight_ms: deadlines.in_flight_ms,
+            ..ctx
+        })
+    }
+
+    /// Reads the servers and Redis's clock. Claims may be in flight, and have unread messages.
+    async fn context_without_topic(
+        &self,
+        request: &PassRequest,
+        run_id: &str,
+        stop: &CancellationToken,
+    ) -> Step<PassContext> {
+        let stores = self.stores.pinned().await?;
+        let servers = stores.redis.servers().await?;
+        let clocks = stores.redis.clocks().await?;
         Ok(PassContext {
             stores,
             settings: self.settings.clone(),
@@ -267,24 +300,14 @@ impl Reconciler {
             asked: request.asked(),
             servers,
             clocks,
-            is_read: state.as_ref().is_ok_and(|state| state.is_reached),
-            is_unattended: state.as_ref().map_or(true, ReadState::is_unattended),
+            is_read: false,
+            is_unattended: false,
             rows_left: RowsLeft::default(),
-            topic_error: state.err(),
-            redis_error: refused.map(|error| PassError::Redis(error).to_string()),
-            publish_ms: deadlines.publish_ms,
-            in_flight_ms: deadlines.in_flight_ms,
+            judged_gates: self.judged_gates.clone(),
+            topic_error: None,
+            publish_ms: 0,
+            in_flight_ms: 0,
             stop: stop.clone(),
         })
     }
-}
-
-async fn promote(
-    ctx: &PassContext,
-    coupons: Vec<CouponId>,
-    looks: &mut Vec<CouponLook>,
-) -> Step<()> {
-    let all = read::coupons(ctx, Some(coupons), None).await?;
-    reconcile::coupons(ctx, all, &HashMap::new(), looks).await?;
-    Ok(())
 }

@@ -68,13 +68,9 @@ pub(crate) async fn seal(drop: DropPass<'_>, last: &Compared, ledger: &mut Ledge
     if noted == Fenced::Stale {
         return Ok(false);
     }
-    let revocations = queries::drops::count(db, DropCount::Revocations, &[id])
-        .await?
-        .get(&id)
-        .copied()
-        .unwrap_or(0);
     let rows = u32::try_from(numbers.rows).unwrap_or(u32::MAX);
-    let sealed = db.seal_drop(id, closes_at, quantity, rows, revocations);
+    // The revocations of before the comparison: a later return has changed what was compared.
+    let sealed = db.seal_drop(id, closes_at, quantity, rows, own.revocations);
     if !sealed.await? {
         return Ok(false);
     }

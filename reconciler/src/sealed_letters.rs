@@ -8,7 +8,6 @@ use firstcome_shared::domain::{CouponId, DropId};
 use firstcome_shared::mysql::dead_letters::DeadLetterRow;
 use firstcome_shared::mysql::{Db, DbError};
 use firstcome_shared::redis::gate::Gate;
-use firstcome_shared::redis::reads::CouponState;
 use firstcome_shared::schema::{drops, failed_claims};
 
 use crate::context::{PassContext, Step};
@@ -17,7 +16,6 @@ use crate::ledger::Ledger;
 use crate::pass::{Compared, end_claims, moment, note_rows};
 use crate::queries;
 use crate::queries::dead_letters::LooseLetter;
-use crate::queries::revocations::Banned;
 use crate::read::{self, CouponSeen, DropPass, DropSeen, ReadPage};
 use crate::report::{Cause, Finding, Kind};
 use crate::rows;
@@ -160,11 +158,8 @@ pub(crate) async fn sealed_drop(
         .find(|own| own.id == drop)
         .map(|drop| DropSeen::bare(drop, keys));
     let seen = CouponSeen {
-        coupon,
-        drops: Vec::new(),
-        state: CouponState::default(),
-        banned: Banned::default(),
         is_closed: true,
+        ..CouponSeen::bare(coupon, Vec::new())
     };
     Ok(own.map(|own| (seen, own)))
 }

@@ -107,7 +107,7 @@ pub(crate) async fn write_again(
     seen: &CouponSeen,
     ledger: &mut Ledger,
 ) -> Step<()> {
-    if settings_differ(seen) {
+    if differ(seen) {
         settings(ctx, seen, ledger).await?;
     }
     if has_list(&seen.coupon) && !seen.state.list.is(seen.coupon.allow_list) {
@@ -191,7 +191,8 @@ async fn revocations(ctx: &PassContext, seen: &CouponSeen, ledger: &mut Ledger) 
     Ok(())
 }
 
-fn settings_differ(seen: &CouponSeen) -> bool {
+/// Whether the settings in Redis differ from MySQL's.
+pub(crate) fn differ(seen: &CouponSeen) -> bool {
     // Without its revision, Redis would accept an outdated write.
     let is_lost = seen.state.revision == 0;
     seen.drops.iter().any(|own: &DropSeen| {
@@ -207,7 +208,7 @@ async fn settings(ctx: &PassContext, seen: &CouponSeen, ledger: &mut Ledger) -> 
     let Some(now) = again.into_iter().next() else {
         return Ok(());
     };
-    if !settings_differ(&now) || now.state.revision > now.coupon.revision {
+    if !differ(&now) || now.state.revision > now.coupon.revision {
         return Ok(());
     }
     let detail = "the settings in Redis differ";

@@ -1,8 +1,7 @@
 //! The urgent lane: the only one that projects, and that opens a coupon again. It takes coupons
-//! that are closed, for whatever reason, and open ones that a sweep or the watch found to need
-//! closing.
+//! that a sweep or the watch found closed, for whatever reason, or in need of closing.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::time::Duration;
 
 use firstcome_shared::domain::CouponId;
@@ -14,69 +13,48 @@ use crate::read;
 use crate::reconcile::{self, Wanted, stays_closed};
 use crate::report::{ActionKind, Cause, Finding, Kind, Outcome};
 
-/// Reopens coupons. Open ones are closed only if their gate is still the one at which they were
-/// found dirty.
+/// Closes coupons whose gates are still those at which they were found to need it, reconciles them,
+/// and opens them. Leaves everything that an open gate allows to the sweep, so that the lane is free
+/// for the next coupon. Returns the coupons whose gates another process has changed.
 pub(crate) async fn reopen(
     ctx: &PassContext,
     wanted: Wanted,
     looks: &mut Vec<CouponLook>,
-) -> Step<()> {
-    let mut ids: Vec<CouponId> = wanted.keys().copied().collect();
-    ids.sort_unstable();
-    let mut to_close = Vec::new();
-    for mut seen in read::coupons(ctx, Some(ids.clone()), None).await? {
-        gate::adopt_lost_era(ctx, &mut seen).await?;
-        let was_open = gate::is_open(ctx, &seen);
-        let is_dirty = wanted.get(&seen.coupon.id) == Some(&Some(seen.state.gate.clone()));
-        if !was_open || is_dirty {
-            to_close.push((seen, was_open));
-        }
+) -> Step<Vec<CouponId>> {
+    let before = looks.len();
+    let closed = gate::close(ctx, &wanted, looks).await?;
+    let failed: HashSet<CouponId> = looks[before..].iter().map(|look| look.coupon).collect();
+    if !closed.is_empty() {
+        reconcile_closed(ctx, &closed, looks).await?;
     }
-    let closed = gate::close(ctx, to_close).await?;
-    let left_closed = reconcile_closed(ctx, &closed, looks).await?;
-    // Do what a sweep does: promote, seal, and report what is left. This includes coupons that this
-    // run did not close, for example because another process has reopened them.
-    ids.retain(|id| !left_closed.contains_key(id));
-    let all = read::coupons(ctx, Some(ids), None).await?;
-    let left = reconcile::coupons(ctx, all, &HashMap::new(), looks).await?;
-    looks.extend(left.into_keys().map(|id| {
-        if !closed.contains_key(&id) {
-            return of_others(id);
-        }
-        let why = "still differs after it was written again; the next pass tries again";
-        let failed = Finding {
-            coupon_id: Some(id),
-            needs_person: true,
-            cause: Cause::StillDiffers,
-            ..Finding::new(Kind::RedisLost, ActionKind::Project, Outcome::Failed, why)
-        };
-        CouponLook::at_whole(id, failed)
-    }));
-    Ok(())
+    let mut others: Vec<CouponId> = wanted.into_keys().collect();
+    others.retain(|id| !closed.contains_key(id) && !failed.contains(id));
+    Ok(others)
 }
 
-/// Reconciles coupons at their closed gates, once they may be judged. Returns those that stay
-/// closed.
+/// Reconciles coupons at their closed gates, once they may be judged.
 async fn reconcile_closed(
     ctx: &PassContext,
     closed: &HashMap<CouponId, Closed>,
     looks: &mut Vec<CouponLook>,
-) -> Step<Wanted> {
-    let Some(last) = closed.values().map(|closed| closed.since).max() else {
-        return Ok(Wanted::new());
-    };
+) -> Step<()> {
     let coupons = closed.len();
     tracing::warn!(coupons, "coupons are closed until they are verified");
-    if let Err(error) = gate::wait(ctx, last).await {
+    let unjudged = closed.values().filter(|closed| !closed.may_be_judged);
+    if let Some(last) = unjudged.map(|closed| closed.since).max()
+        && let Err(error) = gate::wait(ctx, last).await
+    {
         let why = error.about_data()?;
         let stay = closed.keys().map(|id| (*id, stays_closed(*id, &why)));
         looks.extend(stay.map(|(id, found)| CouponLook::at_whole(id, found)));
-        return Ok(closed.keys().map(|id| (*id, None)).collect());
+        return Ok(());
     }
+    ctx.judged_gates.note(closed);
     // Read under the closed gates: nobody is admitted now.
     let ids = closed.keys().copied().collect();
-    let all = read::coupons(ctx, Some(ids), None).await?;
-    reconcile::coupons(ctx, all, closed, looks).await
+    let all = read::catalogue(ctx, Some(ids), None).await?;
+    reconcile::coupons(ctx, all, closed, looks).await?;
+    Ok(())
 }
 
 /// Reports that another process works on a coupon.

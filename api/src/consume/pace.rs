@@ -15,10 +15,6 @@ use tokio::time::Instant;
 
 use crate::rows::Outcome;
 
-/// Interval at which a consumer that owes rows reports that its partitions wait. A pass counts a
-/// partition as forgotten after a minute.
-const TOUCH_EVERY: Duration = Duration::from_secs(20);
-
 /// How long a suspension of the pace stays in force after it was read from MySQL: longer than the
 /// second until the next read.
 const SUSPENDED_FOR: Duration = Duration::from_secs(3);
@@ -94,7 +90,6 @@ struct State {
     debt: Debt,
     /// The last time at which this process owed rows.
     owed_at: Option<Instant>,
-    touched_at: Option<Instant>,
     /// The pace is suspended until this time: a coupon waits until all messages are read.
     suspended_until: Option<Instant>,
 }
@@ -104,7 +99,6 @@ impl Pace {
         let state = State {
             debt: Debt::new(Instant::now()),
             owed_at: None,
-            touched_at: None,
             suspended_until: None,
         };
         Self {
@@ -179,19 +173,6 @@ impl Pace {
     /// wait, so their silence means nothing.
     pub(super) fn owed_at(&self) -> Option<Instant> {
         self.state.lock().owed_at
-    }
-
-    /// Whether this process must report now that its partitions wait for the pace.
-    pub(super) fn must_touch(&self, now: Instant) -> bool {
-        let state = self.state.lock();
-        state.debt.rows > 0.0
-            && state
-                .touched_at
-                .is_none_or(|at| now.saturating_duration_since(at) >= TOUCH_EVERY)
-    }
-
-    pub(super) fn touched(&self, now: Instant) {
-        self.state.lock().touched_at = Some(now);
     }
 
     /// Whether to check in MySQL for a suspension of the pace. It matters only while this process
@@ -317,9 +298,7 @@ mod tests {
         let start = Instant::now();
         pace.wait(12, start);
         pace.written(&issued(500), start);
-        assert!(pace.must_ask(start) && pace.must_touch(start));
-        pace.touched(start);
-        assert!(!pace.must_touch(start + TOUCH_EVERY / 2) && pace.must_touch(start + TOUCH_EVERY));
+        assert!(pace.must_ask(start));
         pace.suspend(start);
         assert_eq!(pace.wait(12, start), Duration::ZERO);
         assert_eq!(pace.full(12, start), usize::MAX);
@@ -339,6 +318,6 @@ mod tests {
         pace.written(&issued(5_000), now);
         assert_eq!(pace.wait(1, now), Duration::ZERO);
         assert_eq!(pace.full(1, now), usize::MAX);
-        assert!(!pace.must_ask(now) && !pace.must_touch(now) && pace.owed_at().is_none());
+        assert!(!pace.must_ask(now) && pace.owed_at().is_none());
     }
 }

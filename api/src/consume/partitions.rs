@@ -31,6 +31,9 @@ use super::record::Record;
 const TICK: Duration = Duration::from_millis(50);
 /// Interval between checks of all partitions, in ticks: a second.
 const LOOK: u64 = 20;
+/// Interval at which an owner that keeps a pace reports that it attends to its partitions, in ticks:
+/// 20 seconds. A pass counts a partition as forgotten after a minute.
+const TOUCH: u64 = 20 * LOOK;
 /// Interval between counts of the topic's partitions, in ticks: a minute.
 const COUNT: u64 = 60 * LOOK;
 /// Maximum wait for one answer of Kafka.
@@ -160,8 +163,11 @@ impl Tender {
                 if tick % COUNT == 0 {
                     self.count_partitions();
                 }
+                if tick % TOUCH == 0 {
+                    self.touch().await;
+                }
                 if is_due {
-                    self.attend().await;
+                    self.read_suspension().await;
                 }
             }
             let mut readings = self.group().partitions().into_values();
@@ -248,22 +254,25 @@ impl Tender {
         }
     }
 
-    /// Records in MySQL that partitions wait for the pace, so that passes do not take them for
-    /// forgotten, and reads whether the pace is suspended.
-    async fn attend(&self) {
+    /// Records in MySQL that this process attends to its partitions, so that passes do not take them
+    /// for forgotten while it or another owner waits for the pace.
+    async fn touch(&self) {
+        let begun = self.group().begun();
+        if begun.is_empty() {
+            return;
+        }
+        if let Err(error) = self.db.touch_positions(&self.kafka.topic, begun).await {
+            tracing::debug!(%error, "positions are not touched");
+        }
+    }
+
+    async fn read_suspension(&self) {
         let now = Instant::now();
         if self.pace.must_ask(now) {
             match self.db.is_pace_suspended().await {
                 Ok(true) => self.pace.suspend(now),
                 Ok(false) => {}
                 Err(error) => tracing::debug!(%error, "the suspension of the pace is not read"),
-            }
-        }
-        let begun = self.group().begun();
-        if self.pace.must_touch(now) && !begun.is_empty() {
-            match self.db.touch_positions(&self.kafka.topic, begun).await {
-                Ok(()) => self.pace.touched(now),
-                Err(error) => tracing::debug!(%error, "positions are not touched"),
             }
         }
     }
@@ -403,9 +412,7 @@ impl Tender {
         if is_outside(position, &log) || is_outside(reading.stands(), &log) {
             tracing::warn!(partition, position, ?log, "position outside the log");
             // Usually, the topic was recreated. If it did not exist during a rebalance, some
-            // partitions may have no owner, and librdkafka 2.12 does not join again. The position
-            // alone does not show this, because a reconciler may have moved it into the log
-            // already.
+            // partitions may have no owner, and librdkafka 2.12 does not join again.
             self.client.cancel();
         }
         if self.group().partitions().get(&partition) != Some(&reading) {

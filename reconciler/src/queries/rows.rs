@@ -1,5 +1,6 @@
 //! Rows of issued coupons, as passes compare them.
 
+use std::collections::HashMap;
 use std::ops::RangeInclusive;
 
 use chrono::{DateTime, Utc};
@@ -59,6 +60,23 @@ pub(crate) async fn rows_on_slots(
 ) -> DbResult<Vec<ClaimOfSlot>> {
     let rows = async move |conn: &mut Conn| rows_between(conn, drop, &slots).await;
     db.run("rows on slots", rows).await
+}
+
+/// Reads all rows of these drops, in order.
+pub(crate) async fn rows_of_drops(
+    db: &Db,
+    drops: &[DropId],
+) -> DbResult<HashMap<DropId, Vec<ClaimOfSlot>>> {
+    let rows = issued_coupons::table
+        .filter(issued_coupons::drop_id.eq_any(drops.to_vec()))
+        .order((issued_coupons::drop_id, issued_coupons::slot))
+        .select((issued_coupons::drop_id, ClaimRow::as_select()));
+    let mut of_drops: HashMap<DropId, Vec<ClaimOfSlot>> = HashMap::new();
+    let rows: Vec<(DropId, ClaimRow)> = db.rows("rows of drops", rows).await?;
+    for (drop, row) in rows {
+        of_drops.entry(drop).or_default().push(row.into());
+    }
+    Ok(of_drops)
 }
 
 /// Reads the rows of these users in a coupon.

@@ -13,6 +13,12 @@ use crate::{limit, revoke_promote, seal};
 /// before.
 const LOOKS: usize = 5;
 
+/// What a look at a closed gate does not judge.
+const LEFT_TO_THE_SWEEP: [AlertKind; 2] = [
+    AlertKind::Left(Kind::Unfilled),
+    AlertKind::Left(Kind::BrokenPromise),
+];
+
 /// The gate at which a coupon is reconciled.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub(super) enum At {
@@ -114,7 +120,7 @@ async fn promote(drop: DropPass<'_>, ledger: &mut Ledger) -> Step<u64> {
     if !ctx.dry_run {
         let fence = seen.state.gate.fence(ctx.servers.holding(seen.coupon.id));
         let Some(fence) = fence else { return Ok(0) };
-        return revoke_promote::promote(drop, &fence, ledger).await;
+        return revoke_promote::promote(drop, &fence, None, ledger).await;
     }
     if !seen.coupon.paused {
         revoke_promote::plan(own, ledger);
@@ -191,7 +197,7 @@ impl DropDone<'_> {
     pub(super) fn report(self, projected: Option<Outcome>) -> Option<DropReport> {
         let Self {
             mut compared,
-            verified,
+            mut verified,
             held_back,
             ..
         } = self;
@@ -204,8 +210,15 @@ impl DropDone<'_> {
             (_, Some(_)) => Judged::of(Kinds::only([AlertKind::Braked])),
             _ => {
                 let last = verified.as_ref().unwrap_or(&compared);
-                let is_settled = !last.is_unsettled;
-                Judged::of(if is_settled { Kinds::All } else { Kinds::None })
+                let is_at_closed_gate = self.drop.seen.is_closed && !self.drop.ctx.dry_run;
+                Judged::of(if last.is_unsettled {
+                    Kinds::None
+                } else if is_at_closed_gate {
+                    // The sweep promotes.
+                    Kinds::all_but(LEFT_TO_THE_SWEEP)
+                } else {
+                    Kinds::All
+                })
             }
         };
         if let Some(projected) = projected {
@@ -220,6 +233,9 @@ impl DropDone<'_> {
             } else {
                 projected
             };
+            if projected == Outcome::Applied && self.is_projected {
+                verified = Some(compared.projected());
+            }
             let projections = std::mem::take(&mut compared.projections);
             compared
                 .ledger

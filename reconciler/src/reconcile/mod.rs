@@ -11,28 +11,29 @@
 //! | any other difference of a drop | *needs closing*, or held back | projected, or held back |
 //! | a drop that was made ahead | loaded | loaded |
 //! | a claimant is missing | *needs closing* | written |
-//! | users who wait, a drop that is over | promoted, compared once more, sealed | see below |
+//! | users who wait, a drop that is over | promoted, compared once more, sealed | left to the sweep |
 //!
-//! The sweep and the lane that promotes drive the coupons that they find open. The urgent lane
-//! ([`crate::urgent`]) closes those that need it, drives them at the closed gate and opens them,
-//! and then drives them once more at the open gate, like the sweep. docs/ARCHITECTURE.md ("What
-//! closes admission") lists who sees each cause.
+//! The sweep drives the coupons that it finds open. The urgent lane ([`crate::urgent`]) closes those
+//! that need it, drives them at the closed gate and opens them. docs/ARCHITECTURE.md ("What closes
+//! admission") lists who sees each cause.
 
 mod drop;
 
 use std::collections::HashMap;
 
 use chrono::Utc;
-use firstcome_shared::domain::{CouponId, DropId};
+use firstcome_shared::domain::{CouponId, DropId, OncePer};
 use firstcome_shared::redis::gate::{Fence, Gate};
-use futures_util::{StreamExt as _, TryStreamExt as _, stream};
+use futures_util::future::OptionFuture;
+use futures_util::{StreamExt as _, stream};
+use tokio::sync::Semaphore;
 
 use crate::context::{Hindrance, PassContext, PassError, Step, fenced};
 use crate::gate::{self, Closed};
 use crate::judge::Holder;
 use crate::ledger::{CouponLook, Ledger};
 use crate::pass::unworkable;
-use crate::read::{CouponSeen, DropPass, DropSeen};
+use crate::read::{self, CouponSeen, DropPass, DropSeen, Listed};
 use crate::report::{ActionKind, Cause, Finding, Kind, Outcome};
 use crate::{claimants, project, revoke_promote, rows, settings};
 
@@ -40,12 +41,21 @@ use drop::{At, DropDone, reconcile_drop};
 
 /// Coupons reconciled at the same time. A pass over thousands of small ones mostly waits for
 /// answers.
-const AT_ONCE: usize = 8;
+const AT_ONCE: usize = 16;
 
-/// Coupons for the urgent lane, each with the gate at which it was found to need closing. An open
-/// coupon is closed only if it still has that gate, and never if the value is `None`: then only a
-/// coupon that is already closed is reconciled at a closed gate.
-pub(crate) type Wanted = HashMap<CouponId, Option<Gate>>;
+const PAGES_AT_ONCE: usize = 3;
+
+/// Coupons with more slots that are reconciled at the same time: each keeps pages in memory.
+const LARGE_AT_ONCE: usize = 8;
+
+const LARGE: u64 = 5_000;
+
+/// Coupons whose numbers, and the rows of small drops, are read in bulk.
+const PAGE: usize = 200;
+
+/// Coupons for the urgent lane, each with the gate at which it was found to need a closed one. It
+/// is closed, in the next era, only if it still has that gate.
+pub(crate) type Wanted = HashMap<CouponId, Gate>;
 
 /// The state of a coupon after a look at it.
 enum Reconciled {
@@ -59,38 +69,62 @@ enum Reconciled {
 /// query about it that takes too long, is reported, and stops no other.
 pub(crate) async fn coupons(
     ctx: &PassContext,
-    mut all: Vec<CouponSeen>,
+    mut all: Vec<Listed>,
     closed: &HashMap<CouponId, Closed>,
     looks: &mut Vec<CouponLook>,
 ) -> Step<Wanted> {
     // Closed ones that users may be trying now, then small ones: a coupon with millions of claims
     // must not delay the others.
-    all.sort_by_key(|seen| {
-        let is_tried = closed.contains_key(&seen.coupon.id) && is_open_now(seen);
-        (!is_tried, size(seen))
+    all.sort_by_key(|listed| {
+        let is_tried = closed.contains_key(&listed.coupon.id) && listed.is_open_now();
+        (!is_tried, listed.quantity())
     });
-    let all = stream::iter(all).map(async |seen: CouponSeen| {
-        ctx.must_go_on()?;
-        let closed = closed.get(&seen.coupon.id);
-        match reconcile(ctx, seen.clone(), closed).await {
-            Ok(reconciled) => Ok(reconciled),
-            Err(error) => report_error(ctx, &seen, closed, error).await,
-        }
-    });
+    let pages: Vec<Vec<Listed>> = all.chunks(PAGE).map(<[Listed]>::to_vec).collect();
+    let large = &Semaphore::new(LARGE_AT_ONCE);
+    let pages = stream::iter(pages).map(move |page| reconcile_page(ctx, page, closed, large));
+    let mut reconciled = std::pin::pin!(pages.buffer_unordered(PAGES_AT_ONCE));
     let mut wanted = Wanted::new();
-    let mut reconciled = std::pin::pin!(all.buffer_unordered(AT_ONCE));
-    while let Some((look, next)) = reconciled.try_next().await? {
-        if let Reconciled::NeedsClosing(gate) = next {
-            wanted.insert(look.coupon, Some(gate));
+    while let Some(page) = reconciled.next().await {
+        for ended in page? {
+            let (look, next) = ended?;
+            if let Reconciled::NeedsClosing(gate) = next {
+                wanted.insert(look.coupon, gate);
+            }
+            looks.push(look);
         }
-        looks.push(look);
     }
     Ok(wanted)
 }
 
-fn is_open_now(seen: &CouponSeen) -> bool {
-    let now = Utc::now();
-    seen.drops.iter().any(|own| own.drop.is_open_at(now))
+/// Reads coupons in bulk, and reconciles them. After an error that concerns all coupons, the others
+/// end, too, between two repairs.
+async fn reconcile_page(
+    ctx: &PassContext,
+    page: Vec<Listed>,
+    closed: &HashMap<CouponId, Closed>,
+    large: &Semaphore,
+) -> Step<Vec<Step<(CouponLook, Reconciled)>>> {
+    ctx.must_go_on()?;
+    let page = read::observe(ctx, page).await?;
+    let page = stream::iter(read::few_rows(ctx, page).await);
+    let ended = page.map(move |seen| reconcile_or_report(ctx, seen, closed, large));
+    Ok(ended.buffer_unordered(AT_ONCE).collect().await)
+}
+
+async fn reconcile_or_report(
+    ctx: &PassContext,
+    seen: CouponSeen,
+    closed: &HashMap<CouponId, Closed>,
+    large: &Semaphore,
+) -> Step<(CouponLook, Reconciled)> {
+    ctx.must_go_on()?;
+    let permit = (size(&seen) > LARGE).then(|| large.acquire());
+    let _permit = OptionFuture::from(permit).await;
+    let closed = closed.get(&seen.coupon.id);
+    match reconcile(ctx, seen.clone(), closed).await {
+        Ok(reconciled) => Ok(reconciled),
+        Err(error) => report_error(ctx, &seen, closed, error).await,
+    }
 }
 
 fn size(seen: &CouponSeen) -> u64 {
@@ -211,11 +245,13 @@ async fn prepare_open(ctx: &PassContext, seen: &CouponSeen, ledger: &mut Ledger)
 async fn prepare_closed(ctx: &PassContext, seen: &CouponSeen, fence: &Fence) -> Step<At> {
     for (at, own) in seen.drops.iter().enumerate() {
         // One call for the keys of the coupon, and one for each drop with a key of another type.
-        if at == 0 || !own.state.unreadable.is_empty() {
+        let of_coupon = at == 0 && !seen.state.unreadable.is_empty();
+        if of_coupon || !own.state.unreadable.is_empty() {
             fenced(ctx.stores.redis.unlink_unreadable(&own.keys, fence).await?)?;
         }
     }
-    let knows_returns = settings::project_revocations(ctx, seen, fence).await?;
+    let has_revocations = seen.state.revoked > 0 || seen.banned.with_young > 0;
+    let knows_returns = !has_revocations || settings::project_revocations(ctx, seen, fence).await?;
     Ok(At::ClosedGate { knows_returns })
 }
 
@@ -268,6 +304,9 @@ async fn open_again(
         Some(why) => Err(PassError::StaysClosed(why)),
         None => write_and_open(ctx, seen, &closed.fence, drops, ledger).await,
     };
+    if written.is_ok() {
+        ctx.judged_gates.forget(seen.coupon.id);
+    }
     if let Err(error) = written {
         let why = ctx.about_coupon(seen.coupon.id, error).await?;
         ledger.add(stays_closed(seen.coupon.id, &why.to_string()));
@@ -329,9 +368,28 @@ async fn write_and_open(
         knows_sealed,
         has_claimants: knows_sealed && claimants::has_all_claimants(ctx, seen).await?,
     };
-    project::drops(ctx, seen, fence, &plan).await?;
-    project::surroundings(ctx, seen, fence, &plan, ledger).await?;
+    if !is_whole(seen, drops, &plan) {
+        project::drops(ctx, seen, fence, &plan).await?;
+        project::surroundings(ctx, seen, fence, &plan, ledger).await?;
+    }
     project::open(ctx, seen, fence).await
+}
+
+/// Whether Redis already has all of the coupon. So a restart of Redis that has lost nothing costs a
+/// coupon few calls. Equal settings of the same revision are no older ones: MySQL has each revision
+/// first.
+fn is_whole(seen: &CouponSeen, drops: &[DropDone<'_>], plan: &project::Plan<'_>) -> bool {
+    let knows_claimants = seen.coupon.once_per == OncePer::Drop || plan.has_claimants;
+    let owes = |done: &DropDone<'_>| {
+        let own = done.drop.own;
+        own.has_broken_promises || own.state.owed > 0 || done.compared.has_repaired()
+    };
+    plan.knows_sealed
+        && knows_claimants
+        && !drops.iter().any(owes)
+        && !settings::has_list(&seen.coupon)
+        && seen.state.revision == seen.coupon.revision
+        && !settings::differ(seen)
 }
 
 /// Reports a user who loses the slot and is owed one.

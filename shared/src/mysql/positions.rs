@@ -20,7 +20,7 @@ use crate::schema::{reconciler_state, topic_positions};
 /// The offset after the last message with a row or dead letter, by partition.
 pub type Positions = BTreeMap<i32, i64>;
 
-/// How many seconds ago the owner of a partition read it, or waited for the pace of rows.
+/// How many seconds ago the owner of a partition read it or, with a pace of rows, attended to it.
 pub type SecondsUnseen = BTreeMap<i32, i64>;
 
 /// Offsets whose messages have rows or dead letters, by partition.
@@ -44,7 +44,7 @@ impl Db {
         Ok(positions.into_iter().collect())
     }
 
-    /// Records that the owner of these partitions still reads them, but waits for the pace of rows.
+    /// Records that the owner of these partitions, which keeps a pace of rows, attends to them.
     pub async fn touch_positions(&self, topic: &str, partitions: Vec<i32>) -> DbResult<()> {
         let own = topic_positions::table
             .filter(topic_positions::topic.eq(topic.to_owned()))

@@ -1,6 +1,6 @@
 //! The registry of processes, with the settings on which programs that share data must agree, and
-//! the locks between processes. In the whole system, only one pass, one reopening of the admission
-//! gate and one promotion run at a time. Each lock is MySQL's `GET_LOCK` on a dedicated connection,
+//! the locks between processes. In the whole system, only one pass and one reopening of the admission
+//! gate run at a time. Each lock is MySQL's `GET_LOCK` on a dedicated connection,
 //! because on a pooled connection it would outlive the work. If the connection dies, its lock is
 //! released, so the work ends.
 
@@ -276,9 +276,6 @@ pub enum Work {
     /// Reopening of the admission gate, concurrently with passes.
     #[strum(serialize = "firstcome-reopening:")]
     Reopening,
-    /// Gives the slots that are left to users who wait, concurrently with both.
-    #[strum(serialize = "firstcome-promoting:")]
-    Promoting,
 }
 
 /// The right to do one kind of [`Work`]. Dropping it releases the lock.

@@ -24,9 +24,9 @@ impl Db {
     ///
     /// A pass that inserts rows and a revocation that moves one lock the drop afterwards
     /// (`rows_changed`). Therefore, either the change is committed before this lock and gets
-    /// counted, or it changes the number of a sealed drop. Consumers, and APIs that write rows
-    /// themselves, lock drops that have closed or close soon (`seal_is_final` in `take_out.rs`).
-    /// Therefore, either their rows are counted, or they find the drop sealed.
+    /// counted, or it changes the number of a sealed drop. A row that a consumer commits just
+    /// afterwards stays: its user was promised nothing, or Redis would have more users than there
+    /// are rows. The number is one too low then.
     pub async fn seal_drop(
         &self,
         id: DropId,

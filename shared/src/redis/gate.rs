@@ -15,7 +15,7 @@ use std::fmt;
 use std::sync::LazyLock;
 
 use futures_util::future::join_all;
-use redis::{Pipeline, RedisResult, Value, from_redis_value};
+use redis::{RedisResult, Value, from_redis_value};
 
 use super::Redis;
 use super::client::{Master, Script};
@@ -139,14 +139,14 @@ impl Redis {
 
     /// Reads the gates of coupons, in the same order.
     pub async fn gates(&self, coupons: &[CouponId]) -> RedisResult<Vec<Gate>> {
-        // Unlike GET, MGET treats a key of another type as missing.
-        let found: Vec<[Option<Vec<u8>>; 1]> = self
-            .pipe_each(coupons, |pipe: &mut Pipeline, coupon: &CouponId| {
-                let [gate, ..] = keys::coupon_keys(self.prefix(), *coupon);
-                pipe.cmd("MGET").arg(gate);
-            })
-            .await?;
+        let keys = coupons.iter().map(|id| {
+            let [gate, ..] = keys::coupon_keys(self.prefix(), *id);
+            gate
+        });
+        let keys: Vec<String> = keys.collect();
+        let found = self.strings(keys.iter().map(|key| [&**key]).collect());
         Ok(found
+            .await?
             .into_iter()
             .map(|[text]: [Option<Vec<u8>>; 1]| Gate(text.unwrap_or_default()))
             .collect())

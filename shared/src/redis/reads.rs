@@ -2,7 +2,8 @@
 //! write (a key of another type, a score that is no slot) is part of the result: an error means
 //! that Redis could not be asked.
 
-use std::collections::HashMap;
+use std::array;
+use std::collections::{HashMap, HashSet};
 use std::marker::PhantomData;
 use std::mem;
 
@@ -334,11 +335,8 @@ impl Redis {
     /// Reads the gate of each drop's coupon, and the highest slot given, in the same order. The
     /// count is `None` if the key is missing or not a number.
     pub async fn watched(&self, drops: &[DropKeys]) -> RedisResult<Vec<(Gate, Option<i64>)>> {
-        let found: Vec<[Option<Vec<u8>>; 2]> = self
-            .pipe_each(drops, |pipe: &mut Pipeline, keys: &DropKeys| {
-                pipe.cmd("MGET").arg(&keys.gate).arg(&keys.count);
-            })
-            .await?;
+        let keys = drops.iter().map(|keys| [&*keys.gate, &*keys.count]);
+        let found = self.strings(keys.collect()).await?;
         Ok(found
             .into_iter()
             .map(|[gate, count]: [Option<Vec<u8>>; 2]| {
@@ -347,30 +345,68 @@ impl Redis {
             .collect())
     }
 
-    /// Reads how many users wait for each drop, and whether the coupon has the keys that name
-    /// users, in the same order.
-    pub async fn attention(&self, drops: &[DropKeys]) -> RedisResult<Vec<(u64, bool)>> {
-        let mut replies = Vec::with_capacity(drops.len());
-        for some in drops.chunks(AT_ONCE) {
-            let mut pipe = redis::pipe();
-            pipe.ignore_errors();
-            for keys in some {
-                pipe.zcard(&keys.waiting);
-                pipe.hexists(&keys.claimants, "").hexists(&keys.revoked, "");
+    /// Reads strings of many coupons, several of each. Outside a cluster, one command reads those of
+    /// many coupons. Unlike GET, MGET treats a key of another type as missing.
+    pub(super) async fn strings<const N: usize>(
+        &self,
+        keys: Vec<[&str; N]>,
+    ) -> RedisResult<Vec<[Option<Vec<u8>>; N]>> {
+        let parts: Vec<&[[&str; N]]> = keys.chunks(self.keys_at_once()).collect();
+        let read = self.pipe_each(&parts, |pipe: &mut Pipeline, part| {
+            pipe.cmd("MGET").arg(part.as_flattened());
+        });
+        let read: Vec<Vec<Option<Vec<u8>>>> = read.await?;
+        let mut read = read.into_iter().flatten();
+        let one = |_| array::from_fn(|_| read.next().flatten());
+        Ok(keys.iter().map(one).collect())
+    }
+
+    /// Returns which of these keys exist. Asks for many at once, and halves what is neither all nor
+    /// nothing, so that many keys cost few commands if few of them, or few others, exist.
+    pub async fn existing<'k>(&self, keys: &[&'k str]) -> RedisResult<HashSet<&'k str>> {
+        let mut found = HashSet::new();
+        let mut parts: Vec<&[&str]> = keys.chunks(self.keys_at_once()).collect();
+        while !parts.is_empty() {
+            let counted = self.pipe_each(&parts, |pipe: &mut Pipeline, part| {
+                pipe.cmd("EXISTS").arg(*part);
+            });
+            let counted: Vec<usize> = counted.await?;
+            let mut mixed = Vec::new();
+            for (part, number) in parts.into_iter().zip(counted) {
+                if number == part.len() {
+                    found.extend(part);
+                } else if number > 0 {
+                    let (first, second) = part.split_at(part.len() / 2);
+                    mixed.extend([first, second]);
+                }
             }
-            let told: Vec<Value> = pipe.query_async(&mut self.connection()).await?;
-            replies.extend(told);
+            parts = mixed;
         }
-        // A key of another type counts as empty or missing here; a pass reports it.
-        let number = |value: &Value| match value {
-            Value::Int(number) => u64::try_from(*number).unwrap_or(0),
-            Value::Boolean(is_there) => u64::from(*is_there),
-            _ => 0,
-        };
-        Ok(replies
-            .chunks_exact(3)
-            .map(|one: &[Value]| (number(&one[0]), one[1..].iter().all(|it| number(it) > 0)))
-            .collect())
+        Ok(found)
+    }
+
+    /// Returns which of these coupons have the keys that name users, in the same order.
+    pub async fn have_user_keys(&self, coupons: &[CouponId]) -> RedisResult<Vec<bool>> {
+        let reads = coupons.iter().map(async |coupon| {
+            let [_, _, claimants, revoked, ..] = keys::coupon_keys(self.prefix(), *coupon);
+            let mut reads = Reads::new();
+            let marks = [
+                reads.add::<bool>("claimants", Cmd::hexists(claimants, "")),
+                reads.add::<bool>("revoked", Cmd::hexists(revoked, "")),
+            ];
+            let mut replies = self.read_at_once(*coupon, reads).await?;
+            Ok(marks.iter().all(|mark| replies.get(mark)))
+        });
+        in_parts(reads.collect()).await
+    }
+
+    /// Maximum number of keys of different coupons that one command may name.
+    fn keys_at_once(&self) -> usize {
+        if self.deployment.is_cluster() {
+            1
+        } else {
+            AT_ONCE
+        }
     }
 
     /// Reads the slots `from..=to`, or all slots from `from` on if `to` is `None`, without times.

@@ -60,8 +60,6 @@ pub enum Cause {
     Closed,
     /// The coupon opened again after it was verified.
     Reopened,
-    /// The drop still differs after it was written again.
-    StillDiffers,
     /// Another process works on the coupon.
     LeftToOthers,
 }
@@ -105,7 +103,6 @@ impl Cause {
             | Self::LostRevocations(_)
             | Self::Closed
             | Self::Reopened
-            | Self::StillDiffers
             | Self::LeftToOthers => "",
         };
         [self.into(), part]

@@ -14,6 +14,7 @@ mod model;
 mod project;
 mod reads;
 mod refusing;
+mod watching;
 mod whole_keys;
 mod world;
 

@@ -4,7 +4,6 @@ use std::collections::BTreeMap;
 use std::time::Duration;
 
 use chrono::{DateTime, Utc};
-use diesel_async::SimpleAsyncConnection as _;
 use firstcome_shared::coupon::CouponSettings;
 use firstcome_shared::domain::{CouponId, OncePer, Slot};
 use firstcome_shared::mysql::issued::insert;
@@ -12,7 +11,7 @@ use firstcome_shared::mysql::ops_actions::Operator;
 use firstcome_shared::mysql::refusal;
 use firstcome_shared::mysql::{DbSettings, migrations};
 use firstcome_shared::schedule::Schedule;
-use firstcome_stack::{LOCK_WAITS, MysqlServer, StackOptions, Tables, eventually, mysql_rows};
+use firstcome_stack::{MysqlServer, StackOptions, Tables};
 use tokio::sync::OnceCell;
 
 use super::*;
@@ -268,47 +267,6 @@ async fn concurrent_writers_turn_each_claim_into_one_row_or_one_refusal() {
         let refused = kept.iter().filter(|it| **it == at).count();
         assert_eq!(issued + refused, 1, "{row:?} {at:?}");
     }
-}
-
-/// Inserts rows before the pass that seals the drop commits. MySQL's clock is half a minute behind
-/// Redis's, which passes use.
-#[tokio::test(flavor = "multi_thread")]
-async fn row_for_a_drop_being_sealed_waits_for_the_seal_and_is_refused() {
-    let (mysql, db, coupon_id, drop_id) = shop("sealing", 5).await;
-    mysql
-        .query(
-            "UPDATE sealing.drops SET opens_at = UTC_TIMESTAMP(3) - INTERVAL 1 HOUR, \
-             closes_at = UTC_TIMESTAMP(3) + INTERVAL 30 SECOND",
-        )
-        .await
-        .unwrap();
-    let url = mysql.database_url("sealing");
-    let mut pass = Db::dedicated(&DbSettings {
-        url: url.clone().into(),
-        pool_size: 1,
-        limit: Duration::from_secs(30),
-    })
-    .await
-    .unwrap();
-    pass.batch_execute("BEGIN").await.unwrap();
-    pass.batch_execute("UPDATE drops SET sealed_at = UTC_TIMESTAMP(3), sealed_rows = 0")
-        .await
-        .unwrap();
-    let event = message(coupon_id, drop_id, 1, "u-1", Utc::now());
-    let batch = [record(0, 0, &event)];
-    let writing = tokio::spawn(async move { written(&db, &batch).await });
-    eventually("the row waits", Duration::from_secs(30), async || {
-        mysql_rows(&url, LOCK_WAITS).await.unwrap() != [["0"]]
-    })
-    .await;
-    pass.batch_execute("COMMIT").await.unwrap();
-    let done = writing.await.unwrap();
-    assert_eq!(
-        (done.issued, done.refused),
-        (0, [("sealed_drop", 1)].into())
-    );
-    let rows = "SELECT COUNT(*) FROM sealing.issued_coupons";
-    assert_eq!(mysql.query(rows).await.unwrap(), [["0"]]);
 }
 
 /// A row may arrive after a pass has verified the drop and before the pass seals it.

@@ -4,7 +4,8 @@
 use std::time::{Duration, Instant};
 
 use firstcome_harness::{
-    Fixture, LIMIT, World, all_issued, eventually, people, rows, rush, rush_until_answered,
+    Fixture, LIMIT, World, all_issued, coupon_body, eventually, people, rows, rush,
+    rush_until_answered,
 };
 
 use crate::drift::support::IN_FLIGHT;
@@ -70,6 +71,81 @@ async fn the_passes_of_a_starting_daemon_keep_the_pace_and_a_requested_pass_igno
     assert!((30..60).contains(&rows), "{rows}: {}", daemon.process.log());
     world.pass().await;
     all_issued(world, coupon.drop, 100).await;
+}
+
+/// While nobody waits for the barrier, nothing writes more rows than the pace allows: no promotion
+/// beside a backlog, no coupon that MySQL's refusal of a row keeps closed, and no daemon that
+/// starts.
+#[tokio::test]
+async fn nothing_exceeds_the_pace_while_no_coupon_waits_for_the_consumer() {
+    const PACE: u32 = 40;
+    const CLAIMS: u32 = 900;
+    let world = World::new("pace-above").await;
+    world.set("ROWS_PER_SECOND", &PACE.to_string());
+    let fixture = Fixture::of(world).await;
+    let (api, world) = (&fixture.api, &fixture.world);
+    let (line, holders) = fixture.held_of(&coupon_body("Line", 2, 9), 2).await;
+    let (stuck, _) = fixture.held("Stuck", 5, 2).await;
+    let _daemon = world.daemon().await;
+    let refuse = format!(
+        "CREATE TRIGGER by_hand BEFORE INSERT ON issued_coupons FOR EACH ROW \
+         IF NEW.drop_id = {} THEN SIGNAL SQLSTATE '45000' SET MESSAGE_TEXT = 'firstcome: by hand'; END IF",
+        stuck.drop
+    );
+    world.sql.query(&refuse).await;
+    let lose = format!(
+        "DELETE FROM issued_coupons WHERE drop_id = {} AND slot = 2",
+        stuck.drop
+    );
+    world.sql.query(&lose).await;
+    let gate = world.redis.of_coupon(stuck.id, "gate");
+    let _: i64 = world.redis.command(&["DEL", &gate]).await;
+    eventually("the coupon is kept closed", LIMIT, async || {
+        let failed = "SELECT COUNT(*) FROM reconcile_findings WHERE kind = 'redis_lost' AND result = 'failed'";
+        world.sql.number(failed).await > 0
+    })
+    .await;
+    // The suspension of its first wait is over.
+    let suspended = "SELECT COUNT(*) FROM reconciler_state WHERE name = 'rows_unpaced' \
+        AND updated_at > UTC_TIMESTAMP(3) - INTERVAL 14 SECOND";
+    eventually("the pace is kept again", LIMIT, async || {
+        world.sql.number(suspended).await == 0
+    })
+    .await;
+    for user in ["w-1", "w-2"] {
+        api.claim(line.id, user).await;
+    }
+    let crowded = api.open_coupon(CLAIMS).await;
+    rush_until_answered(&[api], crowded.id, &people(CLAIMS as usize), 4).await;
+    api.give_back(line.id, &holders[0].0).await.unwrap();
+    let _second = world.daemon().await;
+    api.give_back(line.id, &holders[1].0).await.unwrap();
+    let rows = format!(
+        "SELECT COUNT(*) FROM issued_coupons WHERE drop_id = {}",
+        crowded.drop
+    );
+    eventually("all rows", Duration::from_secs(60), async || {
+        world.sql.number(&rows).await == i64::from(CLAIMS)
+    })
+    .await;
+    // Any ten seconds.
+    let most = format!(
+        "SELECT MAX(n) FROM (SELECT COUNT(*) AS n FROM issued_coupons a JOIN issued_coupons b \
+         ON b.issued_at BETWEEN a.issued_at AND a.issued_at + INTERVAL 10 SECOND \
+         WHERE a.drop_id = {0} AND b.drop_id = {0} GROUP BY a.slot) m",
+        crowded.drop
+    );
+    let most = world.sql.number(&most).await;
+    println!("{most} rows in ten seconds at {PACE} a second");
+    // A batch is a quarter of a second, and its last message has up to four claims.
+    let allowed = i64::from(PACE) * 10 * 102 / 100 + i64::from(PACE) / 4 + 4;
+    assert!(most <= allowed, "{most} > {allowed}");
+    let not_of_consumers = "SELECT COUNT(*) FROM issued_coupons WHERE issued_by = 'reconciler'";
+    assert_eq!(
+        world.sql.number(not_of_consumers).await,
+        2,
+        "the promoted ones"
+    );
 }
 
 /// The backlog lasts for more than two minutes. A claim without a row is overdue after one minute,

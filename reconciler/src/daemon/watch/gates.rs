@@ -2,6 +2,7 @@
 //! about each.
 
 use std::collections::{BTreeSet, HashMap, HashSet};
+use std::ops::Bound;
 
 use chrono::{DateTime, Utc};
 use firstcome_shared::coupon::{Coupon, Drop};
@@ -11,7 +12,7 @@ use firstcome_shared::redis::keys::DropKeys;
 use firstcome_shared::redis::servers::{ServerId, Servers};
 use firstcome_shared::redis::{Redis, RedisError};
 
-use super::slots::with_slots_or_losses;
+use super::slots::with_slots;
 use super::{Live, Wants};
 use crate::context::Stores;
 use crate::gate::close_in_redis;
@@ -27,8 +28,16 @@ const LOOKS_AHEAD: u32 = 8;
 /// At one of this many looks, the watch also looks for lost keys and for slots that are left.
 const LOOKS_FOR_SLOTS: u32 = 2;
 
+/// Maximum number of coupons whose keys are checked at one look, in turn.
+const CHECKED_AT_ONCE: usize = 200;
+
 /// A drop with its coupon's gate and its counter.
-type WatchedDrop<'a> = (&'a Drop, (Gate, Option<i64>));
+pub(super) struct WatchedDrop<'a> {
+    pub coupon: &'a Coupon,
+    pub drop: &'a Drop,
+    gate: Gate,
+    pub count: Option<i64>,
+}
 
 /// The state of a coupon, as a look sees it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -38,6 +47,8 @@ enum SeenCoupon {
     OlderState,
     /// Open, and a drop that should be open has no counter.
     LacksCounter,
+    /// Open, and a key that names users is lost.
+    LacksUsers,
     /// Open in an era that MySQL has lost, or that the catalogue does not have yet.
     AheadOfMysql,
     /// Its gate names another server.
@@ -49,7 +60,11 @@ impl SeenCoupon {
     fn is_closed(self) -> bool {
         match self {
             Self::OtherServer | Self::Closed => true,
-            Self::Open | Self::OlderState | Self::LacksCounter | Self::AheadOfMysql => false,
+            Self::Open
+            | Self::OlderState
+            | Self::LacksCounter
+            | Self::LacksUsers
+            | Self::AheadOfMysql => false,
         }
     }
 }
@@ -61,11 +76,9 @@ enum Want {
     Nothing,
     /// The watch closes it, and the urgent lane reopens it.
     Close,
-    /// The urgent lane adopts its era, and counting the looks starts again.
+    /// Its era is adopted in MySQL, and counting the looks starts again.
     AdoptEra,
-    /// The urgent lane closes it and writes the counter again.
-    RestoreCounter,
-    /// The urgent lane reopens it.
+    /// The urgent lane closes it, if it is open and still has this gate, and reopens it.
     Reopen,
 }
 
@@ -74,9 +87,8 @@ fn want(seen: SeenCoupon, looks: u32) -> Want {
     match seen {
         SeenCoupon::OlderState => Want::Close,
         SeenCoupon::AheadOfMysql if looks > LOOKS_AHEAD => Want::AdoptEra,
-        SeenCoupon::LacksCounter if looks >= LOOKS => Want::RestoreCounter,
-        SeenCoupon::Closed if looks >= LOOKS => Want::Reopen,
-        SeenCoupon::OtherServer => Want::Reopen,
+        SeenCoupon::LacksCounter | SeenCoupon::Closed if looks >= LOOKS => Want::Reopen,
+        SeenCoupon::OtherServer | SeenCoupon::LacksUsers => Want::Reopen,
         SeenCoupon::Open
         | SeenCoupon::AheadOfMysql
         | SeenCoupon::LacksCounter
@@ -90,10 +102,8 @@ struct Look<'a> {
     /// Coupons of a cluster's server that does not answer. They count as closed, and do not prevent
     /// the look at the others.
     missed: BTreeSet<CouponId>,
-    /// The other coupons, each with its unsealed drops.
-    coupons: Vec<(&'a Coupon, Vec<WatchedDrop<'a>>)>,
-    /// The keys of these drops.
-    keys: Vec<DropKeys>,
+    /// The unsealed drops of the other coupons, each coupon's together.
+    drops: Vec<WatchedDrop<'a>>,
 }
 
 /// Reads the gates and counters of the live coupons.
@@ -105,31 +115,29 @@ async fn observe<'a>(redis: &Redis, live: &'a Live) -> Result<Look<'a>, RedisErr
         if servers.miss(coupon.id) {
             missed.insert(coupon.id);
         } else {
-            answering.push((coupon, drops));
+            let unsealed = drops.iter().filter(|drop| drop.sealed_at.is_none());
+            answering.extend(unsealed.map(|drop| (coupon, drop)));
         }
     }
     let keys: Vec<DropKeys> = answering
         .iter()
-        .flat_map(|(_, drops)| unsealed(drops))
-        .map(|drop| redis.keys(drop.coupon_id, drop.id))
+        .map(|(coupon, drop)| redis.keys(coupon.id, drop.id))
         .collect();
     let watched = redis.watched(&keys).await?;
-    let mut by_drop: HashMap<DropId, (Gate, Option<i64>)> =
-        keys.iter().map(|keys| keys.drop).zip(watched).collect();
-    let mut watched_drops = |drops: &'a [Drop]| {
-        unsealed(drops)
-            .filter_map(|drop| Some((drop, by_drop.remove(&drop.id)?)))
-            .collect()
-    };
-    let coupons = answering
+    let drops = answering
         .into_iter()
-        .map(|(coupon, drops)| (coupon, watched_drops(drops)))
+        .zip(watched)
+        .map(|((coupon, drop), (gate, count))| WatchedDrop {
+            coupon,
+            drop,
+            gate,
+            count,
+        })
         .collect();
     Ok(Look {
         servers,
         missed,
-        coupons,
-        keys,
+        drops,
     })
 }
 
@@ -151,6 +159,8 @@ pub(super) struct Known {
     counts: HashMap<DropId, (Gate, i64)>,
     /// Number of looks.
     looks: u32,
+    /// The last coupon whose keys were checked.
+    checked: CouponId,
 }
 
 impl Known {
@@ -165,17 +175,20 @@ impl Known {
         self.forget_unlisted(&look);
         self.looks = self.looks.wrapping_add(1);
         let mut wants = Wants::default();
+        let mut without_users = HashSet::new();
         if self.looks.is_multiple_of(LOOKS_FOR_SLOTS) {
-            wants = with_slots_or_losses(redis, live, look.keys).await?;
+            wants.with_slots = with_slots(redis, live, &look.drops).await?;
+            without_users = self.without_users(redis, &look).await?;
         }
         let is_partly = !look.missed.is_empty();
         let mut closed = look.missed;
-        for (coupon, own) in &look.coupons {
+        for own in look.drops.chunk_by(|a, b| a.coupon.id == b.coupon.id) {
+            let WatchedDrop { coupon, gate, .. } = &own[0];
             let id = coupon.id;
-            let Some((_, (gate, _))) = own.first() else {
-                continue;
+            let seen = match self.see(coupon, gate, own, look.servers.holding(id), live.now) {
+                SeenCoupon::Open if without_users.contains(&id) => SeenCoupon::LacksUsers,
+                seen => seen,
             };
-            let seen = self.see(coupon, gate, own, look.servers.holding(id), live.now);
             if seen.is_closed() {
                 closed.insert(id);
             }
@@ -183,21 +196,19 @@ impl Known {
             match want(seen, looks) {
                 Want::Nothing => {}
                 Want::Close => {
-                    // If the closing fails, the next look repeats it.
                     let closed = close_in_redis(redis, &look.servers, id, gate, coupon.era).await;
                     tracing::error!(coupon_id = id.0, ?closed, "Redis has an older state");
-                    wants.closed.insert(id, None);
+                    // If the closing fails, the next look repeats it.
+                    if let Ok(Some(fence)) = closed {
+                        wants.closed.insert(id, Gate::closed(&fence));
+                    }
                 }
                 Want::AdoptEra => {
                     self.closed.insert(id, 0);
-                    wants.closed.insert(id, None);
-                }
-                // It is still open. The urgent lane closes it if it still has this gate.
-                Want::RestoreCounter => {
-                    wants.closed.insert(id, Some(gate.clone()));
+                    wants.ahead.extend(gate.era().map(|era| (id, era)));
                 }
                 Want::Reopen => {
-                    wants.closed.insert(id, None);
+                    wants.closed.insert(id, gate.clone());
                 }
             }
         }
@@ -208,11 +219,27 @@ impl Known {
         })
     }
 
+    /// Returns the coupons without the keys that name users, among those whose turn it is.
+    async fn without_users(
+        &mut self,
+        redis: &Redis,
+        look: &Look<'_>,
+    ) -> Result<HashSet<CouponId>, RedisError> {
+        let all: BTreeSet<CouponId> = look.drops.iter().map(|seen| seen.coupon.id).collect();
+        let next = (Bound::Excluded(self.checked), Bound::Unbounded);
+        let in_turn = all.range(next).chain(all.range(..=self.checked));
+        let some: Vec<CouponId> = in_turn.take(CHECKED_AT_ONCE).copied().collect();
+        let have = redis.have_user_keys(&some).await?;
+        self.checked = some.last().copied().unwrap_or_default();
+        let lacking = some.into_iter().zip(have).filter(|(_, has)| !has);
+        Ok(lacking.map(|(coupon, _)| coupon).collect())
+    }
+
     /// Forgets coupons and drops that are no longer watched.
     fn forget_unlisted(&mut self, look: &Look<'_>) {
-        let listed: HashSet<CouponId> = look.coupons.iter().map(|(coupon, _)| coupon.id).collect();
+        let listed: HashSet<CouponId> = look.drops.iter().map(|seen| seen.coupon.id).collect();
         self.closed.retain(|coupon, _| listed.contains(coupon));
-        let counted: HashSet<DropId> = look.keys.iter().map(|keys| keys.drop).collect();
+        let counted: HashSet<DropId> = look.drops.iter().map(|seen| seen.drop.id).collect();
         self.counts.retain(|drop, _| counted.contains(drop));
     }
 
@@ -249,7 +276,7 @@ impl Known {
         }
         let lacks_counter = own
             .iter()
-            .any(|(drop, (_, count))| count.is_none() && drop.is_open_at(now));
+            .any(|seen| seen.count.is_none() && seen.drop.is_open_at(now));
         if self.went_back(own) {
             SeenCoupon::OlderState
         } else if lacks_counter {
@@ -264,7 +291,10 @@ impl Known {
     /// Whether a counter is lower than before under the same gate. A missing one is not.
     fn went_back(&mut self, drops: &[WatchedDrop<'_>]) -> bool {
         let mut went_back = false;
-        for (drop, (gate, count)) in drops {
+        for WatchedDrop {
+            drop, gate, count, ..
+        } in drops
+        {
             let Some(count) = *count else { continue };
             let known = self.counts.insert(drop.id, (gate.clone(), count));
             if let Some((_, highest)) = known.filter(|(of, highest)| of == gate && count < *highest)
@@ -275,10 +305,6 @@ impl Known {
         }
         went_back
     }
-}
-
-fn unsealed(drops: &[Drop]) -> impl Iterator<Item = &Drop> {
-    drops.iter().filter(|drop| drop.sealed_at.is_none())
 }
 
 #[cfg(test)]
@@ -294,7 +320,8 @@ mod tests {
             (SeenCoupon::Closed, LOOKS - 1, Want::Nothing),
             (SeenCoupon::Closed, LOOKS, Want::Reopen),
             (SeenCoupon::LacksCounter, LOOKS - 1, Want::Nothing),
-            (SeenCoupon::LacksCounter, LOOKS, Want::RestoreCounter),
+            (SeenCoupon::LacksCounter, LOOKS, Want::Reopen),
+            (SeenCoupon::LacksUsers, 1, Want::Reopen),
             (SeenCoupon::AheadOfMysql, LOOKS_AHEAD, Want::Nothing),
             (SeenCoupon::AheadOfMysql, LOOKS_AHEAD + 1, Want::AdoptEra),
         ] {

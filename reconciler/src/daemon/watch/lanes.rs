@@ -3,29 +3,26 @@
 //! another coupon. Repeated runs that repair nothing and find the same are recorded and mailed
 //! once.
 
-use std::collections::{BTreeMap, HashMap, HashSet};
+use std::collections::{BTreeMap, HashMap};
 use std::time::Duration;
 
 use firstcome_shared::domain::CouponId;
 use firstcome_shared::mysql::held_back::Asked;
-use tokio::sync::watch;
+use tokio::sync::{mpsc, watch};
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 use super::Wants;
 use crate::context::Step;
+use crate::gate;
 use crate::judged;
 use crate::ledger::{self, CouponLook};
 use crate::notify::Notifier;
 use crate::passes::{note_end, note_look};
 use crate::record;
-use crate::report::{ActionKind, Finding, Outcome, Run, Trigger};
+use crate::report::{Finding, Outcome, Run, Trigger};
 use crate::run::Reconciler;
 use crate::urgent::{AFTER_FAILURE, pause_after};
-
-/// Pause after two runs gave nobody a slot in a coupon. A single such run may just be late: another
-/// pass has given the slot.
-const NOTHING_GIVEN: Duration = Duration::from_secs(10);
 
 /// Coupons that are left alone, each with the end of its pause.
 #[derive(Default)]
@@ -43,8 +40,11 @@ impl Pauses {
     }
 }
 
+/// Takes the runs of a lane that have ended. Its receiver outlives the lane.
+pub(super) type Ended = mpsc::UnboundedSender<LaneRun>;
+
 /// A run that a lane begins by itself, without a schedule or an operator.
-struct LaneRun {
+pub(super) struct LaneRun {
     run: Run,
     began: Instant,
 }
@@ -55,6 +55,18 @@ impl LaneRun {
             run: record::unasked(Trigger::Watch),
             began: Instant::now(),
         }
+    }
+
+    fn end(mut self, found: BTreeMap<CouponId, CouponLook>, result: Step<()>) -> Self {
+        for look in found.into_values() {
+            self.run.findings.extend(look.findings);
+            self.run.drops.extend(look.drops);
+        }
+        match result {
+            Ok(()) => self.run.end(),
+            Err(error) => record::fail(&mut self.run, &error),
+        }
+        self
     }
 }
 
@@ -68,9 +80,8 @@ pub(super) struct Lanes<'a> {
 impl Lanes<'_> {
     /// Lets the urgent lane reopen the coupons that a look wants. While a store is away, it tries
     /// again every few seconds.
-    pub(super) async fn reopen(self, mut wanted: watch::Receiver<Wants>) {
+    pub(super) async fn reopen(self, mut wanted: watch::Receiver<Wants>, ended: Ended) {
         let mut pauses = Pauses::default();
-        let mut last = Vec::new();
         while let Some(wants) = self.next(&mut wanted).await {
             let mut closed = wants.closed;
             closed.retain(|coupon, _| !pauses.include(*coupon));
@@ -84,7 +95,7 @@ impl Lanes<'_> {
             let reopened =
                 self.reconciler
                     .urgent(closed, run_id, Asked::default(), self.stop, &mut looks);
-            let ended = reopened.await;
+            let result = reopened.await.map(|_| ());
             let found = ledger::sum(looks, false);
             for coupon in asked {
                 // Without a look, the lane ended before it reached this coupon.
@@ -93,41 +104,46 @@ impl Lanes<'_> {
                     pauses.begin(coupon, pause);
                 }
             }
-            self.record_if_new(lane, found, ended, &mut last).await;
+            let mut lane = lane;
+            lane.run.judged.coupons = judged::by_lane(&found);
+            ended.send(lane.end(found, result)).ok();
             // An earlier look is out of date.
             wanted.mark_unchanged();
         }
     }
 
     /// Gives the slots that are left to users who wait or are owed one.
-    pub(super) async fn promote(self, mut wanted: watch::Receiver<Wants>) {
-        let mut pauses = Pauses::default();
-        let mut in_vain = HashSet::new();
-        let mut last = Vec::new();
+    pub(super) async fn promote(self, mut wanted: watch::Receiver<Wants>, ended: Ended) {
         while let Some(wants) = self.next(&mut wanted).await {
-            let mut coupons = wants.with_slots;
-            coupons.retain(|id| !pauses.include(*id) && !wants.closed.contains_key(id));
-            if coupons.is_empty() {
+            if wants.with_slots.is_empty() {
                 continue;
             }
             let lane = LaneRun::begin();
             let mut looks = Vec::new();
             let run_id = &lane.run.run_id;
-            let asked = coupons.iter().copied().collect();
+            let drops = wants.with_slots;
             let promoted = self
                 .reconciler
-                .promote(asked, run_id, self.stop, &mut looks);
-            let ended = promoted.await;
-            let found = ledger::sum(looks, false);
-            for coupon in coupons {
-                if found.get(&coupon).is_some_and(has_promoted) {
-                    in_vain.remove(&coupon);
-                } else if !in_vain.insert(coupon) {
-                    pauses.begin(coupon, NOTHING_GIVEN);
-                }
-            }
-            self.record_if_new(lane, found, ended, &mut last).await;
+                .promote(drops, run_id, self.stop, &mut looks);
+            let result = promoted.await;
+            ended.send(lane.end(ledger::sum(looks, false), result)).ok();
             wanted.mark_unchanged();
+        }
+    }
+
+    /// Writes the eras that MySQL has lost back to MySQL.
+    pub(super) async fn adopt_eras(self, mut wanted: watch::Receiver<Wants>) {
+        while let Some(wants) = self.next(&mut wanted).await {
+            for (coupon, era) in wants.ahead {
+                let adopted = gate::adopt_era(&self.reconciler.stores.db, coupon, era).await;
+                let coupon_id = coupon.0;
+                tracing::warn!(
+                    coupon_id,
+                    era,
+                    ?adopted,
+                    "MySQL has lost an era that Redis has"
+                );
+            }
         }
     }
 
@@ -138,38 +154,28 @@ impl Lanes<'_> {
         Some(wanted.borrow_and_update().clone())
     }
 
-    /// Records and mails a run that has done something, or that found something else than the
-    /// `last` one.
-    async fn record_if_new(
-        self,
-        LaneRun { mut run, began }: LaneRun,
-        found: BTreeMap<CouponId, CouponLook>,
-        ended: Step<()>,
-        last: &mut Vec<i64>,
-    ) {
-        run.judged.coupons = judged::by_lane(&found);
-        for look in found.into_values() {
-            run.findings.extend(look.findings);
-            run.drops.extend(look.drops);
-        }
-        match ended {
-            Ok(()) => run.end(),
-            Err(error) => record::fail(&mut run, &error),
-        }
-        let now = own_findings(&run);
-        let mut stored = None;
-        if has_done(&run) || !now.is_empty() && now != *last {
-            let db = &self.reconciler.stores.db;
-            match record::finish(db, &run, false).await {
-                Ok(()) => stored = Some(run.run_id.as_str()),
-                Err(error) => {
-                    tracing::warn!(run_id = run.run_id, %error, "the run could not be recorded");
+    /// Records the runs of a lane that have done something, or that found something else than the
+    /// last one, and notes for alerts what they saw. The lane does not wait for that.
+    pub(super) async fn record(self, mut ended: mpsc::UnboundedReceiver<LaneRun>) {
+        let mut last = Vec::new();
+        while let Some(LaneRun { run, began }) = ended.recv().await {
+            let now = own_findings(&run);
+            let mut stored = None;
+            if has_done(&run) || !now.is_empty() && now != last {
+                let db = &self.reconciler.stores.db;
+                match record::finish(db, &run, false).await {
+                    Ok(()) => stored = Some(run.run_id.as_str()),
+                    Err(error) => {
+                        tracing::warn!(run_id = run.run_id, %error, "the run could not be recorded");
+                    }
                 }
+                note_end(&run, began);
             }
-            note_end(&run, began);
+            if stored.is_some() || !run.judged.coupons.is_empty() || run.error.is_some() {
+                note_look(self.notifier, &run, stored).await;
+            }
+            last = now;
         }
-        note_look(self.notifier, &run, stored).await;
-        *last = now;
     }
 }
 
@@ -189,12 +195,6 @@ fn own_findings(run: &Run) -> Vec<i64> {
 fn has_done(run: &Run) -> bool {
     run.all_findings().any(|it| it.result == Outcome::Applied)
         || run.drops.iter().any(|drop| drop.sealed)
-}
-
-fn has_promoted(look: &CouponLook) -> bool {
-    let of_drops = look.drops.iter().flat_map(|drop| &drop.findings);
-    let mut promoted = of_drops.filter(|found| found.action == ActionKind::Promote);
-    promoted.next().is_some()
 }
 
 #[cfg(test)]

@@ -16,7 +16,7 @@ mod gates;
 mod lanes;
 mod slots;
 
-use std::collections::HashSet;
+use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -27,12 +27,13 @@ use firstcome_shared::mysql::DbError;
 use firstcome_shared::process_state::{SeenState, StoreState};
 use firstcome_shared::redis::Redis;
 use firstcome_shared::redis::refusing::text_of;
-use tokio::sync::watch;
+use tokio::sync::{mpsc, watch};
 use tokio::time::MissedTickBehavior;
 use tokio_util::sync::CancellationToken;
 
 use crate::context::Stores;
 use crate::notify::Notifier;
+use crate::promote::DropWithSlots;
 use crate::queries;
 use crate::reconcile::Wanted;
 use crate::report::FailureCause;
@@ -57,14 +58,15 @@ struct Live {
 
 type Catalogue = Arc<Live>;
 
-/// The coupons that a look hands to the lanes.
+/// What a look hands to the lanes.
 #[derive(Debug, Clone, Default)]
 struct Wants {
-    /// Coupons for the urgent lane: they are closed, lack keys, or are in an era that MySQL has
-    /// lost.
+    /// Coupons for the urgent lane: they are closed, or lack keys.
     closed: Wanted,
-    /// Coupons in which users wait or are owed a slot, and slots are left.
-    with_slots: HashSet<CouponId>,
+    /// Drops in which users wait or are owed a slot, and slots are left.
+    with_slots: Vec<DropWithSlots>,
+    /// The eras of open coupons that MySQL has lost.
+    ahead: HashMap<CouponId, u64>,
 }
 
 /// Watches until `stop`, and reopens coupons.
@@ -90,11 +92,16 @@ pub(super) async fn watch(
         notifier: &notifier,
         stop: &stop,
     };
+    let (reopened, reopenings) = mpsc::unbounded_channel();
+    let (promoted, promotions) = mpsc::unbounded_channel();
     // The lanes are not cut off: they end between two repairs.
     tokio::join!(
         looks,
-        lanes.reopen(wanted.subscribe()),
-        lanes.promote(wanted.subscribe())
+        lanes.reopen(wanted.subscribe(), reopened),
+        lanes.record(reopenings),
+        lanes.promote(wanted.subscribe(), promoted),
+        lanes.record(promotions),
+        lanes.adopt_eras(wanted.subscribe())
     );
 }
 

@@ -1,54 +1,53 @@
-//! Looks for lost keys, and for slots that are left while users wait or are owed one.
+//! Looks for drops with slots that are left while users wait or are owed one.
 
 use std::collections::HashSet;
 
 use firstcome_shared::redis::keys::DropKeys;
-use firstcome_shared::redis::reads::DropState;
 use firstcome_shared::redis::{Redis, RedisError};
 
-use super::{Live, Wants};
+use super::Live;
+use super::gates::WatchedDrop;
+use crate::promote::DropWithSlots;
 
-/// Returns the coupons in which users wait or are owed a slot although slots are left, and those
-/// that lack `claimants` or `revoked`.
-pub(super) async fn with_slots_or_losses(
+/// Returns the drops in which the first user of the waiting list may get a slot, by the catalogue
+/// and by the counters of this look. `promote.lua` checks it again.
+pub(super) async fn with_slots(
     redis: &Redis,
     live: &Live,
-    mut keys: Vec<DropKeys>,
-) -> Result<Wants, RedisError> {
-    let found = redis.attention(&keys).await?;
-    let mut lost = HashSet::new();
-    let mut waits = HashSet::new();
-    for (keys, (waiting, has_keys)) in keys.iter().zip(found) {
-        if !has_keys {
-            lost.insert(keys.coupon);
-        }
-        if waiting > 0 || live.owed.contains(&keys.drop) {
-            waits.insert(keys.drop);
-        }
-    }
-    keys.retain(|keys| waits.contains(&keys.drop) || lost.contains(&keys.coupon));
-    let states = redis.drop_states(&keys).await?;
-    let mut wants = Wants::default();
-    for (keys, state) in keys.iter().zip(states) {
-        if lost.contains(&keys.coupon) {
-            // The urgent lane closes it if it is open and still has this gate.
-            wants.closed.insert(keys.coupon, Some(state.gate));
-        } else if has_slot_to_give(&state, live.owed.contains(&keys.drop)) {
-            wants.with_slots.insert(keys.coupon);
-        }
-    }
-    Ok(wants)
-}
-
-/// Whether the first user of the waiting list may get a slot.
-fn has_slot_to_give(state: &DropState, is_owed: bool) -> bool {
-    let Some(meta) = &state.meta else {
-        return false;
+    watched: &[WatchedDrop<'_>],
+) -> Result<Vec<DropWithSlots>, RedisError> {
+    let may_give: Vec<(&WatchedDrop<'_>, DropKeys, bool)> = watched
+        .iter()
+        .filter(|seen| !seen.coupon.paused)
+        .map(|seen| {
+            let keys = redis.keys(seen.coupon.id, seen.drop.id);
+            (seen, keys, live.owed.contains(&seen.drop.id))
+        })
+        .filter(|(seen, _, is_owed)| *is_owed || !seen.drop.closed_early)
+        .collect();
+    let waiting: Vec<&str> = may_give.iter().map(|(_, keys, _)| &*keys.waiting).collect();
+    let waiting = redis.existing(&waiting).await?;
+    let has_users = |keys: &DropKeys, is_owed| is_owed || waiting.contains(&*keys.waiting);
+    // A drop below its quantity has slots that nobody has had; others may have returned ones.
+    let is_below = |seen: &WatchedDrop<'_>| {
+        seen.count
+            .is_some_and(|count| count < seen.drop.quantity.into())
     };
-    let is_left = state.free > 0
-        || state
-            .count
-            .is_some_and(|count| count < meta.quantity.into());
-    let may_be_served = !meta.closed_early || state.owed > 0 || is_owed;
-    is_left && may_be_served && !meta.paused
+    let full: Vec<&str> = may_give
+        .iter()
+        .filter(|(seen, keys, is_owed)| has_users(keys, *is_owed) && !is_below(seen))
+        .map(|(_, keys, _)| &*keys.free)
+        .collect();
+    let free: HashSet<&str> = redis.existing(&full).await?;
+    Ok(may_give
+        .iter()
+        .filter(|(_, keys, is_owed)| has_users(keys, *is_owed))
+        .filter(|(seen, keys, _)| is_below(seen) || free.contains(&*keys.free))
+        .map(|(seen, keys, is_owed)| DropWithSlots {
+            coupon: seen.coupon.clone(),
+            drop: seen.drop.clone(),
+            keys: keys.clone(),
+            is_owed: *is_owed,
+        })
+        .collect())
 }

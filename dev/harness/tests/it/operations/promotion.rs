@@ -9,7 +9,8 @@ use firstcome_harness::{
     Fixture, HeldTransaction, LIMIT, MadeCoupon, World, WorldStores, all_issued, coupon_body,
     eventually, rows, rush,
 };
-use firstcome_stack::{Clocks, RedisOptions, RedisServer};
+use firstcome_stack::{Clocks, FaultProxy, ProxyFault, RedisOptions, RedisServer};
+use reqwest::Url;
 use serde_json::json;
 
 #[tokio::test]
@@ -103,6 +104,96 @@ async fn freed_slot_is_offered_while_other_coupons_are_being_reopened() {
     reopening.run(lock).await;
     api.give_back(coupon.id, &holders[0].0).await.unwrap();
     gets_row(world, &coupon, "next").await;
+}
+
+/// Slots of a coupon whose comparison takes seconds.
+const MANY: u32 = 1_000_000;
+
+/// Returns the settings of a daemon whose MySQL takes this long for each answer.
+async fn slow_mysql(world: &World, answer: Duration) -> (FaultProxy, String) {
+    let mut url = Url::parse(&world.setting("DATABASE_URL")).unwrap();
+    let proxy = FaultProxy::start(url.port().unwrap()).await.unwrap();
+    proxy.set(ProxyFault::Delay(answer / 2)).await.unwrap();
+    url.set_port(Some(proxy.port())).unwrap();
+    (proxy, url.to_string())
+}
+
+/// Creates a coupon with one holder, one waiting user, and many slots that were given back. No
+/// daemon may run.
+async fn large_with_a_waiting_user(fixture: &Fixture) -> MadeCoupon {
+    let (api, world) = (&fixture.api, &fixture.world);
+    let (coupon, _) = fixture.held_of(&coupon_body("Large", 1, 9), 1).await;
+    api.claim(coupon.id, "w-large").await;
+    api.change(coupon.id, &json!({"quantity": MANY})).await;
+    let key = |name: &str| world.redis.of_drop(coupon.id, coupon.drop, name);
+    let free = "for slot = 2, ARGV[1] do redis.call('ZADD', KEYS[2], slot, slot) end \
+        redis.call('SET', KEYS[1], ARGV[1]) return 1";
+    let many = MANY.to_string();
+    let fill = ["EVAL", free, "2", &key("count"), &key("free"), &many];
+    let _: i64 = world.redis.command(&fill).await;
+    coupon
+}
+
+async fn is_promised(fixture: &Fixture, coupon: &MadeCoupon, user: &str) -> bool {
+    let me = fixture.api.me(coupon.id, user).await;
+    ["accepted", "issued"].contains(&me["status"].as_str().unwrap_or_default())
+}
+
+#[tokio::test]
+async fn freed_slot_is_offered_within_a_second_whatever_the_largest_coupon_does() {
+    let fixture = Fixture::new("offered-small").await;
+    let (api, world) = (&fixture.api, &fixture.world);
+    let (small, holders) = fixture.held_of(&coupon_body("Small", 1, 9), 1).await;
+    api.claim(small.id, "w-small").await;
+    let large = large_with_a_waiting_user(&fixture).await;
+    let (_slow, url) = slow_mysql(world, Duration::from_millis(20)).await;
+    let _daemon = world.daemon_with(&[("DATABASE_URL", &url)]).await;
+    eventually("the lane works on the large coupon", LIMIT, async || {
+        let gives: u32 = world
+            .redis
+            .command(&[
+                "EXISTS",
+                &world.redis.of_drop(large.id, large.drop, "waiting"),
+            ])
+            .await;
+        gives == 0
+    })
+    .await;
+    let begun = Instant::now();
+    api.give_back(small.id, &holders[0].0).await.unwrap();
+    eventually(
+        "the small coupon's user is promised the slot",
+        LIMIT,
+        async || is_promised(&fixture, &small, "w-small").await,
+    )
+    .await;
+    let took = begun.elapsed();
+    println!("offered after {took:?}");
+    assert!(took < Duration::from_millis(1_500), "{took:?}");
+}
+
+/// The lane of reopenings ends once it has opened. It leaves comparing to the sweep.
+#[tokio::test]
+async fn closed_coupon_reopens_right_after_a_large_one_has_opened() {
+    let fixture = Fixture::new("reopened-small").await;
+    let (api, world) = (&fixture.api, &fixture.world);
+    let (small, holders) = fixture.held_of(&coupon_body("Small", 5, 0), 1).await;
+    let large = large_with_a_waiting_user(&fixture).await;
+    let (_slow, url) = slow_mysql(world, Duration::from_millis(20)).await;
+    let _daemon = world.daemon_with(&[("DATABASE_URL", &url)]).await;
+    let gate_of = |coupon: &MadeCoupon| world.redis.of_coupon(coupon.id, "gate");
+    let close = async |coupon: &MadeCoupon| {
+        let _: i64 = world.redis.command(&["DEL", &gate_of(coupon)]).await;
+    };
+    close(&large).await;
+    api.until_promised(large.id, "newcomer").await;
+    close(&small).await;
+    let begun = Instant::now();
+    api.until_promised(small.id, &holders[0].0).await;
+    let took = begun.elapsed();
+    println!("reopened after {took:?}");
+    // Three looks, the wait of 3.25 s for claims in flight, and the answers of a slow MySQL.
+    assert!(took < Duration::from_secs(7), "{took:?}");
 }
 
 /// Drops open by Redis's clock. The clocks of MySQL and of the daemon's host may differ from it.
