@@ -219,7 +219,7 @@ impl Evaluator {
     async fn due(&self, conn: &mut Conn, now: DateTime<Utc>) -> QueryResult<Vec<SeenSchedule>> {
         let mut all = Vec::new();
         for own in &self.schedules {
-            let last: Option<String> = runs::state(own.key).first(conn).await?;
+            let last: Option<String> = runs::state(conn, own.key).await?;
             let last = last.and_then(|text| text.parse::<DateTime<Utc>>().ok());
             let due = (own.next_after)(last.unwrap_or(own.from).min(now));
             all.push(SeenSchedule {

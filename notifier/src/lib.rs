@@ -272,8 +272,7 @@ impl Notifier {
         let day = digest::day(&self.db, subject, from, now).await?;
         let enqueue = async move |conn: &mut Conn| {
             let row = NotifyRow::lock(conn, subject).await?;
-            let last = runs::state(LAST_DIGEST)
-                .first::<String>(conn)
+            let last = runs::state(conn, LAST_DIGEST)
                 .await?
                 .as_deref()
                 .and_then(noted_time);
@@ -283,8 +282,7 @@ impl Notifier {
             }
             let mail = mails::daily(&day, &settings.links).map_err(unwritten)?;
             outbox::enqueue(conn, settings.mails(&mail, &[], now)).await?;
-            let noted = runs::set_state(LAST_DIGEST, &now.to_rfc3339());
-            noted.run(conn).await?;
+            runs::set_state(conn, LAST_DIGEST, &now.to_rfc3339()).await?;
             row.raise(conn, subject).await
         };
         self.db.transaction("enqueue the digest", enqueue).await?;

@@ -35,7 +35,7 @@ impl Look {
         let mut run = self.run.clone();
         if self.is_stored {
             // An earlier run may store the same findings; this one's row is deleted after a day.
-            let same: Option<String> = runs::same_as(&run.run_id).first(conn).await?;
+            let same: Option<String> = runs::same_as(conn, &run.run_id).await?;
             run.run_id = same.unwrap_or(run.run_id);
         }
         let run = &run;

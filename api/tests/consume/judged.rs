@@ -1,9 +1,9 @@
 //! Claims on sealed or closed drops, and messages read again after an erasure.
 
 use chrono::{DateTime, TimeDelta, Utc};
+use diesel::sql_query;
 use firstcome_shared::claim::Claim;
 use firstcome_shared::domain::{DropId, NamedDrop, OncePer, Slot};
-use firstcome_shared::sql;
 
 use crate::world::{ConsumeWorld, PARTITIONS, claim_event};
 
@@ -159,9 +159,13 @@ async fn message_read_again_after_erasing_its_holder_changes_nothing() {
          FROM issued_coupons WHERE slot > 2",
         "DELETE FROM issued_coupons WHERE slot > 2",
     ] {
-        world.db.execute("return", sql!(returned)).await.unwrap();
+        world.db.write("return", sql_query(returned)).await.unwrap();
     }
     let erase = "UPDATE issued_coupons SET user_id = 'erased-00000000000000000001', code = 'erased-1' WHERE user_id = 'u-1'";
-    world.db.execute("erase a user", sql!(erase)).await.unwrap();
+    world
+        .db
+        .write("erase a user", sql_query(erase))
+        .await
+        .unwrap();
     is_read_again(&world, drop, 4, &messages).await;
 }

@@ -3,9 +3,10 @@
 use std::collections::BTreeSet;
 
 use chrono::{DateTime, Utc};
+use diesel::sql_query;
+use diesel_async::RunQueryDsl as _;
 use firstcome_shared::domain::DropId;
 use firstcome_shared::mysql::codes::code_with_secret;
-use firstcome_shared::sql;
 use rand::rngs::StdRng;
 use rand::{RngExt as _, SeedableRng as _};
 use reqwest::Method;
@@ -247,7 +248,9 @@ async fn use_waits_for_the_lock_of_its_row() {
     let (go, may_go) = oneshot::channel();
     let deleting = tokio::spawn(async move {
         db.transaction("delete rows", async move |conn| {
-            sql!("DELETE FROM issued_coupons").run(conn).await?;
+            sql_query("DELETE FROM issued_coupons")
+                .execute(conn)
+                .await?;
             locked.send(()).unwrap();
             may_go.await.unwrap();
             Ok(())

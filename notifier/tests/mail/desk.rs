@@ -8,8 +8,8 @@ use std::time::Duration;
 
 use chrono::{DateTime, TimeDelta, Utc};
 use diesel::prelude::*;
+use diesel::sql_query;
 use firstcome_notifier::{Clock, Notifier, NotifyArgs, Schedule, WebhookArgs};
-use firstcome_shared::mysql::Sql;
 use firstcome_shared::mysql::processes::{DAEMON, ProcessRow};
 use firstcome_shared::mysql::runs::RunRow;
 use firstcome_shared::mysql::stored_run::FindingRow;
@@ -280,8 +280,7 @@ impl Desk {
 
     /// Runs a statement in this desk's database.
     pub(crate) async fn run(&self, sql: &str) {
-        let statement = Sql::new(sql.to_owned(), Vec::new());
-        self.db.execute("set up", statement).await.unwrap();
+        self.db.write("set up", sql_query(sql)).await.unwrap();
     }
 
     /// Creates coupon 1 with its drop 7.

@@ -10,18 +10,21 @@
 use std::collections::BTreeMap;
 
 use anyhow::ensure;
+use diesel::prelude::*;
+use diesel_async::RunQueryDsl;
 use firstcome_attach::file::AttachFile;
+use firstcome_shared::columns::seconds_from_now;
 use firstcome_shared::domain::CouponId;
 use firstcome_shared::mysql::levels::{self, NotifyRow};
 use firstcome_shared::mysql::runs::set_state;
-use firstcome_shared::mysql::{Db, Sql};
-use firstcome_shared::sql;
+use firstcome_shared::mysql::{Conn, Db};
+use firstcome_shared::schema::reconciler_state;
 use firstcome_shared::subject::Subject;
 
 /// How long a note counts. A daemon that was killed leaves its notes; one that runs renews them
 /// several times in this time. A note that lies further ahead than this is ignored: it was written
 /// before the clock was set back.
-const HOLDS_SECONDS: u32 = 120;
+const HOLDS_SECONDS: i64 = 120;
 
 /// The campaigns of a file, by their names in `reconciler_state`.
 #[derive(Debug, Clone)]
@@ -47,10 +50,10 @@ impl Watched {
         let others = db.transaction("note campaigns", async move |conn| {
             // If two daemons start at the same time, one of them finds the notes of the other.
             NotifyRow::lock(conn, Subject::Campaign).await?;
-            let others = starting.others(noted().all(conn).await?);
+            let others = starting.others(noted(conn).await?);
             if others.is_empty() {
-                for note in starting.notes() {
-                    note.run(conn).await?;
+                for (name, campaign) in &starting.0 {
+                    set_state(conn, name, campaign).await?;
                 }
             }
             Ok(others)
@@ -61,13 +64,15 @@ impl Watched {
 
     /// Refuses a single pass over another file than that of a running daemon.
     pub(super) async fn check(db: &Db, file: &AttachFile) -> anyhow::Result<()> {
-        let noted = db.all("read campaigns", noted()).await?;
+        let noted = async |conn: &mut Conn| noted(conn).await;
+        let noted = db.run("read campaigns", noted).await?;
         refuse(&Self::from_file(file).others(noted))
     }
 
     pub(super) async fn renew(&self, db: &Db) {
-        for note in self.notes() {
-            if let Err(error) = db.execute("note a campaign", note).await {
+        for (name, campaign) in self.0.clone() {
+            let note = async move |conn: &mut Conn| set_state(conn, &name, &campaign).await;
+            if let Err(error) = db.run("note a campaign", note).await {
                 tracing::debug!(%error, "what is watched is not noted; it is repeated soon");
                 return;
             }
@@ -77,7 +82,7 @@ impl Watched {
     /// Gives up the levels of campaigns that no running daemon has noted.
     pub(super) async fn give_up_others(&self, db: &Db) {
         let given_up = db.transaction("give up campaigns", async move |conn| {
-            let noted: Vec<(String, String)> = noted().all(conn).await?;
+            let noted = noted(conn).await?;
             let ids = noted
                 .iter()
                 .filter_map(|(name, _)| name.strip_prefix("watched."));
@@ -94,17 +99,12 @@ impl Watched {
     /// Frees the database for another file.
     pub(super) async fn end(&self, db: &Db) {
         for name in self.0.keys() {
-            let forget = sql!("DELETE FROM reconciler_state WHERE name = ?", name);
-            if let Err(error) = db.execute("forget a campaign", forget).await {
+            let forget = diesel::delete(reconciler_state::table.find(name.clone()));
+            if let Err(error) = db.write("forget a campaign", forget).await {
                 tracing::debug!(%error, "another file is refused for two minutes");
                 return;
             }
         }
-    }
-
-    fn notes(&self) -> impl Iterator<Item = Sql> {
-        let notes = self.0.iter();
-        notes.map(|(name, campaign)| set_state(name, campaign))
     }
 
     /// Returns the noted campaigns if none of them is in this file.
@@ -116,14 +116,16 @@ impl Watched {
     }
 }
 
-fn noted() -> Sql {
-    sql!(
-        "SELECT name, value FROM reconciler_state WHERE name LIKE 'watched.%' \
-         AND updated_at BETWEEN UTC_TIMESTAMP(3) - INTERVAL ? SECOND \
-         AND UTC_TIMESTAMP(3) + INTERVAL ? SECOND ORDER BY name",
-        HOLDS_SECONDS,
-        HOLDS_SECONDS
-    )
+/// Reads the names and campaigns of the notes that count.
+async fn noted(conn: &mut Conn) -> QueryResult<Vec<(String, String)>> {
+    reconciler_state::table
+        .filter(reconciler_state::name.like("watched.%"))
+        .filter(reconciler_state::updated_at.ge(seconds_from_now(-HOLDS_SECONDS)))
+        .filter(reconciler_state::updated_at.le(seconds_from_now(HOLDS_SECONDS)))
+        .order(reconciler_state::name)
+        .select((reconciler_state::name, reconciler_state::value))
+        .load(conn)
+        .await
 }
 
 fn refuse(others: &[String]) -> anyhow::Result<()> {

@@ -98,7 +98,7 @@ pub(crate) async fn finish_run(
             .execute(conn)
             .await?;
         if let Some(at) = &succeeded {
-            set_state(LAST_SUCCESS_AT, at).run(conn).await?;
+            set_state(conn, LAST_SUCCESS_AT, at).await?;
         }
         Ok(())
     })

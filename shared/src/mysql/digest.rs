@@ -3,46 +3,53 @@
 use std::time::Duration;
 
 use chrono::{DateTime, Utc};
-use diesel::QueryResult;
+use diesel::dsl::{count_star, max};
+use diesel::prelude::*;
+use diesel::sql_query;
+use diesel::sql_types::{BigInt, Bool, Text, Unsigned};
+use diesel_async::RunQueryDsl;
 
 use super::alerts::{self, ListedAlert};
-use super::sql::row;
 use super::{Conn, Db, DbResult};
+use crate::columns::{At, Datetime};
 use crate::domain::{CouponId, DropId};
 use crate::report::AlertState;
-use crate::sql;
+use crate::schema::{broken_promises, coupons, drops, outbox, reconcile_runs};
 use crate::subject::Subject;
 
 /// Maximum number of sealed drops, and of targets with lost messages, that the mail lists. It shows
 /// only the number of the others.
-const LINES: i64 = 20;
+const LINES: u8 = 20;
 
 /// Time limit of all queries. With a pass every second, a day has about 86,000 runs.
 const LIMIT: Duration = Duration::from_secs(30);
 
-row! {
-    /// A drop that was verified exact after it closed.
-    #[derive(PartialEq, Eq)]
-    pub struct DigestDrop {
-        pub coupon_id: CouponId,
-        pub coupon_name: String,
-        pub drop_id: DropId,
-        /// Number of coupons offered.
-        pub quantity: u32,
-        /// Number of coupons issued.
-        pub rows: u32,
-    }
+/// A drop that was verified exact after it closed.
+#[derive(Debug, Clone, PartialEq, Eq, Queryable, Selectable)]
+#[diesel(table_name = drops)]
+pub struct DigestDrop {
+    pub coupon_id: CouponId,
+    #[diesel(select_expression = coupons::name)]
+    pub coupon_name: String,
+    #[diesel(column_name = id)]
+    pub drop_id: DropId,
+    /// Number of coupons offered.
+    pub quantity: u32,
+    /// Number of coupons issued.
+    #[diesel(select_expression = drops::sealed_rows.assume_not_null())]
+    pub rows: u32,
 }
 
-row! {
-    /// Repairs of one kind.
-    #[derive(PartialEq, Eq)]
-    pub struct DigestRepairs {
-        /// The campaign. 0 for Firstcome's own drops, which are too many to be listed.
-        pub drop_id: DropId,
-        pub kind: String,
-        pub number: u64,
-    }
+/// Repairs of one kind.
+#[derive(Debug, Clone, PartialEq, Eq, QueryableByName)]
+pub struct DigestRepairs {
+    /// The campaign. 0 for Firstcome's own drops, which are too many to be listed.
+    #[diesel(sql_type = BigInt)]
+    pub drop_id: DropId,
+    #[diesel(sql_type = Text)]
+    pub kind: String,
+    #[diesel(sql_type = Unsigned<BigInt>)]
+    pub number: u64,
 }
 
 /// The daily digest of a period.
@@ -84,102 +91,110 @@ pub async fn day(
     from: DateTime<Utc>,
     to: DateTime<Utc>,
 ) -> DbResult<DailyDigest> {
-    let named = match subject {
-        Subject::Drop => "0",
-        Subject::Campaign => "drop_id",
-    };
     let open = alerts::list(db, Some(AlertState::Firing), None, 500).await?;
     db.within(LIMIT)
         .run("gather the day", async move |conn| {
-            let runs = sql!(
-                "SELECT status, COUNT(*) FROM reconcile_runs WHERE started_at >= ? \
-            AND started_at < ? AND finished_at IS NOT NULL AND NOT dry_run GROUP BY status \
-            ORDER BY status",
-                from,
-                to
+            let runs: Vec<(String, i64)> = reconcile_runs::table
+                .filter(reconcile_runs::started_at.ge(At(from)))
+                .filter(reconcile_runs::started_at.lt(At(to)))
+                .filter(reconcile_runs::finished_at.is_not_null())
+                .filter(reconcile_runs::dry_run.eq(false))
+                .group_by(reconcile_runs::status)
+                .order(reconcile_runs::status)
+                .select((reconcile_runs::status, count_star()))
+                .load(conn)
+                .await?;
+            let last_success_at = reconcile_runs::table
+                .filter(reconcile_runs::status.eq_any(["clean", "repaired"]))
+                .filter(reconcile_runs::dry_run.eq(false))
+                .select(max(reconcile_runs::finished_at))
+                .get_result(conn)
+                .await?;
+            let repairs = sql_query(
+                "SELECT IF(?, drop_id, 0) AS drop_id, kind, CAST(SUM(number) AS UNSIGNED) AS number \
+                 FROM repairs WHERE repaired_at >= ? AND repaired_at < ? GROUP BY 1, kind \
+                 ORDER BY 1, kind",
             )
-            .all(conn)
+            .bind::<Bool, _>(subject == Subject::Campaign)
+            .bind::<Datetime, _>(At(from))
+            .bind::<Datetime, _>(At(to))
+            .load(conn)
             .await?;
-            let last = "SELECT MAX(finished_at) FROM reconcile_runs \
-            WHERE status IN ('clean', 'repaired') AND NOT dry_run";
-            let last_success_at = sql!(last).one(conn).await?;
-            let repairs = format!(
-                "SELECT {named}, kind, CAST(SUM(number) AS SIGNED) FROM repairs \
-                WHERE repaired_at >= ? AND repaired_at < ? GROUP BY 1, kind ORDER BY 1, kind"
-            );
-            let repairs = sql!(repairs, from, to).all(conn).await?;
-            let claims = match subject {
-                Subject::Drop => claims(conn, from, to).await?,
-                // Its database has no such tables.
-                Subject::Campaign => Claims::default(),
+            let drops = match subject {
+                Subject::Drop => DigestDrops::read(conn, from, to).await?,
+                // The records of attached campaigns have no such tables.
+                Subject::Campaign => DigestDrops::default(),
             };
-            let totals = sql!(
-                "SELECT (SELECT COUNT(*) FROM outbox WHERE sent_at >= ? \
-            AND sent_at < ?), (SELECT COUNT(*) FROM outbox WHERE sent_at IS NULL \
-            AND given_up_at IS NULL), (SELECT COUNT(DISTINCT target) FROM outbox \
-            WHERE given_up_at >= ? AND given_up_at < ?)",
-                from,
-                to,
-                from,
-                to
-            );
-            let (sent, waiting, lost_total) = totals.one(conn).await?;
-            let lost = sql!(
-                "SELECT target, COUNT(*) FROM outbox WHERE given_up_at >= ? \
-            AND given_up_at < ? GROUP BY target ORDER BY target LIMIT ?",
-                from,
-                to,
-                LINES
-            )
-            .all(conn)
-            .await?;
+            let sent: i64 = outbox::table
+                .filter(outbox::sent_at.ge(Some(from)))
+                .filter(outbox::sent_at.lt(Some(to)))
+                .count()
+                .get_result(conn)
+                .await?;
+            let waiting: i64 = outbox::table
+                .filter(outbox::sent_at.is_null())
+                .filter(outbox::given_up_at.is_null())
+                .count()
+                .get_result(conn)
+                .await?;
+            let lost: Vec<(String, i64)> = outbox::table
+                .filter(outbox::given_up_at.ge(Some(from)))
+                .filter(outbox::given_up_at.lt(Some(to)))
+                .group_by(outbox::target)
+                .order(outbox::target)
+                .select((outbox::target, count_star()))
+                .load(conn)
+                .await?;
+            let lost_total = lost.len() as u64;
+            let counted = |(word, number): (String, i64)| (word, number.cast_unsigned());
             Ok(DailyDigest {
                 from,
                 to,
                 open: open.alerts,
-                broken: claims.broken,
-                runs,
+                broken: drops.broken,
+                runs: runs.into_iter().map(counted).collect(),
                 last_success_at,
                 repairs,
-                sealed: claims.sealed,
-                sealed_total: claims.sealed_total,
-                sent,
-                waiting,
-                lost,
+                sealed: drops.sealed,
+                sealed_total: drops.sealed_total,
+                sent: sent.cast_unsigned(),
+                waiting: waiting.cast_unsigned(),
+                lost: lost.into_iter().take(LINES.into()).map(counted).collect(),
                 lost_total,
             })
         })
         .await
 }
 
-/// What the tables of claims have for the digest.
-#[derive(Debug, Default)]
-struct Claims {
+/// What the digest says of Firstcome's own drops.
+#[derive(Default)]
+struct DigestDrops {
     broken: u64,
     sealed: Vec<DigestDrop>,
     sealed_total: u64,
 }
 
-async fn claims(conn: &mut Conn, from: DateTime<Utc>, to: DateTime<Utc>) -> QueryResult<Claims> {
-    let sealed = sql!(
-        "SELECT c.id, c.name, d.id, d.quantity, COALESCE(d.sealed_rows, 0) \
-        FROM drops d JOIN coupons c ON c.id = d.coupon_id WHERE d.sealed_at >= ? \
-        AND d.sealed_at < ? ORDER BY d.sealed_at LIMIT ?",
-        from,
-        to,
-        LINES
-    );
-    let totals = sql!(
-        "SELECT (SELECT COUNT(*) FROM broken_promises WHERE mended_at IS NULL), \
-        (SELECT COUNT(*) FROM drops WHERE sealed_at >= ? AND sealed_at < ?)",
-        from,
-        to
-    );
-    let sealed = sealed.all(conn).await?;
-    let (broken, sealed_total) = totals.one(conn).await?;
-    Ok(Claims {
-        broken,
-        sealed,
-        sealed_total,
-    })
+impl DigestDrops {
+    async fn read(conn: &mut Conn, from: DateTime<Utc>, to: DateTime<Utc>) -> QueryResult<Self> {
+        let sealed = drops::table
+            .inner_join(coupons::table)
+            .filter(drops::sealed_at.ge(Some(from)))
+            .filter(drops::sealed_at.lt(Some(to)));
+        let sealed_total: i64 = sealed.count().get_result(conn).await?;
+        let broken: i64 = broken_promises::table
+            .filter(broken_promises::mended_at.is_null())
+            .count()
+            .get_result(conn)
+            .await?;
+        Ok(Self {
+            broken: broken.cast_unsigned(),
+            sealed: sealed
+                .order(drops::sealed_at)
+                .limit(LINES.into())
+                .select(DigestDrop::as_select())
+                .load(conn)
+                .await?,
+            sealed_total: sealed_total.cast_unsigned(),
+        })
+    }
 }

@@ -1,8 +1,6 @@
 //! Runs of the reconciler, one row each, with their findings; and values that must survive a
 //! restart.
 
-use std::time::Duration;
-
 use chrono::{DateTime, Utc};
 use diesel::prelude::*;
 use diesel::sql_query;
@@ -11,11 +9,10 @@ use diesel_async::RunQueryDsl;
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
-use super::{Db, DbResult, Sql};
+use super::{Conn, Db, DbResult};
 use crate::columns::At;
 use crate::report::{Status, Stored, Trigger};
-use crate::schema::reconcile_runs;
-use crate::sql;
+use crate::schema::{reconcile_runs, reconciler_state};
 
 /// Name in `reconciler_state` of the time (RFC 3339) of the last successful pass.
 pub const LAST_SUCCESS_AT: &str = "last_success_at";
@@ -70,7 +67,8 @@ pub struct RunRow {
 impl Db {
     /// Reads the value with this name.
     pub async fn state(&self, name: &'static str) -> DbResult<Option<String>> {
-        self.first("read state", state(name)).await
+        self.run("read state", async move |conn| state(conn, name).await)
+            .await
     }
 
     /// Checks that MySQL accepts writes.
@@ -93,27 +91,43 @@ impl Db {
     }
 
     pub async fn set_state(&self, name: &'static str, value: String) -> DbResult<()> {
-        let set = set_state(name, &value);
-        self.write("write state", set).await.map(|_| ())
+        self.run("write state", async move |conn| {
+            set_state(conn, name, &value).await
+        })
+        .await
     }
 }
 
-/// Selects the value of `reconciler_state` with this name.
-pub fn state(name: &str) -> Sql {
-    sql!("SELECT value FROM reconciler_state WHERE name = ?", name)
+/// Reads the value with this name.
+pub async fn state(conn: &mut Conn, name: &str) -> QueryResult<Option<String>> {
+    reconciler_state::table
+        .find(name)
+        .select(reconciler_state::value)
+        .get_result(conn)
+        .await
+        .optional()
 }
 
-/// Selects the earlier run with the same result, if there is one.
-pub fn same_as(run_id: &str) -> Sql {
-    sql!(
-        "SELECT same_as FROM reconcile_runs WHERE id = ? AND same_as IS NOT NULL",
-        run_id
-    )
+/// Returns the earlier run with the same result, if there is one.
+pub async fn same_as(conn: &mut Conn, run_id: &str) -> QueryResult<Option<String>> {
+    let same: Option<Option<String>> = reconcile_runs::table
+        .find(run_id)
+        .select(reconcile_runs::same_as)
+        .get_result(conn)
+        .await
+        .optional()?;
+    Ok(same.flatten())
 }
 
-pub fn set_state(name: &str, value: &str) -> Sql {
-    let set = "REPLACE INTO reconciler_state (name, value) VALUES (?, ?)";
-    sql!(set, name, value)
+pub async fn set_state(conn: &mut Conn, name: &str, value: &str) -> QueryResult<()> {
+    diesel::replace_into(reconciler_state::table)
+        .values((
+            reconciler_state::name.eq(name),
+            reconciler_state::value.eq(value),
+        ))
+        .execute(conn)
+        .await
+        .map(|_| ())
 }
 
 /// How many commits hang.
@@ -125,11 +139,3 @@ struct HangingCommits {
 
 /// A commit that has lasted this long counts as one that hangs.
 const HANGS_SECONDS: i64 = 3;
-
-/// Returns the SQL for the time before which records with this retention are old. Uses MySQL's
-/// clock: a process whose clock is ahead would delete recent rows. `None` if the retention exceeds
-/// a hundred years, so that nothing is old.
-pub fn before(kept: Duration) -> Option<String> {
-    let seconds = Some(kept.as_secs()).filter(|seconds| *seconds <= 100 * 366 * 86_400)?;
-    Some(format!("UTC_TIMESTAMP(3) - INTERVAL {seconds} SECOND"))
-}

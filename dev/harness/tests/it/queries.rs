@@ -4,11 +4,14 @@
 
 use std::time::Duration;
 
-use diesel::QueryResult;
-use diesel_async::AsyncConnection as _;
+use diesel::dsl::{select, sql};
+use diesel::prelude::*;
+use diesel::sql_query;
+use diesel::sql_types::BigInt;
+use diesel_async::{AsyncConnection as _, RunQueryDsl};
 use firstcome_harness::{HeldTransaction, LIMIT, LOCK_WAITS, World, eventually};
 use firstcome_shared::mysql::{Conn, Db, DbError, DbSettings};
-use firstcome_shared::sql;
+use firstcome_shared::schema::coupons;
 use firstcome_stack::{MysqlOptions, MysqlServer};
 use tokio::sync::oneshot;
 
@@ -27,14 +30,14 @@ async fn two_rows(name: &str) -> (World, HeldTransaction) {
 
 /// Reads the name of a coupon. Waits while another client locks the row.
 async fn name_of(conn: &mut Conn, id: i64) -> QueryResult<String> {
-    let name = sql!("SELECT name FROM coupons WHERE id = ? FOR UPDATE", id);
-    name.one(conn).await
+    let name = coupons::table.find(id).select(coupons::name);
+    name.for_update().get_result(conn).await
 }
 
 /// Lets the next queries of a connection wait longer for a lock than a slow test holds one.
 async fn wait_for_locks(conn: &mut Conn) -> QueryResult<()> {
-    let wait = sql!("SET SESSION innodb_lock_wait_timeout = 60");
-    wait.run(conn).await.map(drop)
+    let wait = sql_query("SET SESSION innodb_lock_wait_timeout = 60");
+    wait.execute(conn).await.map(drop)
 }
 
 /// Returns once a query waits for a lock.
@@ -56,7 +59,8 @@ fn pool_of_one(url: &str) -> Db {
 
 /// Returns MySQL's id of a connection.
 async fn id_of(conn: &mut Conn) -> QueryResult<i64> {
-    sql!("SELECT CONNECTION_ID()").one(conn).await
+    let id = select(sql::<BigInt>("CONNECTION_ID()"));
+    id.get_result(conn).await
 }
 
 async fn connection(db: &Db) -> Result<i64, DbError> {
