@@ -6,8 +6,7 @@ use std::time::Duration;
 
 use firstcome_shared::domain::{CouponId, DropId};
 use firstcome_shared::report::{
-    Cause, CouponJudged, DropReport, FailureCause, Finding, Judged, Kind, Kinds, Outcome, Run,
-    RunJudged,
+    CouponJudged, DropReport, FailureCause, Finding, Judged, Kind, Kinds, Outcome, Run, RunJudged,
 };
 use tokio_util::sync::CancellationToken;
 

@@ -19,9 +19,9 @@ const PAUSE: Duration = Duration::from_secs(15);
 /// stay.
 pub(crate) async fn watch(db: &Db, shutdown: &CancellationToken) {
     // Start every series at 0, since a rule can only compare one that exists.
-    let mut shown: BTreeMap<(String, &'static str), i64> = BTreeMap::new();
+    let mut shown: BTreeMap<(String, String), i64> = BTreeMap::new();
     for kind in AlertKind::all() {
-        shown.extend(STATES.map(|state| ((kind.word().to_owned(), state), 0)));
+        shown.extend(STATES.map(|state| ((kind.word().to_owned(), state.to_owned()), 0)));
     }
     loop {
         match db.alerts_by_kind().await {
@@ -36,7 +36,7 @@ pub(crate) async fn watch(db: &Db, shutdown: &CancellationToken) {
 }
 
 /// Sets the gauge. A kind without alerts stays in it as 0.
-fn show(shown: &mut BTreeMap<(String, &'static str), i64>, counted: Vec<CountedAlerts>) {
+fn show(shown: &mut BTreeMap<(String, String), i64>, counted: Vec<CountedAlerts>) {
     for number in shown.values_mut() {
         *number = 0;
     }
@@ -44,7 +44,8 @@ fn show(shown: &mut BTreeMap<(String, &'static str), i64>, counted: Vec<CountedA
     shown.extend(counted.map(|it| ((it.kind, it.state), it.number)));
     for ((kind, state), number) in shown {
         #[allow(clippy::cast_precision_loss)] // a gauge is a float; no table has 2^52 alerts
-        gauge!("firstcome_alerts", "kind" => kind.clone(), "state" => *state).set(*number as f64);
+        gauge!("firstcome_alerts", "kind" => kind.clone(), "state" => state.clone())
+            .set(*number as f64);
     }
 }
 
@@ -56,14 +57,15 @@ mod tests {
     fn kind_whose_alerts_have_ended_stays_in_the_gauge_as_zero() {
         let counted = |kind: &str, number| CountedAlerts {
             kind: kind.to_owned(),
-            state: "firing",
+            state: "firing".to_owned(),
             number,
         };
         let mut shown = BTreeMap::new();
         show(&mut shown, vec![counted("braked", 2)]);
         show(&mut shown, vec![counted("stalled", 1)]);
         let expected = [("braked", 0), ("stalled", 1)];
-        let expected = expected.map(|(kind, number)| ((kind.to_owned(), "firing"), number));
+        let expected =
+            expected.map(|(kind, number)| ((kind.to_owned(), "firing".to_owned()), number));
         assert_eq!(shown, expected.into());
     }
 }

@@ -5,21 +5,25 @@
 use std::collections::{BTreeSet, HashMap, HashSet};
 
 use chrono::{DateTime, TimeDelta, Utc};
-use diesel::QueryResult;
+use diesel::dsl::{DuplicatedKeys, count_star, min};
 use diesel::prelude::*;
+use diesel::sql_query;
+use diesel::sql_types::{BigInt, Text, Unsigned};
 use diesel_async::RunQueryDsl;
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
 use super::levels::NotifyRow;
 use super::ops_actions::{Operator, OperatorAct};
-use super::sql::{insert_rows, row};
-use super::{Conn, Db, DbResult, list as values_of};
-use crate::columns::At;
+use super::{Conn, Db, DbResult};
+use crate::columns::{At, Datetime};
+use crate::coupon::Drop;
 use crate::domain::{CouponId, DropId};
 use crate::report::{AlertState, DropReport, Numbers};
-use crate::schema::{coupons, levels, outbox, told};
-use crate::sql;
+use crate::schema::{
+    broken_promises, coupons, drops, issued_coupons, levels, outbox, reconcile_findings, repairs,
+    told,
+};
 use crate::subject::Subject;
 
 /// What was told about a problem, from its begin to its end.
@@ -119,19 +123,18 @@ impl From<ToldRow> for Alert {
     }
 }
 
-row! {
-    /// A promise that could not be kept and is unresolved.
-    #[derive(PartialEq, Eq)]
-    pub struct BrokenPromise {
-        pub coupon_id: CouponId,
-        pub drop_id: DropId,
-        /// The user id in full.
-        pub user_id: String,
-        /// The user's slot, if known.
-        pub slot: Option<i64>,
-        /// Why the promise could not be kept.
-        pub reason: String,
-    }
+/// A promise that could not be kept and is unresolved.
+#[derive(Debug, Clone, PartialEq, Eq, Queryable, Selectable)]
+#[diesel(table_name = broken_promises)]
+pub struct BrokenPromise {
+    pub coupon_id: CouponId,
+    pub drop_id: DropId,
+    /// The user id in full.
+    pub user_id: String,
+    /// The user's slot, if known.
+    pub slot: Option<i64>,
+    /// Why the promise could not be kept.
+    pub reason: String,
 }
 
 /// An alert with what lists show of it.
@@ -248,40 +251,64 @@ pub async fn reopened_since(
     if runs.is_empty() {
         return Ok(None);
     }
-    let first = "SELECT MIN(created_at) FROM reconcile_findings WHERE run_id IN (?) \
-        AND kind = 'redis_lost' AND action = 'open' AND result = 'applied'";
-    sql!(first, values_of(runs)).one(conn).await
+    reconcile_findings::table
+        .filter(reconcile_findings::run_id.eq_any(runs))
+        .filter(reconcile_findings::kind.eq("redis_lost"))
+        .filter(reconcile_findings::action.eq("open"))
+        .filter(reconcile_findings::result.eq("applied"))
+        .select(min(reconcile_findings::created_at))
+        .get_result(conn)
+        .await
+}
+
+/// Broken promises that ended, and those of them whose users have a row.
+#[derive(QueryableByName)]
+struct MendedPromises {
+    #[diesel(sql_type = BigInt)]
+    number: i64,
+    #[diesel(sql_type = BigInt)]
+    kept: i64,
 }
 
 /// Counts the users whose broken promises in a drop ended since this time. Returns how many of them
 /// have a row that counts for the drop, and how many do not: an operator informed them, or they were
 /// revoked.
 pub async fn mended(conn: &mut Conn, drop: DropId, since: DateTime<Utc>) -> QueryResult<[i64; 2]> {
-    let query = "SELECT COUNT(*), CAST(COALESCE(SUM(EXISTS (SELECT 1 FROM issued_coupons i \
-        WHERE i.coupon_id = b.coupon_id AND i.user_id = b.user_id \
-        AND (i.drop_id = b.drop_id OR c.once_per = 'coupon'))), 0) AS SIGNED) \
-        FROM broken_promises b JOIN coupons c ON c.id = b.coupon_id WHERE b.drop_id = ? AND b.mended_at >= ?";
-    let (all, kept): (i64, i64) = sql!(query, drop, since).one(conn).await?;
-    Ok([kept, all - kept])
+    let mended = sql_query(
+        "SELECT COUNT(*) AS number, CAST(COALESCE(SUM(EXISTS (SELECT 1 FROM issued_coupons i \
+             WHERE i.coupon_id = b.coupon_id AND i.user_id = b.user_id \
+             AND (i.drop_id = b.drop_id OR c.once_per = 'coupon'))), 0) AS SIGNED) AS kept \
+         FROM broken_promises b JOIN coupons c ON c.id = b.coupon_id \
+         WHERE b.drop_id = ? AND b.mended_at >= ?",
+    )
+    .bind::<BigInt, _>(drop)
+    .bind::<Datetime, _>(At(since));
+    let mended: MendedPromises = mended.get_result(conn).await?;
+    Ok([mended.kept, mended.number - mended.kept])
 }
 
-row! {
-    /// The repairs of one kind that a pass made in one drop.
-    #[derive(PartialEq, Eq)]
-    pub struct RepairsRow {
-        pub run_id: String,
-        /// 0 if no drop is concerned.
-        pub drop_id: i64,
-        pub kind: String,
-        pub number: u32,
-        pub repaired_at: DateTime<Utc>,
-    }
+/// The repairs of one kind that a pass made in one drop.
+#[derive(Debug, Clone, PartialEq, Eq, Queryable, Selectable, Insertable)]
+#[diesel(table_name = repairs)]
+pub struct RepairsRow {
+    pub run_id: String,
+    /// 0 if no drop is concerned.
+    pub drop_id: i64,
+    pub kind: String,
+    pub number: u32,
+    #[diesel(serialize_as = At)]
+    pub repaired_at: DateTime<Utc>,
 }
 
 /// Stores repairs. A run that was stored before keeps its rows.
 pub async fn keep_repairs(conn: &mut Conn, rows: Vec<RepairsRow>) -> QueryResult<()> {
-    let unchanged = " ON DUPLICATE KEY UPDATE run_id = repairs.run_id";
-    insert_rows(conn, "repairs", rows, unchanged).await
+    diesel::insert_into(repairs::table)
+        .values(rows)
+        .on_conflict(DuplicatedKeys)
+        .do_nothing()
+        .execute(conn)
+        .await
+        .map(|_| ())
 }
 
 /// Reads the repairs of a subject since this time, oldest first: at most 1,000.
@@ -290,46 +317,51 @@ pub async fn repairs_since(
     subject: Subject,
     since: DateTime<Utc>,
 ) -> QueryResult<Vec<RepairsRow>> {
-    let of = match subject {
-        Subject::Drop => "drop_id >= 0",
-        Subject::Campaign => "drop_id < 0",
+    let all = repairs::table
+        .filter(repairs::repaired_at.ge(At(since)))
+        .order((repairs::repaired_at, repairs::run_id, repairs::kind))
+        .limit(1_000)
+        .select(RepairsRow::as_select())
+        .into_boxed();
+    let own = match subject {
+        Subject::Drop => all.filter(repairs::drop_id.ge(0)),
+        Subject::Campaign => all.filter(repairs::drop_id.lt(0)),
     };
-    let query = format!(
-        "SELECT {{columns}} FROM repairs WHERE repaired_at >= ? AND {of} \
-        ORDER BY repaired_at, run_id, kind LIMIT 1000"
-    );
-    sql!(query, since).all(conn).await
+    own.load(conn).await
 }
 
 /// The unresolved broken promises of a drop.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, QueryableByName)]
 pub struct OpenPromises {
+    #[diesel(sql_type = BigInt)]
     pub coupon: CouponId,
+    #[diesel(sql_type = BigInt, column_name = drop_id)]
     pub drop: DropId,
+    #[diesel(sql_type = Unsigned<BigInt>)]
     pub number: u64,
     /// When the last of them was broken.
+    #[diesel(sql_type = Datetime)]
     pub last_at: DateTime<Utc>,
 }
 
 /// Counts the unresolved broken promises by drop.
 pub async fn open_promises(conn: &mut Conn) -> QueryResult<Vec<OpenPromises>> {
-    let query = "SELECT MIN(coupon_id), drop_id, COUNT(*), MAX(created_at) FROM broken_promises \
-        WHERE mended_at IS NULL GROUP BY drop_id ORDER BY drop_id";
-    let rows: Vec<(CouponId, DropId, u64, DateTime<Utc>)> = sql!(query).all(conn).await?;
-    let open = |(coupon, drop, number, last_at)| OpenPromises {
-        coupon,
-        drop,
-        number,
-        last_at,
-    };
-    Ok(rows.into_iter().map(open).collect())
+    let open = sql_query(
+        "SELECT MIN(coupon_id) AS coupon, drop_id, COUNT(*) AS number, MAX(created_at) AS last_at \
+         FROM broken_promises WHERE mended_at IS NULL GROUP BY drop_id ORDER BY drop_id",
+    );
+    open.load(conn).await
 }
 
 /// Reads the unresolved broken promises of these drops.
 pub async fn broken_promises(conn: &mut Conn, of: &[i64]) -> QueryResult<Vec<BrokenPromise>> {
-    let query = "SELECT {columns} FROM broken_promises \
-                 WHERE drop_id IN (?) AND mended_at IS NULL ORDER BY drop_id, user_id";
-    sql!(query, values_of(of.iter().copied())).all(conn).await
+    broken_promises::table
+        .filter(broken_promises::drop_id.eq_any(of))
+        .filter(broken_promises::mended_at.is_null())
+        .order((broken_promises::drop_id, broken_promises::user_id))
+        .select(BrokenPromise::as_select())
+        .load(conn)
+        .await
 }
 
 /// Reports on these drops from the tables, as a mail needs them. A drop is exact if nothing is
@@ -343,21 +375,32 @@ pub async fn drop_reports(
     if own.is_empty() {
         return Ok(Vec::new());
     }
-    let query = "SELECT d.id, d.coupon_id, c.name, d.quantity, d.sealed_at IS NOT NULL, \
-        (SELECT COUNT(*) FROM issued_coupons i WHERE i.drop_id = d.id) \
-        FROM drops d JOIN coupons c ON c.id = d.coupon_id WHERE d.id IN (?)";
-    let rows: Vec<(DropId, CouponId, String, u32, bool, u64)> =
-        sql!(query, values_of(own)).all(conn).await?;
-    let report = |(drop, coupon, coupon_name, quantity, sealed, rows)| DropReport {
-        coupon_name,
-        exact: !left.contains(&drop),
-        sealed,
-        after: Numbers {
-            rows,
-            users: rows,
-            ..Numbers::default()
-        },
-        ..DropReport::begun(coupon, drop, quantity)
+    let counted: Vec<(DropId, i64)> = issued_coupons::table
+        .filter(issued_coupons::drop_id.eq_any(&own))
+        .group_by(issued_coupons::drop_id)
+        .select((issued_coupons::drop_id, count_star()))
+        .load(conn)
+        .await?;
+    let counted: HashMap<DropId, i64> = counted.into_iter().collect();
+    let rows: Vec<(Drop, String)> = drops::table
+        .inner_join(coupons::table)
+        .filter(drops::id.eq_any(&own))
+        .select((Drop::as_select(), coupons::name))
+        .load(conn)
+        .await?;
+    let report = |(drop, coupon_name): (Drop, String)| {
+        let rows = counted.get(&drop.id).map_or(0, |rows| rows.cast_unsigned());
+        DropReport {
+            coupon_name,
+            exact: !left.contains(&drop.id),
+            sealed: drop.sealed_at.is_some(),
+            after: Numbers {
+                rows,
+                users: rows,
+                ..Numbers::default()
+            },
+            ..DropReport::begun(drop.coupon_id, drop.id, drop.quantity)
+        }
     };
     Ok(rows.into_iter().map(report).collect())
 }
@@ -429,33 +472,28 @@ pub async fn find(db: &Db, id: i64) -> DbResult<Option<ListedAlert>> {
 }
 
 /// The number of open alerts of a kind in a state of `firstcome_alerts`.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, QueryableByName)]
 pub struct CountedAlerts {
+    #[diesel(sql_type = Text)]
     pub kind: String,
-    pub state: &'static str,
+    /// One of [`STATES`].
+    #[diesel(sql_type = Text)]
+    pub state: String,
+    #[diesel(sql_type = BigInt)]
     pub number: i64,
 }
 
 impl Db {
     /// Counts open alerts by kind and state.
     pub async fn alerts_by_kind(&self) -> DbResult<Vec<CountedAlerts>> {
-        let open = "SELECT kind, CASE WHEN gone_at IS NOT NULL THEN 'quiet' \
-            WHEN explained_by IS NOT NULL THEN 'explained' \
-            WHEN acknowledged_at IS NOT NULL THEN 'acknowledged' ELSE 'firing' END AS state, \
-            COUNT(*) FROM told WHERE open_name IS NOT NULL AND told_at IS NOT NULL \
-            GROUP BY kind, state";
-        let rows: Vec<(String, String, i64)> = self.all("count alerts", sql!(open)).await?;
-        Ok(rows
-            .into_iter()
-            .map(|(kind, word, number)| CountedAlerts {
-                kind,
-                state: STATES
-                    .into_iter()
-                    .find(|it| *it == word)
-                    .unwrap_or(STATES[0]),
-                number,
-            })
-            .collect())
+        let open = sql_query(
+            "SELECT kind, CASE WHEN gone_at IS NOT NULL THEN 'quiet' \
+                 WHEN explained_by IS NOT NULL THEN 'explained' \
+                 WHEN acknowledged_at IS NOT NULL THEN 'acknowledged' ELSE 'firing' END AS state, \
+                 COUNT(*) AS number FROM told WHERE open_name IS NOT NULL \
+             AND told_at IS NOT NULL GROUP BY kind, state",
+        );
+        self.rows("count alerts", open).await
     }
 }
 

@@ -122,7 +122,7 @@ pub async fn day(
             .await?;
             let drops = match subject {
                 Subject::Drop => DigestDrops::read(conn, from, to).await?,
-                // The records of attached campaigns have no such tables.
+                // Its database has no such tables.
                 Subject::Campaign => DigestDrops::default(),
             };
             let sent: i64 = outbox::table

@@ -37,7 +37,6 @@ macro_rules! row {
         $crate::mysql::sql::stored_as!($name { $($field $(as $column)?: $type,)* });
     };
 }
-pub(super) use row;
 
 /// Reads and inserts a struct with these columns.
 macro_rules! stored_as {
@@ -51,7 +50,6 @@ macro_rules! stored_as {
         }
     };
 }
-pub(super) use stored_as;
 
 /// Reads a struct from these columns, in this order.
 macro_rules! read_as {
@@ -67,7 +65,6 @@ macro_rules! read_as {
         }
     };
 }
-pub(super) use read_as;
 
 /// Names the column of a field.
 macro_rules! name {
@@ -78,7 +75,6 @@ macro_rules! name {
         stringify!($column)
     };
 }
-pub(super) use name;
 
 /// A statement. Its text contains `?` only where a value belongs. In a query, `{columns}` stands
 /// for the columns of the struct that a row is read as, and `{t.columns}` for these columns of
