@@ -12,13 +12,17 @@ use std::convert::Infallible;
 use std::sync::Arc;
 use std::time::Duration;
 
+use diesel::prelude::*;
+use diesel::sql_query;
+use diesel::sql_types::Text;
+use diesel_async::RunQueryDsl;
 use firstcome_shared::crash::{Point, crash_point};
 use firstcome_shared::domain::CouponId;
-use firstcome_shared::mysql::{Db, DbError, Sql, Value, list};
+use firstcome_shared::mysql::{Db, DbError, json};
 use firstcome_shared::redis::gate::{Fence, Gate};
 use firstcome_shared::redis::servers::Servers;
 use firstcome_shared::redis::{Redis, RedisError};
-use firstcome_shared::sql;
+use firstcome_shared::schema::coupons;
 use futures_util::{StreamExt as _, TryStreamExt as _, stream};
 use parking_lot::Mutex;
 use tokio::time::Instant;
@@ -201,8 +205,10 @@ async fn begin_eras(
 }
 
 async fn eras(db: &Db, coupons: Vec<CouponId>) -> Result<HashMap<CouponId, u64>, DbError> {
-    let eras = sql!("SELECT id, era FROM coupons WHERE id IN (?)", list(coupons));
-    let eras: Vec<(CouponId, u64)> = db.all("read eras", eras).await?;
+    let eras = coupons::table
+        .filter(coupons::id.eq_any(coupons))
+        .select((coupons::id, coupons::era));
+    let eras: Vec<(CouponId, u64)> = db.rows("read eras", eras).await?;
     Ok(eras.into_iter().collect())
 }
 
@@ -242,20 +248,25 @@ async fn adopt_unlocked_eras(db: &Db, begun: &[Begun]) -> Result<Vec<(CouponId, 
     let ids: Vec<CouponId> = begun.iter().map(|begun| begun.id).collect();
     let eras: Vec<(CouponId, u64)> = begun.iter().map(|it| (it.id, it.fence.era())).collect();
     db.transaction("adopt eras", async move |conn| {
-        let lock = "SELECT id, era FROM coupons WHERE id IN (?) FOR UPDATE SKIP LOCKED";
-        let known: Vec<(CouponId, u64)> = sql!(lock, list(ids)).all(conn).await?;
+        let known: Vec<(CouponId, u64)> = coupons::table
+            .filter(coupons::id.eq_any(ids))
+            .select((coupons::id, coupons::era))
+            .for_update()
+            .skip_locked()
+            .load(conn)
+            .await?;
         let before: HashMap<CouponId, u64> = known.iter().copied().collect();
         let is_lower = |(id, era): &&(CouponId, u64)| before.get(id).is_some_and(|at| at < era);
         let lower: Vec<(CouponId, u64)> = eras.iter().filter(is_lower).copied().collect();
         if !lower.is_empty() {
-            let cases = " WHEN ? THEN ?".repeat(lower.len());
-            let raise = format!("UPDATE coupons SET era = CASE id{cases} END WHERE id IN (?)");
-            let eras = lower
-                .iter()
-                .flat_map(|(id, era)| [Value::from(*id), Value::from(*era)]);
-            let ids = list(lower.iter().map(|(id, _)| *id));
-            let raise = Sql::new(raise, eras.chain([ids]).collect());
-            raise.run(conn).await?;
+            sql_query(
+                "UPDATE JSON_TABLE(?, '$[*]' COLUMNS (id BIGINT PATH '$[0]', \
+                     era BIGINT UNSIGNED PATH '$[1]')) j \
+                 STRAIGHT_JOIN coupons c ON c.id = j.id SET c.era = j.era",
+            )
+            .bind::<Text, _>(json(&lower))
+            .execute(conn)
+            .await?;
         }
         Ok(known)
     })
@@ -287,12 +298,17 @@ pub(crate) async fn close_in_redis(
 /// if the coupon does not exist. Waits for transactions that insert rows in an earlier era.
 pub(crate) async fn adopt_era(db: &Db, coupon: CouponId, era: u64) -> Result<Option<u64>, DbError> {
     db.transaction("adopt era", async move |conn| {
-        let lock = sql!("SELECT era FROM coupons WHERE id = ? FOR UPDATE", coupon);
-        let known: Option<u64> = lock.first(conn).await?;
+        let lock = coupons::table
+            .find(coupon)
+            .select(coupons::era)
+            .for_update();
+        let known: Option<u64> = lock.get_result(conn).await.optional()?;
         if known.is_some_and(|known| known < era) {
             tracing::debug!(coupon_id = coupon.0, known, era, "a coupon begins an era");
-            let raise = sql!("UPDATE coupons SET era = ? WHERE id = ?", era, coupon);
-            raise.run(conn).await?;
+            diesel::update(coupons::table.find(coupon))
+                .set(coupons::era.eq(era))
+                .execute(conn)
+                .await?;
         }
         Ok(known)
     })

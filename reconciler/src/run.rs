@@ -10,11 +10,14 @@ use std::collections::{BTreeSet, HashMap};
 use std::sync::Arc;
 use std::time::Duration;
 
+use chrono::{DateTime, Utc};
+use diesel::prelude::*;
+use firstcome_shared::columns::now;
 use firstcome_shared::domain::CouponId;
 use firstcome_shared::mysql::DbError;
 use firstcome_shared::mysql::held_back::Asked;
 use firstcome_shared::mysql::processes::{PassLock, Work};
-use firstcome_shared::sql;
+use firstcome_shared::schema::reconciler_state;
 use tokio_util::sync::CancellationToken;
 
 use crate::barrier::{self, BarrierError, ReadState};
@@ -78,15 +81,14 @@ impl Reconciler {
             return Ok(RowsLeft::default());
         };
         let db = &self.stores.db;
-        let since = sql!(
-            "SELECT TIMESTAMPDIFF(MICROSECOND, updated_at, UTC_TIMESTAMP(3)) \
-             FROM reconciler_state WHERE name = ?",
-            PACED_SWEEP
-        );
-        let since: Option<i64> = db.first("time of the last paced sweep", since).await?;
+        let since = reconciler_state::table
+            .find(PACED_SWEEP)
+            .select((reconciler_state::updated_at, now()));
+        let since: Option<(DateTime<Utc>, DateTime<Utc>)> =
+            db.row("time of the last paced sweep", since).await?;
         db.set_state(PACED_SWEEP, String::new()).await?;
-        let since = since.map_or(PACED, |micros| {
-            Duration::from_micros(u64::try_from(micros).unwrap_or(0)).min(PACED)
+        let since = since.map_or(PACED, |(last, now)| {
+            (now - last).to_std().unwrap_or_default().min(PACED)
         });
         let rows = u64::from(limit) * u64::try_from(since.as_millis()).unwrap_or(0) / 1_000;
         Ok(RowsLeft::new(usize::try_from(rows).unwrap_or(usize::MAX)))

@@ -6,7 +6,6 @@ pub mod catalogue;
 pub mod change;
 pub mod code_key;
 pub mod codes;
-mod columns;
 mod connect;
 mod db;
 pub mod dead_letters;
@@ -32,25 +31,18 @@ pub mod runs;
 mod schema_tests;
 pub mod sealed;
 mod slot_limits;
-mod sql;
 pub mod stored_run;
 mod take_out;
 pub mod used_rows;
 pub mod uses;
-mod value;
 pub mod void;
 
 use std::collections::BTreeSet;
 
-pub use columns::Columns;
 pub use connect::Conn;
 pub use db::{AsyncFunc, Db, DbError, DbResult, DbSettings};
 pub use prepared::Prepared;
 pub use refusal::{Refusal, refusal};
-pub use sql::{Sql, insert_all};
-pub use value::{Value, list};
-
-pub use crate::schema;
 
 /// Rows inserted per statement: mails and messages may have several kilobytes.
 const ROWS_AT_ONCE: usize = 200;
