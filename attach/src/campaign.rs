@@ -46,7 +46,7 @@ impl Pass<'_> {
             None => self.found(&looked, memory),
         };
         let unchecked = looked.unchecked.iter();
-        found.extend(unchecked.map(|why| Found::not_compared(why)));
+        found.extend(unchecked.map(Found::not_compared));
         let mut written = 0;
         if target.block.mode == Mode::Repair && found.iter().any(|it| it.lost.is_some()) {
             let mut plan = Plan {
@@ -56,7 +56,14 @@ impl Pass<'_> {
                 ours: self.our_rows(target).await?,
                 never_filled: memory.rounds.never_filled(&memory.stages),
             };
-            written = self.repair(&mut plan, session, &mut found).await?;
+            written = match self.repair(&mut plan, session, &mut found).await {
+                // What the look has found is told all the same.
+                Err(error @ (AttachError::Misfit(_) | AttachError::Refused { .. })) => {
+                    found.push(Found::not_compared(error.to_string()));
+                    0
+                }
+                written => written?,
+            };
         }
         let unissued = found.iter().filter(|it| it.lost.is_some());
         let named = unissued.filter_map(|it| it.finding.user_id.as_deref());

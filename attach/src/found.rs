@@ -88,7 +88,7 @@ impl Found {
 
     pub(crate) fn hold(&mut self, waits: &Waits) {
         let detail = &mut self.finding.detail;
-        detail.push_str(&format!("; it waits for a confirmation: {waits}"));
+        *detail = format!("{detail}; it waits for a confirmation: {waits}");
     }
 
     pub(crate) fn ended(&mut self, repaired: Repaired) {
@@ -104,7 +104,7 @@ impl Found {
         };
         finding.result = result;
         if let Some(why) = why {
-            finding.detail.push_str(&format!("; {why}"));
+            finding.detail = format!("{}; {why}", finding.detail);
         }
     }
 }

@@ -45,8 +45,9 @@ use tokio::sync::Mutex;
 use tokio_util::sync::CancellationToken;
 
 use crate::clock::Clock;
-use crate::error::Answer;
+use crate::error::{Answer, AttachError};
 use crate::file::AttachFile;
+use crate::look::Target;
 pub use crate::pass::{Confirm, PassOptions, Shown, Stopped};
 use crate::pass::{Pass, State};
 use crate::plan::Ours;
@@ -152,50 +153,47 @@ impl Engine {
         }
     }
 
-    /// Checks the file against their stores: all that a pass would refuse, at once.
+    /// Checks the file against their stores, and returns all that a pass would refuse.
     pub async fn check(&self) -> Answer<BTreeSet<String>> {
-        let mut said = BTreeSet::new();
+        let mut refused = BTreeSet::new();
         for block in &self.file.campaigns {
-            let mut session = self.reading().await?;
             let place = format!("campaign {:?}", block.name);
+            let mut refuse = |error: AttachError| refused.insert(format!("{place}: {error}"));
+            let mut session = self.reading().await?;
             match pass::targets(block, &mut session).await {
-                Ok(targets) => match targets.first() {
-                    Some(target) => {
-                        let stages = block.stages().iter();
-                        let stages: Vec<_> =
-                            stages.map(|stage| stage.for_campaign(&target.id)).collect();
-                        let mut store = self.store();
-                        let mut reader = StageReader {
-                            store: store.as_mut(),
-                            brokers: self.brokers.as_ref(),
-                            session: None,
-                            values: target.values(),
-                        };
-                        let checked = reader.check(&stages).await;
-                        said.extend(checked.err().map(|error| format!("{place}: {error}")));
+                Ok(targets) => {
+                    if let Some(target) = targets.first() {
+                        self.check_queue(target).await.err().map(&mut refuse);
                     }
-                    None => {
-                        said.insert(format!("{place}: each selects no campaign now"));
-                    }
-                },
-                Err(error) => {
-                    said.insert(format!("{place}: {error}"));
                 }
+                Err(error) => drop(refuse(error)),
             }
             for (field, statement) in block.statements() {
-                let is_read = !matches!(field.as_str(), "resolve") && !field.starts_with("issue ");
-                let purpose = if is_read {
-                    Purpose::Read
-                } else {
+                let is_written = field == "resolve" || field.starts_with("issue ");
+                let purpose = if is_written {
                     Purpose::Repair
+                } else {
+                    Purpose::Read
                 };
                 let mut session = self.database.open(purpose).await?;
-                if let Err(error) = session.describe(&field, statement).await {
-                    said.insert(format!("{place}: {error}"));
-                }
+                let described = session.describe(&field, statement).await;
+                described.err().map(&mut refuse);
             }
         }
-        Ok(said)
+        Ok(refused)
+    }
+
+    async fn check_queue(&self, target: &Target<'_>) -> Answer<()> {
+        let stages = target.block.stages().iter();
+        let stages: Vec<_> = stages.map(|stage| stage.for_campaign(&target.id)).collect();
+        let mut store = self.store();
+        let mut reader = StageReader {
+            store: store.as_mut(),
+            brokers: self.brokers.as_ref(),
+            session: None,
+            values: target.values(),
+        };
+        reader.check(&stages).await
     }
 
     pub(crate) async fn reading(&self) -> Answer<Session> {

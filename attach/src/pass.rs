@@ -156,11 +156,6 @@ impl<'e> Pass<'e> {
         state.is_kafka_away = self.away.contains(kafka);
         if !run.partial {
             run.judged.whole = Judged::of(Kinds::All);
-            // Of what has left the file, nothing is known any more.
-            run.judged.others = CouponJudged {
-                whole: given_up(),
-                other_drops: given_up(),
-            };
         }
     }
 

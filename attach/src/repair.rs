@@ -12,7 +12,7 @@ use crate::checks::first_failing;
 use crate::error::{Answer, AttachError};
 use crate::file::{Campaign, Promised, UsersKey};
 use crate::judge::Comparison;
-use crate::look::{Look, PromisedUser, Target, rows};
+use crate::look::{Look, PromisedUser, PromisedUsers, Target, rows};
 use crate::sql::{Database, Purpose, Query, REPAIR_LIMIT, Server, Session};
 use crate::store::{REPAIR_ANSWER, Store};
 use crate::text::{Statement, Values};
@@ -116,7 +116,7 @@ impl<'a> Repairs<'a> {
 
     /// Allows the keys to grow by what was left at a look.
     pub fn limit(&mut self, look: &Look, compared: &Comparison) {
-        let size = look.promised.as_ref().and_then(|promised| promised.size());
+        let size = look.promised.as_ref().and_then(PromisedUsers::size);
         self.grows_to = size.map(|size| {
             let left = self
                 .target
@@ -230,13 +230,13 @@ impl<'a> Repairs<'a> {
             };
             let changed = self.change("resolve", resolve, values, until).await?;
             if changed != 1 {
-                return Ok(not_one("resolve", changed));
+                return Ok(Some(not_one("resolve", changed)));
             }
         }
         for number in 0..self.target.block.issue.len() {
             let changed = self.issue(number, user, until).await?;
             if changed != 1 {
-                return Ok(not_one(&format!("issue {}", number + 1), changed));
+                return Ok(Some(not_one(&format!("issue {}", number + 1), changed)));
             }
         }
         if !self.is_proved
@@ -306,10 +306,8 @@ impl<'a> Repairs<'a> {
     }
 }
 
-fn not_one(field: &str, changed: u64) -> Option<Repaired> {
-    Some(Repaired::Failed(format!(
-        "{field} changed {changed} rows, and not one"
-    )))
+fn not_one(field: &str, changed: u64) -> Repaired {
+    Repaired::Failed(format!("{field} changed {changed} rows, and not one"))
 }
 
 async fn size(store: &mut Store, keys: &[UsersKey], id: &str) -> Answer<Option<u64>> {

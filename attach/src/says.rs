@@ -169,7 +169,7 @@ fn quoted(bytes: &[u8]) -> String {
         match byte {
             b'"' | b'\\' => text.extend(['\\', char::from(*byte)]),
             b' '..=b'~' => text.push(char::from(*byte)),
-            byte => text.push_str(&format!("\\x{byte:02x}")),
+            byte => text = format!("{text}\\x{byte:02x}"),
         }
     }
     text.push('"');

@@ -2,7 +2,7 @@
 //! looked up for the few users that differ.
 
 use std::collections::{HashMap, HashSet};
-use std::hash::{BuildHasher as _, RandomState};
+use std::hash::{BuildHasher, RandomState};
 
 /// A user. Two names have the same hash with a probability of 10⁻⁷ among a million, and nobody
 /// outside this process can find two.
@@ -31,10 +31,10 @@ impl Names {
     pub fn push(&mut self, name: &[u8]) {
         let mut length = name.len();
         while length >= 0x80 {
-            self.bytes.push((length & 0x7f) as u8 | 0x80);
+            self.bytes.push(length.to_le_bytes()[0] | 0x80);
             length >>= 7;
         }
-        self.bytes.push((length & 0x7f) as u8);
+        self.bytes.push(length.to_le_bytes()[0]);
         self.bytes.extend_from_slice(name);
     }
 
@@ -153,8 +153,8 @@ impl Seen {
 }
 
 /// Finds the names of some users among all that were read.
-pub fn find_names<'a, T>(
-    wanted: &HashSet<UserHash>,
+pub fn find_names<'a, T, S: BuildHasher>(
+    wanted: &'a HashSet<UserHash, S>,
     names: impl Iterator<Item = (UserHash, T)> + 'a,
 ) -> HashMap<UserHash, T> {
     if wanted.is_empty() {
@@ -184,7 +184,9 @@ mod tests {
         #[test]
         fn names_are_returned_as_they_were_written(names in prop::collection::vec(prop::collection::vec(any::<u8>(), 0..300), 0..20)) {
             let mut all = Names::default();
-            names.iter().for_each(|name| all.push(name));
+            for name in &names {
+                all.push(name);
+            }
             let read: Vec<&[u8]> = all.iter().collect();
             prop_assert_eq!(read, names.iter().map(Vec::as_slice).collect::<Vec<_>>());
         }
@@ -196,7 +198,7 @@ mod tests {
             expected.sort_unstable();
             expected.dedup();
             prop_assert_eq!(without(&hashes(&a), &hashes(&b)), hashes(&expected));
-            let twice = a.iter().copied().filter(|user| a.iter().filter(|it| *it == user).count() > 1);
+            let twice = a.iter().copied().filter(|user| a.iter().position(|it| it == user) != a.iter().rposition(|it| it == user));
             let mut twice: Vec<u8> = twice.collect();
             twice.sort_unstable();
             twice.dedup();

@@ -89,6 +89,7 @@ impl Form {
     }
 
     /// Returns the other form in which a key may be named.
+    #[must_use]
     pub fn other(self) -> Self {
         match self {
             Self::Plain | Self::Json => Self::Java,

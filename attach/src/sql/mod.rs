@@ -27,6 +27,7 @@ pub const REPAIR_LIMIT: Duration = Duration::from_secs(1);
 const SILENT_SECONDS: u64 = 10;
 
 /// The address of their database.
+#[allow(clippy::large_enum_variant, reason = "one for each file")]
 #[derive(Debug, Clone)]
 pub enum Database {
     Mysql(DbSettings),
@@ -41,6 +42,7 @@ pub enum Purpose {
 
 /// A session. After an error that may have left an answer unread, it is closed and stays closed: a
 /// statement of a transaction must never run on another connection.
+#[allow(clippy::large_enum_variant, reason = "a few for each file")]
 pub enum Session {
     Mysql(mysql::MysqlSession),
     Postgres(postgres::PostgresSession),

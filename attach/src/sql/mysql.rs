@@ -101,7 +101,7 @@ impl MysqlSession {
             (conn, read)
         };
         let read = self.ended(query.field, query.until, read).await?;
-        if !matches!(read, Ok(Rows::All)) {
+        if !matches!(read, Ok(true)) {
             // The rest was not read.
             self.conn = None;
         }
@@ -202,13 +202,6 @@ impl MysqlSession {
     }
 }
 
-/// Whether all rows were read.
-#[derive(Debug, PartialEq, Eq)]
-enum Rows {
-    All,
-    Some,
-}
-
 /// Prepares a statement, which is closed at once: their server has a limit for all its clients
 /// together (`max_prepared_stmt_count`).
 async fn describe(
@@ -223,7 +216,7 @@ async fn describe(
     Ok(seen.map(|()| columns))
 }
 
-async fn read(conn: &mut Conn, query: Query<'_>, each: EachRow<'_>) -> Result<Answer<Rows>, Error> {
+async fn read(conn: &mut Conn, query: Query<'_>, each: EachRow<'_>) -> Result<Answer<bool>, Error> {
     let prepared = query.statement.prepared(Dialect::Mysql);
     let statement = conn.prep(prepared.text.as_str()).await?;
     let seen = must_see_all(query.field, &prepared, statement.num_params().into());
@@ -237,13 +230,13 @@ async fn read(conn: &mut Conn, query: Query<'_>, each: EachRow<'_>) -> Result<An
     while let Some(row) = rows.next().await? {
         match each(&columns, &cells(row)) {
             Ok(true) => {}
-            Ok(false) => return Ok(Ok(Rows::Some)),
+            Ok(false) => return Ok(Ok(false)),
             Err(error) => return Ok(Err(error)),
         }
     }
     drop(rows);
     conn.close(statement).await?;
-    Ok(Ok(Rows::All))
+    Ok(Ok(true))
 }
 
 async fn change(conn: &mut Conn, query: Query<'_>) -> Result<Answer<u64>, Error> {

@@ -7,9 +7,10 @@ use firstcome_shared::config::TlsArgs;
 use firstcome_shared::quoted::without_values;
 use firstcome_shared::report::FailureCause;
 use futures_util::TryStreamExt as _;
+use tokio::time::error::Elapsed;
 use tokio::time::{Instant, timeout, timeout_at};
 use tokio_postgres::config::SslMode;
-use tokio_postgres::error::SqlState;
+use tokio_postgres::error::{DbError, SqlState};
 use tokio_postgres::types::{
     Format, FromSql, IsNull, ToSql, Type, private::BytesMut, to_sql_checked,
 };
@@ -99,12 +100,20 @@ async fn connect(settings: &PostgresSettings) -> Result<Client, String> {
     let tls = settings.tls().map_err(|error| error.to_string())?;
     let client = match tls {
         None => {
-            let (client, connection) = settings.config.connect(NoTls).await.map_err(text)?;
+            let (client, connection) = settings
+                .config
+                .connect(NoTls)
+                .await
+                .map_err(|error| text(&error))?;
             tokio::spawn(connection);
             client
         }
         Some(tls) => {
-            let (client, connection) = settings.config.connect(tls).await.map_err(text)?;
+            let (client, connection) = settings
+                .config
+                .connect(tls)
+                .await
+                .map_err(|error| text(&error))?;
             tokio::spawn(connection);
             client
         }
@@ -113,10 +122,10 @@ async fn connect(settings: &PostgresSettings) -> Result<Client, String> {
 }
 
 /// Returns an error with its cause: the first text alone is "db error".
-fn text(error: Error) -> String {
+fn text(error: &Error) -> String {
     match error.as_db_error() {
         Some(cause) => cause.message().to_owned(),
-        None => match std::error::Error::source(&error) {
+        None => match std::error::Error::source(error) {
             Some(cause) => format!("{error}: {cause}"),
             None => error.to_string(),
         },
@@ -126,81 +135,55 @@ fn text(error: Error) -> String {
 impl PostgresSession {
     pub(super) async fn describe(&mut self, field: &str, written: &Statement) -> Answer<Columns> {
         let prepared = written.prepared(Dialect::Postgres);
-        let client = self.client.take().ok_or_else(broken)?;
-        let until = Instant::now() + LOOK_LIMIT;
-        let ended = timeout_at(until, client.prepare(&prepared.text)).await;
-        let statement = self.ended(field, &client, ended)?;
-        self.client = Some(client);
+        let client = self.take()?;
+        let described = client.prepare(&prepared.text);
+        let ended = timeout_at(Instant::now() + LOOK_LIMIT, described).await;
+        let statement = self.ended(field, client, ended)?;
         must_see_all(field, &prepared, statement.params().len())?;
         Ok(columns(&statement))
     }
 
     pub(super) async fn read(&mut self, query: Query<'_>, each: EachRow<'_>) -> Answer<()> {
-        let prepared = query.statement.prepared(Dialect::Postgres);
-        let params = params(&prepared, query.values);
-        let client = self.client.take().ok_or_else(broken)?;
-        let reading = async {
-            let statement = client.prepare(&prepared.text).await?;
-            let seen = must_see_all(query.field, &prepared, statement.params().len());
-            if let Err(misfit) = seen {
-                return Ok((true, Err(misfit)));
-            }
-            let columns = columns(&statement);
-            let mut rows = pin!(client.query_raw(&statement, params).await?);
-            while let Some(row) = rows.try_next().await? {
-                match cells(&row).and_then(|cells| each(&columns, &cells)) {
-                    Ok(true) => {}
-                    // The rest is not read, so the connection is closed.
-                    Ok(false) => return Ok((false, Ok(()))),
-                    Err(error) => return Ok((false, Err(error))),
-                }
-            }
-            Ok((true, Ok(())))
-        };
-        let ended = timeout_at(query.until, reading).await;
-        let (is_usable, read) = self.ended(query.field, &client, ended)?;
-        self.client = is_usable.then_some(client);
-        read
+        let client = self.take()?;
+        let ended = timeout_at(query.until, read(&client, query, each)).await;
+        let read = self.ended(query.field, client, ended)?;
+        if !matches!(read, Ok(true)) {
+            // The rest was not read.
+            self.client = None;
+        }
+        read.map(drop)
     }
 
     pub(super) async fn change(&mut self, query: Query<'_>) -> Answer<u64> {
         let prepared = query.statement.prepared(Dialect::Postgres);
-        let params = params(&prepared, query.values);
-        let client = self.client.take().ok_or_else(broken)?;
+        let client = self.take()?;
         let changing = async {
             let statement = client.prepare(&prepared.text).await?;
             match must_see_all(query.field, &prepared, statement.params().len()) {
-                Ok(()) => client.execute_raw(&statement, params).await.map(Ok),
+                Ok(()) => {
+                    let params = params(&prepared, query.values);
+                    client.execute_raw(&statement, params).await.map(Ok)
+                }
                 Err(misfit) => Ok(Err(misfit)),
             }
         };
         let ended = timeout_at(query.until, changing).await;
-        let changed = match self.ended(query.field, &client, ended) {
-            // A refusal leaves the connection usable, but ends all of the transaction but ROLLBACK.
-            Err(refused @ AttachError::Refused { .. }) => Err(refused),
-            Err(lost) => return Err(lost),
-            Ok(changed) => changed,
-        };
-        self.client = Some(client);
-        changed
+        self.ended(query.field, client, ended)?
     }
 
     pub(super) async fn command(&mut self, command: &str, until: Instant) -> Answer<()> {
-        let client = self.client.take().ok_or_else(broken)?;
+        let client = self.take()?;
         let ended = timeout_at(until, client.batch_execute(command)).await;
-        self.ended(command, &client, ended)?;
-        self.client = Some(client);
-        Ok(())
+        self.ended(command, client, ended)
     }
 
     pub(super) async fn server(&mut self) -> Answer<Server> {
         let about = "SELECT concat_ws('/', inet_server_addr(), inet_server_port(), \
             pg_postmaster_start_time()), pg_is_in_recovery()";
-        let client = self.client.take().ok_or_else(broken)?;
+        let client = self.take()?;
         let until = Instant::now() + self.settings.limit;
         let ended = timeout_at(until, client.simple_query(about)).await;
-        let answer = self.ended("server", &client, ended)?;
-        self.client = Some(client);
+        let answer = self.ended("server", client, ended)?;
         let row = answer.iter().find_map(|message| match message {
             SimpleQueryMessage::Row(row) => Some(row),
             _ => None,
@@ -212,50 +195,86 @@ impl PostgresSession {
         })
     }
 
-    /// Ends an operation. If the answer came too late, the server is told to stop.
+    fn take(&mut self) -> Answer<Client> {
+        self.client.take().ok_or_else(broken)
+    }
+
+    /// Ends an operation. The session stays usable after it and after a refusal, although that ends
+    /// all of a transaction but its ROLLBACK. If the answer came too late, the server is told to
+    /// stop.
     fn ended<T>(
-        &self,
+        &mut self,
         field: &str,
-        client: &Client,
-        ended: Result<Result<T, Error>, tokio::time::error::Elapsed>,
+        client: Client,
+        ended: Result<Result<T, Error>, Elapsed>,
     ) -> Answer<T> {
-        match ended {
-            Ok(Ok(value)) => Ok(value),
-            Ok(Err(error)) => match error.as_db_error() {
-                // The session was ended: idle in a transaction, or the server stops.
-                Some(cause) if cause.code().code().starts_with("57P") => {
-                    Err(AttachError::Lost(cause.message().to_owned()))
-                }
-                Some(cause) => Err(AttachError::Refused {
-                    field: field.to_owned(),
-                    refusal: Refusal {
-                        code: None,
-                        is_duplicate: *cause.code() == SqlState::UNIQUE_VIOLATION,
-                        why: format!(
-                            "{} {}",
-                            cause.code().code(),
-                            without_values(cause.message())
-                        ),
-                    },
-                }),
-                None => Err(AttachError::Lost(without_values(text(error)))),
-            },
-            Err(_) => {
-                let token = client.cancel_token();
-                let tls = self.settings.tls();
-                tokio::spawn(async move {
-                    let cancelled = match tls {
-                        Ok(Some(tls)) => token.cancel_query(tls).await,
-                        Ok(None) | Err(_) => token.cancel_query(NoTls).await,
-                    };
-                    if let Err(error) = cancelled {
-                        tracing::debug!(%error, "a slow statement was not cancelled");
-                    }
-                });
-                Err(too_late(field))
+        let error = match ended {
+            Ok(Ok(value)) => {
+                self.client = Some(client);
+                return Ok(value);
             }
+            Ok(Err(error)) => error,
+            Err(_) => {
+                tokio::spawn(cancel(client, self.settings.clone()));
+                return Err(too_late(field));
+            }
+        };
+        match error.as_db_error() {
+            // The session was ended: idle in a transaction, or the server stops.
+            Some(cause) if cause.code().code().starts_with("57P") => {
+                Err(AttachError::Lost(cause.message().to_owned()))
+            }
+            Some(cause) => {
+                self.client = Some(client);
+                Err(refused(field, cause))
+            }
+            None => Err(AttachError::Lost(without_values(text(&error)))),
         }
     }
+}
+
+fn refused(field: &str, cause: &DbError) -> AttachError {
+    let code = cause.code();
+    AttachError::Refused {
+        field: field.to_owned(),
+        refusal: Refusal {
+            code: None,
+            is_duplicate: *code == SqlState::UNIQUE_VIOLATION,
+            why: format!("{} {}", code.code(), without_values(cause.message())),
+        },
+    }
+}
+
+/// Ends a statement that takes too long.
+async fn cancel(client: Client, settings: PostgresSettings) {
+    let token = client.cancel_token();
+    let cancelled = match settings.tls() {
+        Ok(Some(tls)) => token.cancel_query(tls).await,
+        Ok(None) | Err(_) => token.cancel_query(NoTls).await,
+    };
+    if let Err(error) = cancelled {
+        tracing::debug!(%error, "a slow statement was not cancelled");
+    }
+}
+
+/// Returns whether all rows were read.
+async fn read(client: &Client, query: Query<'_>, each: EachRow<'_>) -> Result<Answer<bool>, Error> {
+    let prepared = query.statement.prepared(Dialect::Postgres);
+    let statement = client.prepare(&prepared.text).await?;
+    if let Err(misfit) = must_see_all(query.field, &prepared, statement.params().len()) {
+        return Ok(Err(misfit));
+    }
+    let columns = columns(&statement);
+    let params = params(&prepared, query.values);
+    let mut rows = pin!(client.query_raw(&statement, params).await?);
+    while let Some(row) = rows.try_next().await? {
+        match cells(&row).and_then(|cells| each(&columns, &cells)) {
+            Ok(true) => {}
+            Ok(false) => return Ok(Ok(false)),
+            Err(error) => return Ok(Err(error)),
+        }
+    }
+    Ok(Ok(true))
 }
 
 /// A value as text, which the server reads as the type of its parameter.
@@ -328,7 +347,10 @@ impl<'a> FromSql<'a> for Raw {
 }
 
 fn cell(row: &Row, at: usize) -> Answer<Cell> {
-    let Some(Raw(bytes)) = row.try_get::<_, Option<Raw>>(at).map_err(unreadable)? else {
+    let Some(Raw(bytes)) = row
+        .try_get::<_, Option<Raw>>(at)
+        .map_err(|error| unreadable(&error))?
+    else {
         return Ok(Cell::Null);
     };
     let number = |bytes: &[u8]| {
@@ -359,11 +381,11 @@ fn uuid(bytes: &[u8]) -> String {
         if matches!(at, 4 | 6 | 8 | 10) {
             text.push('-');
         }
-        text.push_str(&format!("{byte:02x}"));
+        text = format!("{text}{byte:02x}");
     }
     text
 }
 
-fn unreadable(error: Error) -> AttachError {
+fn unreadable(error: &Error) -> AttachError {
     AttachError::Lost(without_values(text(error)))
 }

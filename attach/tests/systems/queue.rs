@@ -218,18 +218,13 @@ async fn messages_in_a_topic_its_retry_topic_and_dead_letters_are_told_apart() {
     send(&kafka, "coupon-retry", ["first"]);
     commit(&kafka, "coupon", 1).await;
     commit(&kafka, "coupon-retry", 1).await;
-    let queue = format!(
-        "[{{ kafka = 'coupon', group = 'coupon' }}, {{ kafka = 'coupon-retry', group = 'coupon' }}]
-failed = {{ topic = 'coupon-dlt', user = '/userId', where = {{ '/couponId' = '7' }} }}"
-    );
+    let queue =
+        "[{ kafka = 'coupon', group = 'coupon' }, { kafka = 'coupon-retry', group = 'coupon' }]
+failed = { topic = 'coupon-dlt', user = '/userId', where = { '/couponId' = '7' } }";
     let world = World::new(&[crate::published::COUPON]).await;
     world.add_members("@users", users(0..BEFORE)).await;
     world.add_rows(users(0..BEFORE)).await;
-    let daemon = world.daemon(&format!(
-        "kafka = '{}'\n{}",
-        kafka.bootstrap(),
-        file(&queue)
-    ));
+    let daemon = world.daemon(&format!("kafka = '{}'\n{}", kafka.bootstrap(), file(queue)));
     assert_eq!(told(&daemon.settle().await), [""; 0]);
     world.run(&["SADD @users 9000"]).await;
     daemon.settle().await;

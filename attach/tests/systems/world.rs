@@ -6,8 +6,8 @@ use std::sync::atomic::{AtomicU32, Ordering};
 use firstcome_shared::config::{MysqlArgs, TlsArgs};
 use firstcome_shared::mysql::{DbSettings, migrations};
 use firstcome_stack::{
-    MariadbOptions, MariadbServer, MysqlServer, MysqlSessions, PostgresServer, RedisServer,
-    StackOptions, Tables,
+    MariadbOptions, MariadbServer, MysqlServer, MysqlSessions, PostgresOptions, PostgresServer,
+    RedisServer, StackOptions, Tables,
 };
 use redis::aio::MultiplexedConnection;
 use secrecy::SecretString;
@@ -96,7 +96,11 @@ impl World {
                 (database, Shop::Mysql(sessions))
             }
             Product::Postgres => {
-                let start = async || PostgresServer::start(Default::default()).await.unwrap();
+                let start = async || {
+                    PostgresServer::start(PostgresOptions::default())
+                        .await
+                        .unwrap()
+                };
                 let postgres = POSTGRES.get_or_init(start).await;
                 let first = postgres.client("postgres").await.unwrap();
                 first.batch_execute(&create).await.unwrap();
