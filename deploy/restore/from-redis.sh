@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # Prints SQL that copies from Redis to MySQL what MySQL lost, after a restore from an older dump or
-# a failover to a lagging replica: settings, newer coupons, and drops. Passes restore revocations.
+# a failover to a lagging replica: settings, newer coupons, drops, and revocations.
 # Changes nothing itself (docs/OPERATIONS.md, "MySQL fails over" and "Restore MySQL from a dump").
 # Needs redis-cli and REDIS_URL, and REDIS_KEY_PREFIX if it is not fc.
 set -euo pipefail
@@ -18,6 +18,7 @@ SET time_zone = '+00:00';
 CREATE TEMPORARY TABLE redis_drops (drop_id BIGINT PRIMARY KEY, coupon_id BIGINT NOT NULL, quantity INT UNSIGNED NOT NULL, opens_ms BIGINT NOT NULL,
     closes_ms BIGINT, paused BOOLEAN, once_per VARCHAR(6) NOT NULL, waiting_list INT UNSIGNED, closed_early BOOLEAN, allow_rule VARCHAR(70),
     given BIGINT, revision BIGINT);
+CREATE TEMPORARY TABLE redis_revocations (number BIGINT, coupon_id BIGINT NOT NULL, field VARCHAR(150) COLLATE ascii_bin NOT NULL, over_ms BIGINT);
 SQL
 
 fields=(quantity opens_at_ms closes_at_ms paused once_per waiting_list closed_early allow)
@@ -27,6 +28,17 @@ keys 'drop:*:meta' | while read -r key; do
     echo "INSERT INTO redis_drops VALUES ($(number "${drop##*:}"), $(number "$(coupon_of "$key")"), $(number "${of[0]}"), $(number "${of[1]}")," \
         "$(number "${of[2]}"), $(number "${of[3]}"), $(text "${of[4]}"), $(number "${of[5]}"), $(number "${of[6]}"), NULLIF($(text "${of[7]}"), '')," \
         "$(number "$(redis GET "$drop:count")"), $(number "$(redis GET "${drop%%:drop:*}:revision")"));"
+done
+
+# Each field is a user id (after `DROP:` if one per drop is allowed). The value is `ID`, or
+# `ID:TIME` if the user may have claimed again since. The nameless field only marks that the key is
+# complete.
+keys revoked | while read -r key; do
+    redis HGETALL "$key" | while read -r field && read -r value; do
+        [[ -n $field ]] || continue
+        over=${value#"${value%%:*}"}
+        echo "INSERT INTO redis_revocations VALUES ($(number "${value%%:*}"), $(number "$(coupon_of "$key")"), $(text "$field"), $(number "${over#:}"));"
+    done
 done
 
 cat << 'SQL'
@@ -50,6 +62,29 @@ INSERT INTO drops (id, coupon_id, local_date, opens_at, closes_at, quantity)
     SELECT t.drop_id, t.coupon_id, l.local_date, FROM_UNIXTIME(t.opens_ms / 1000), FROM_UNIXTIME(t.closes_ms / 1000), t.quantity
     FROM redis_drops t LEFT JOIN local_dates l ON l.drop_id = t.drop_id
     WHERE t.drop_id NOT IN (SELECT id FROM drops);
+-- Revocations, with their ids in Redis. They include the rows that they void.
+CREATE TEMPORARY TABLE void_claims AS
+    SELECT t.number, c.id AS coupon_id, t.over_ms, IF(c.once_per = 'drop', SUBSTRING_INDEX(t.field, ':', 1), NULL) AS drop_id,
+        IF(c.once_per = 'drop', SUBSTRING(t.field, LOCATE(':', t.field) + 1), t.field) AS user_id, c.once_per
+    FROM redis_revocations t JOIN coupons c ON c.id = t.coupon_id;
+INSERT INTO revoked_coupons (id, coupon_id, drop_id, user_id, slot, code, claimed_at, issued_at, issued_by, reason, revoked_by, may_claim_again, again_from, once_per)
+    SELECT v.number, v.coupon_id, COALESCE(i.drop_id, v.drop_id, (SELECT MIN(d.id) FROM drops d WHERE d.coupon_id = v.coupon_id)), v.user_id, i.slot,
+        i.code, i.claimed_at, i.issued_at, i.issued_by, 'known to Redis', 'restore', v.over_ms IS NOT NULL, FROM_UNIXTIME(v.over_ms / 1000), v.once_per
+    FROM void_claims v LEFT JOIN issued_coupons i ON i.coupon_id = v.coupon_id AND i.user_id = v.user_id
+        AND (v.drop_id IS NULL OR i.drop_id = v.drop_id) AND (v.over_ms IS NULL OR i.claimed_at <= FROM_UNIXTIME(v.over_ms / 1000))
+    WHERE v.number IS NOT NULL AND (v.drop_id IS NULL OR v.drop_id IN (SELECT id FROM drops))
+    ON DUPLICATE KEY UPDATE again_from = COALESCE(revoked_coupons.again_from, FROM_UNIXTIME(v.over_ms / 1000));
+CREATE TEMPORARY TABLE void_rows AS
+    SELECT DISTINCT i.drop_id, i.slot FROM issued_coupons i JOIN void_claims v ON i.coupon_id = v.coupon_id AND i.user_id = v.user_id
+    WHERE (v.drop_id IS NULL OR i.drop_id = v.drop_id) AND (v.over_ms IS NULL OR i.claimed_at <= FROM_UNIXTIME(v.over_ms / 1000));
+DELETE i FROM issued_coupons i JOIN void_rows v ON i.drop_id = v.drop_id AND i.slot = v.slot;
+UPDATE drops d JOIN (SELECT drop_id, COUNT(*) AS number FROM void_rows GROUP BY drop_id) v ON v.drop_id = d.id
+    SET d.sealed_rows = GREATEST(CAST(d.sealed_rows AS SIGNED) - v.number, 0), d.codes_erased_at = NULL
+    WHERE d.sealed_at IS NOT NULL;
+-- A promise to a user whose claim is void is not owed any more.
+UPDATE broken_promises p JOIN void_claims v ON v.coupon_id = p.coupon_id AND v.user_id = p.user_id
+    SET p.mended_at = UTC_TIMESTAMP(3)
+    WHERE p.mended_at IS NULL AND v.over_ms IS NULL AND (v.drop_id IS NULL OR v.drop_id = p.drop_id);
 -- Settings. Each drop has its coupon's settings. Slot limits refer to the quantity, so they follow in this transaction.
 UPDATE /*+ SET_VAR(foreign_key_checks = 0) */ drops d JOIN redis_drops t ON t.drop_id = d.id AND t.coupon_id = d.coupon_id
     JOIN coupons c ON c.id = d.coupon_id AND t.revision >= c.revision

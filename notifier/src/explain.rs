@@ -106,7 +106,7 @@ impl Causes {
 }
 
 /// Whether a condition of the kind `cause` hides one of `kind`, wherever both are. Those that hide
-/// by coupon are in [`Causes`].
+/// by coupon are in `Causes`.
 pub fn hides(cause: AlertKind, kind: AlertKind, facts: &Facts) -> bool {
     let fails_by = |store| matches!(facts, Facts::Failing { cause, .. } if *cause == store);
     let is_missed_or_repaired = matches!(kind, AlertKind::RunMissed | AlertKind::Repaired);

@@ -116,7 +116,7 @@ impl Notifier {
 
     /// Posts an event about a drop, once for each drop and moment, however often it is seen.
     pub async fn drop_moment(&self, drop: &DropAtMoment) -> DbResult<()> {
-        let now = Utc::now();
+        let now = self.sender.clock.now();
         let posts = self.settings.posts(&[events::about_moment(drop, now)], now);
         let what = "enqueue an event of a drop";
         self.db
@@ -252,7 +252,7 @@ impl Notifier {
             processes::fresh(conn, subject, now).await
         };
         let fresh = self.db.run("look for daemons", fresh).await;
-        fresh.is_ok_and(|fresh| fresh.iter().any(|process| process.evaluates()))
+        fresh.is_ok_and(|fresh| fresh.iter().any(processes::FreshProcess::evaluates))
     }
 
     /// Whether this process mails the digest to anybody.

@@ -69,7 +69,7 @@ impl Line {
             action: Some(finding.action.as_str()),
             result: Some(finding.result.as_str()),
             needs_person: Some(finding.needs_person),
-            detail: Some(guarded(finding.text().into())),
+            detail: Some(guarded(finding.text())),
             ..self
         }
     }

@@ -222,7 +222,13 @@ async fn adopt_eras(
     let db = &ctx.stores.db;
     let mut known = HashMap::new();
     for some in begun.chunks(ADOPTED_AT_ONCE) {
-        known.extend(adopt_unlocked_eras(db, some).await?);
+        match adopt_unlocked_eras(db, some).await.map_err(PassError::from) {
+            Ok(before) => known.extend(before),
+            Err(error) => {
+                let why = error.about_data()?;
+                tracing::debug!(why, "eras are raised one by one");
+            }
+        }
     }
     // A transaction that writes rows of the coupon locks it for a moment.
     let locked = begun.iter().filter(|begun| !known.contains_key(&begun.id));
@@ -259,10 +265,12 @@ async fn adopt_unlocked_eras(db: &Db, begun: &[Begun]) -> Result<Vec<(CouponId, 
         let is_lower = |(id, era): &&(CouponId, u64)| before.get(id).is_some_and(|at| at < era);
         let lower: Vec<(CouponId, u64)> = eras.iter().filter(is_lower).copied().collect();
         if !lower.is_empty() {
+            // Without the index, MySQL reads and locks a small table as a whole.
             sql_query(
                 "UPDATE JSON_TABLE(?, '$[*]' COLUMNS (id BIGINT PATH '$[0]', \
                      era BIGINT UNSIGNED PATH '$[1]')) j \
-                 STRAIGHT_JOIN coupons c ON c.id = j.id SET c.era = j.era",
+                 STRAIGHT_JOIN coupons c FORCE INDEX (PRIMARY) ON c.id = j.id \
+                 SET c.era = j.era",
             )
             .bind::<Text, _>(json(&lower))
             .execute(conn)

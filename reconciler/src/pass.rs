@@ -98,6 +98,7 @@ impl Compared {
     }
 
     /// Returns what Redis has once the drop was written again from its rows.
+    #[must_use]
     pub fn projected(&self) -> Self {
         let count = self.highest_row.into();
         let free = u64::from(self.highest_row).saturating_sub(self.numbers.rows);

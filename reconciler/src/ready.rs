@@ -216,7 +216,7 @@ async fn rows(stores: &Stores) -> Vec<ReadinessCheck> {
             checks.push(check(ReadinessPart::Consumers, Some(why), ""));
         }
     }
-    match barrier::read_and_reset_positions(db, &stores.topic, false).await {
+    match barrier::read_state(db, &stores.topic).await {
         Ok(state) => checks.extend(reading(&state)),
         Err(error) => checks.push(check(ReadinessPart::Lag, Some(error.to_string()), "")),
     }

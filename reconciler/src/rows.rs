@@ -159,7 +159,7 @@ pub(crate) async fn end_letters(drop: DropPass<'_>, ends: &[(i64, LetterEnd)]) -
         knows_every_return(drop).await?;
     }
     for some in ended.chunks(ENDED_AT_ONCE) {
-        let owed = some.iter().filter_map(|ended| ended.owed.clone());
+        let owed = some.iter().filter_map(|ended| ended.owed);
         let resolutions = some.iter().map(|ended| ended.resolution.clone());
         list_owed(drop, owed.collect(), "failed_claim", resolutions.collect()).await?;
     }

@@ -181,27 +181,6 @@ diesel::table! {
     use diesel::sql_types::*;
     use crate::columns::Datetime;
 
-    ops_actions (id) {
-        id -> Bigint,
-        at -> Datetime,
-        #[max_length = 100]
-        operator -> Nullable<Varchar>,
-        #[max_length = 8]
-        token -> Char,
-        #[max_length = 45]
-        from_addr -> Nullable<Varchar>,
-        #[max_length = 32]
-        action -> Varchar,
-        coupon_id -> Nullable<Bigint>,
-        drop_id -> Nullable<Bigint>,
-        detail -> Json,
-    }
-}
-
-diesel::table! {
-    use diesel::sql_types::*;
-    use crate::columns::Datetime;
-
     levels (name) {
         #[max_length = 100]
         name -> Varchar,
@@ -220,6 +199,27 @@ diesel::table! {
         first_at -> Datetime,
         last_at -> Datetime,
         given_up -> Bool,
+    }
+}
+
+diesel::table! {
+    use diesel::sql_types::*;
+    use crate::columns::Datetime;
+
+    ops_actions (id) {
+        id -> Bigint,
+        at -> Datetime,
+        #[max_length = 100]
+        operator -> Nullable<Varchar>,
+        #[max_length = 8]
+        token -> Char,
+        #[max_length = 45]
+        from_addr -> Nullable<Varchar>,
+        #[max_length = 32]
+        action -> Varchar,
+        coupon_id -> Nullable<Bigint>,
+        drop_id -> Nullable<Bigint>,
+        detail -> Json,
     }
 }
 

@@ -34,7 +34,7 @@ impl WrongCodes {
     /// Whether a code of this token may be looked up.
     pub(crate) fn allow(&self, token: &str, now: Instant) -> bool {
         let sent = self.0.lock().get(token).copied();
-        sent.is_none_or(|sent| sent.now(now) < AT_ONCE)
+        sent.is_none_or(|sent| sent.now(now) + 1.0 <= AT_ONCE)
     }
 
     pub(crate) fn note(&self, token: &str, now: Instant) {

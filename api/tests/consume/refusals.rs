@@ -120,6 +120,7 @@ async fn user_gets_one_row_per_coupon_or_per_drop_according_to_once_per() {
         world.mysql.query(&sql).await.unwrap();
         drops.push([(coupon, drop), (coupon, DropId(id))]);
     }
+    assert_eq!(world.db.restore_slot_limits().await.unwrap(), 2);
     let claims = drops.concat().into_iter().map(|(coupon, drop)| {
         let event = claim_event(coupon, drop, 1, "ann");
         (0, Some(event.key()), Some(event.encode()))

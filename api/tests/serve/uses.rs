@@ -372,7 +372,8 @@ async fn code_takes_a_hundred_references_that_used_it_and_more_that_were_undone_
 
 /// Returns the text as it stands in a path.
 fn encoded(text: &str) -> String {
-    text.bytes().map(|byte| format!("%{byte:02X}")).collect()
+    let bytes: Vec<String> = text.bytes().map(|byte| format!("%{byte:02X}")).collect();
+    bytes.concat()
 }
 
 #[tokio::test]

@@ -42,11 +42,9 @@ pub(crate) async fn new_database(mysql: &MysqlServer) -> String {
         limit: LIMIT,
     };
     let migrate = async || {
-        drop(
-            migrations::migrate(&settings, migrations::Tables::All)
-                .await
-                .unwrap(),
-        )
+        migrations::migrate(&settings, migrations::Tables::All)
+            .await
+            .unwrap();
     };
     TABLES.made(&url, migrate).await.unwrap();
     // A copy has no rows, so this draws the key, as a migration does.

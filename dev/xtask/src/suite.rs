@@ -44,7 +44,9 @@ pub(crate) fn faults() -> Result<()> {
     build_all_and_fetch(&Profile::new("dev".to_owned()))?;
     let system = ["--test", SYSTEM, "--", "--ignored", "--skip", "attack::"];
     // The test with a crowd takes half an hour and runs separately (docs/RELIABILITY.md).
-    let others = ["--test", "protocol", "--test", "attach", "--"];
+    let others = [
+        "--test", "protocol", "--test", "attach", "--test", "systems", "--",
+    ];
     let others = [&others[..], &["--ignored", "--skip", "crowd::"]].concat();
     let larger = [("KILLS", "40"), ("REQUESTS", "30000"), ("CROWD", "10000")];
     let system = run(cargo_test(2 * processors(), &system).envs(larger));

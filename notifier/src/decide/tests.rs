@@ -181,11 +181,8 @@ fn few_new_cases_are_told_one_by_one_and_many_when_they_have_doubled() {
     let told = |kind, before: i64, more: i64| {
         let mut line = Timeline::default();
         let cases: Vec<i64> = (0..before + more).collect();
-        line.evaluate(
-            0,
-            &[condition(kind, &cases[..cases.len() - more as usize])],
-            &[],
-        );
+        let known: Vec<i64> = (0..before).collect();
+        line.evaluate(0, &[condition(kind, &known)], &[]);
         line.evaluate(7_200, &[condition(kind, &cases)], &[]).len()
     };
     let [warning, critical] = [Kind::FailedClaim, Kind::Unissued].map(AlertKind::Left);
@@ -222,10 +219,9 @@ fn what_comes_and_goes_is_told_less_and_less() {
         told.extend(line.tells(begin, begin + 25, &[unissued(&[1])]));
         told.extend(line.tells(begin + 30, begin + 55, &[]));
     }
-    use Reason::{New, Over};
     assert_eq!(
         told,
-        [(0, New), (30, Over), (60, New)],
+        [(0, Reason::New), (30, Reason::Over), (60, Reason::New)],
         "then one alert that lasts"
     );
 }
@@ -239,8 +235,8 @@ fn eleventh_mail_of_an_hour_waits_unless_a_store_takes_it_along() {
             ..unissued(&[1])
         })
         .collect();
-    for n in 0..12 {
-        line.evaluate(i64::from(n) * 5, &drops[..=n as usize], &[]);
+    for (at, last) in (0..).step_by(5).zip(1..=12) {
+        line.evaluate(at, &drops[..last], &[]);
     }
     let untold = |line: &Timeline| {
         let all = line.known.all_open();

@@ -55,7 +55,7 @@ const REFUSALS: u32 = 5;
 #[derive(Clone)]
 pub(crate) struct Sender {
     db: Db,
-    clock: Arc<dyn Clock>,
+    pub(crate) clock: Arc<dyn Clock>,
     pub(crate) mailer: Option<Mailer>,
     pub(crate) webhooks: Arc<Vec<Webhook>>,
     pub(crate) wake: Arc<Notify>,

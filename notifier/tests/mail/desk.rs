@@ -93,11 +93,9 @@ impl Desk {
             limit: Duration::from_secs(10),
         };
         let migrate = async || {
-            drop(
-                migrations::migrate(&settings, migrations::Tables::All)
-                    .await
-                    .unwrap(),
-            )
+            migrations::migrate(&settings, migrations::Tables::All)
+                .await
+                .unwrap();
         };
         TABLES.made(&url, migrate).await.unwrap();
         let sink = MailSink::start(MailOptions { folder: None, tls })

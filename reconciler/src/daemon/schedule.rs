@@ -59,7 +59,7 @@ impl ScheduledJob {
 }
 
 /// The outcome of an attempt to run.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum RunAttempt {
     /// The run completed.
     Ran,

@@ -12,7 +12,7 @@ use firstcome_shared::domain::{DropId, canonical_number};
 use firstcome_shared::http::Problem;
 use firstcome_shared::http::extract::{StrictPath, StrictQuery};
 use firstcome_shared::http::views::{
-    CouponDetails, CouponDrops, DropDetails, ListedDrop, Readiness,
+    CouponDetails, CouponDrops, CouponReadiness, DropDetails, ListedDrop,
 };
 use firstcome_shared::mysql::{Db, DbError};
 use firstcome_shared::schema::broken_promises;
@@ -159,14 +159,14 @@ pub(super) async fn drop(
     operation_id = "check_readiness", security(("ops" = [])),
     params(("id" = i64, Path, description = "The coupon")),
     responses(
-        (status = 200, description = "What is ready, part by part", body = Readiness),
+        (status = 200, description = "What is ready, part by part", body = CouponReadiness),
         (status = 404, description = "`not_found`: no such coupon")
     )
 )]
 pub(super) async fn ready(
     State(app): State<RouteState>,
     StrictPath(id): StrictPath<String>,
-) -> Answer<Readiness> {
+) -> Answer<CouponReadiness> {
     let (coupon, drops) = read_coupon(&app.stores.db, &id).await?;
     let now = Utc::now();
     let next = ready::next_drop(&drops, now);
@@ -174,7 +174,7 @@ pub(super) async fn ready(
         Some(drop) => ready::checks(&app.stores, &coupon, drop, now).await,
         None => Vec::new(),
     };
-    Ok(Json(Readiness {
+    Ok(Json(CouponReadiness {
         coupon_id: coupon.id,
         drop_id: next.map(|drop| drop.id),
         opens_at: next.map(|drop| drop.opens_at),

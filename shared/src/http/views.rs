@@ -169,7 +169,7 @@ pub struct CouponDrops {
 
 /// Whether a coupon's next drop can open.
 #[derive(Debug, Clone, Serialize, Deserialize, ToSchema)]
-pub struct Readiness {
+pub struct CouponReadiness {
     pub coupon_id: CouponId,
     /// The open drop, or the one that opens next; null if none is left.
     pub drop_id: Option<DropId>,

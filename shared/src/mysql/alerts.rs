@@ -3,6 +3,7 @@
 //! the evaluation and acknowledgements write `told`, under the row `notify.…`.
 
 use std::collections::{BTreeSet, HashMap, HashSet};
+use std::hash::BuildHasher;
 
 use chrono::{DateTime, TimeDelta, Utc};
 use diesel::dsl::{DuplicatedKeys, count_star, min};
@@ -366,10 +367,10 @@ pub async fn broken_promises(conn: &mut Conn, of: &[i64]) -> QueryResult<Vec<Bro
 
 /// Reports on these drops from the tables, as a mail needs them. A drop is exact if nothing is
 /// `left` of it.
-pub async fn drop_reports(
+pub async fn drop_reports<S: BuildHasher>(
     conn: &mut Conn,
     drops: Vec<DropId>,
-    left: &HashSet<DropId>,
+    left: &HashSet<DropId, S>,
 ) -> QueryResult<Vec<DropReport>> {
     let own: Vec<i64> = drops.iter().map(|id| id.0).filter(|id| *id > 0).collect();
     if own.is_empty() {

@@ -223,7 +223,8 @@ mod tests {
             "0000-0002-0015-ABCD-EFGHJ",
             // U is no digit.
             "0000-0002-0015-ABCD-EFGU",
-            "code 0000-0002-0015-ABCD-EFGH",
+            // A word of four digits would make it a code with a long slot.
+            "my code 0000-0002-0015-ABCD-EFGH",
             // A slot above 32 bits.
             "0000-0002-Z000-0000-ABCD-EFGH",
             "erased-0123456789abcdef0123",

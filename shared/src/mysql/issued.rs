@@ -162,7 +162,7 @@ pub async fn of_people(
 
 /// Whether the coupon has begun an era above `era`. Holds the era's lock until the end of the
 /// transaction, so that a new era, and whatever is read in it, waits for the rows of this
-/// transaction. Only a primary's answer counts ([`Db::of_primary`]).
+/// transaction. Only a primary's answer counts (`Db::of_primary`).
 pub async fn has_later_era(conn: &mut Conn, coupon: CouponId, era: u64) -> QueryResult<bool> {
     let now: Option<u64> = coupons::table
         .find(coupon)

@@ -360,14 +360,14 @@ mod tests {
             let asked_at = Instant::now();
             assert!(!losers.begin(call(asked_at), lease(left), asked_at));
             let first = losers.include(DROP, &user("b"), asked_at);
-            assert_eq!(first, left > 10, "{left}");
+            assert_eq!(first, left > 20, "{left}");
             for at in 0..=300 {
                 let at_ms = asked_at + ms(at);
                 // One claim goes to Redis when the lease is half over.
                 losers.include(DROP, &user("b"), at_ms);
                 assert!(!losers.include(DROP, &user("a"), at_ms), "{left} {at}");
                 let is_loser = losers.include(DROP, &user("b"), at_ms);
-                assert_eq!(is_loser, at + 10 < left, "{left} {at}");
+                assert_eq!(is_loser, at + 20 < left, "{left} {at}");
                 let next = (DROP.0, Some(DropId(2)));
                 assert!(!losers.include(next, &user("b"), at_ms), "{left} {at}");
             }
@@ -380,10 +380,10 @@ mod tests {
         let asked_at = Instant::now();
         losers.begin(call(asked_at), lease(200), asked_at);
         let at = |at| losers.include(DROP, &user("b"), asked_at + ms(at));
-        let answers = [0, 109, 110, 110, 189, 190].map(at);
+        let answers = [0, 119, 120, 120, 179, 180].map(at);
         assert_eq!(answers, [true, true, false, true, true, false]);
-        losers.begin(call(asked_at + ms(110)), lease(200), asked_at);
-        assert_eq!([190, 219, 300].map(at), [true, true, false]);
+        losers.begin(call(asked_at + ms(120)), lease(200), asked_at);
+        assert_eq!([190, 239, 300].map(at), [true, true, false]);
     }
 
     #[test]

@@ -22,7 +22,7 @@ use firstcome_shared::mysql::row_pages::{HolderRange, HoldersPage};
 use firstcome_shared::mysql::used_rows::RowClaim;
 use firstcome_shared::mysql::uses::CodeUse;
 use firstcome_shared::mysql::{Db, DbError};
-use firstcome_shared::schedule::Tz;
+use firstcome_shared::schedule::{Schedule, Tz};
 use firstcome_shared::spreadsheet::guarded;
 use futures_util::{TryStreamExt as _, stream};
 use serde::{Deserialize, Serialize};
@@ -291,7 +291,7 @@ fn rows(issued: Vec<IssuedCoupon>, is_first: bool, labels: &Labels) -> anyhow::R
         .terminator(Terminator::CRLF)
         .from_writer(text);
     let schedule = labels.0.schedule.as_ref();
-    let zone = schedule.and_then(|schedule| schedule.time_zone());
+    let zone = schedule.and_then(Schedule::time_zone);
     let zone = zone.unwrap_or(Tz::utc());
     for row in issued {
         csv.serialize(CsvRow {

@@ -377,9 +377,9 @@ async fn migrate_needs_the_documented_rights_on_one_database_and_no_server_setti
     assert_eq!(world.sql.number(made).await, 0);
 }
 
-/// Returns the statement in OPERATIONS that gives `migrate` its rights.
+/// Returns the statement in docs/SETUP.md that gives `migrate` its rights.
 fn grants() -> String {
-    let documented = include_str!("../../../../docs/OPERATIONS.md");
+    let documented = include_str!("../../../../docs/SETUP.md");
     let mut lines = documented.lines();
     let grant = lines.find(|line| line.ends_with("TO firstcome_migrate;"));
     grant.unwrap().trim_end_matches(';').to_owned()

@@ -159,14 +159,14 @@ check = []"#,
         lost: &[10, 30, 50, 90],
         file: r#"[[campaign]]
 name = "Events"
-each = "SELECT id, name, total FROM event"
+quantity = 100
 promised = { set = "users" }
-issued = "SELECT user_id FROM coupon WHERE :id = 7"
+issued = "SELECT user_id FROM coupon"
 queue = []
 in_flight = "1s"
 mode = "repair"
-issue = ["INSERT INTO coupon (user_id) VALUES (:user)", "UPDATE event SET issued = issued + 1 WHERE id = :id"]
-check = ["SELECT id FROM event WHERE id = :id AND issued <> (SELECT COUNT(*) FROM coupon)"]"#,
+issue = ["INSERT INTO coupon (user_id) VALUES (:user)", "UPDATE event SET issued = issued + 1"]
+check = ["SELECT id FROM event WHERE issued <> (SELECT COUNT(*) FROM coupon)"]"#,
         exact: "SELECT issued FROM event",
         ..NONE
     },

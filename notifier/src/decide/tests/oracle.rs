@@ -7,9 +7,11 @@ use super::{AlertKind, Condition, Notice, Reason, Seen, Source};
 use crate::condition::{Cases, Facts};
 use crate::report::{FailureCause, Kind, Severity};
 
-/// The most mails about one alert in an hour, and of all.
+/// The most mails about one alert in an hour.
 const OF_ONE: usize = 10;
-const OF_ALL: usize = 23;
+
+/// The most mails in an hour that are not about a store: ten at once, and one in ten minutes.
+const OF_OTHERS: usize = 16;
 
 const HOUR: i64 = 3_600;
 
@@ -56,6 +58,8 @@ pub(super) struct Oracle {
     /// Some coupons are closed now.
     has_closure: bool,
     mails: Vec<i64>,
+    /// Those that are not about a store.
+    others: Vec<i64>,
     /// Seconds without an evaluation.
     missed: i64,
     last: Option<i64>,
@@ -74,6 +78,13 @@ fn each(cases: &Cases) -> BTreeSet<i64> {
     }
 }
 
+/// A store's mail does not wait for the budget.
+fn is_about_store(notice: &Notice, moment: &Moment<'_>) -> bool {
+    let kind = AlertKind::from_word(&notice.alert.kind).unwrap();
+    let source = (moment.source)(kind);
+    matches!(source, Source::Redis | Source::Kafka | Source::Mysql)
+}
+
 /// What hides what, as docs/OPERATIONS.md has it: cause, hidden kind.
 pub(super) fn hides(cause: AlertKind, kind: AlertKind, facts: &Facts) -> bool {
     use AlertKind as K;
@@ -87,6 +98,7 @@ pub(super) fn hides(cause: AlertKind, kind: AlertKind, facts: &Facts) -> bool {
         K::MysqlUnreachable | K::MysqlRefuses => Some(FailureCause::Mysql),
         _ => None,
     };
+    #[allow(clippy::match_same_arms, reason = "one arm for each line of the table")]
     match (store, cause, kind) {
         (Some(store), _, K::RunFailed) => failed_by == Some(store),
         (Some(_), _, K::RunMissed | K::Repaired) => true,
@@ -127,6 +139,9 @@ impl Oracle {
         self.note_causes(moment, &here);
         if !moment.notices.is_empty() {
             self.mails.push(moment.second);
+            if !moment.notices.iter().any(|it| is_about_store(it, moment)) {
+                self.others.push(moment.second);
+            }
         }
         for notice in moment.notices {
             self.check_notice(notice, moment, &here)?;
@@ -288,8 +303,9 @@ impl Oracle {
                 );
             }
         }
-        if in_hour(&mut self.mails) > OF_ALL {
-            return broken(5, format!("{second} s: more than {OF_ALL} mails"));
+        if in_hour(&mut self.others) > OF_OTHERS {
+            let what = format!("{second} s: more than {OF_OTHERS} mails, not of stores");
+            return broken(5, what);
         }
         Ok(())
     }

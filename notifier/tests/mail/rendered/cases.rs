@@ -79,8 +79,7 @@ fn html_commands_have_no_line_continuations() {
 #[test]
 fn mail_about_a_doubtful_plan_begins_with_the_doubt_and_leads_to_its_confirmation() {
     let doubt = Doubt::Disjoint.says();
-    let detail =
-        format!("it is in Redis, and no row came; {doubt}; held back until it is confirmed");
+    let detail = format!("promised, and no row came; it waits for a confirmation: {doubt}");
     let held = |slot| Finding {
         cause: Cause::Doubted(Doubt::Disjoint),
         slot: None,
@@ -120,7 +119,7 @@ fn mail_about_a_doubtful_plan_begins_with_the_doubt_and_leads_to_its_confirmatio
 #[test]
 fn mail_about_a_campaign_speaks_of_its_mode_only() {
     let open = |slot| Finding {
-        detail: "it is in Redis, and no row came".to_owned(),
+        detail: "promised, and no row came".to_owned(),
         needs_person: true,
         ..finding(Kind::Unissued, slot, ActionKind::Issue, Outcome::Skipped)
     };
@@ -132,12 +131,12 @@ fn mail_about_a_campaign_speaks_of_its_mode_only() {
         (
             false,
             "This campaign is only observed",
-            "2 × unissued: it is in Redis",
+            "2 × unissued: promised, and",
         ),
         (
             true,
             "What the next pass can repair, it repairs",
-            "2 × unissued, write the row: it is",
+            "2 × unissued, write the row: promised",
         ),
     ] {
         let links = Links {
@@ -157,7 +156,7 @@ fn mail_about_another_teams_store_says_what_their_users_notice() {
         cause: Cause::Away(FailureCause::Redis),
         ..Finding::report(
             Kind::Stalled,
-            "their Redis: Connection refused (os error 111)",
+            "your Redis: Connection refused (os error 111)",
         )
     };
     let mut down = Run {

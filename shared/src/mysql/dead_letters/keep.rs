@@ -92,6 +92,10 @@ impl FailedClaim {
 }
 
 /// A dead letter as it is inserted.
+#[allow(
+    clippy::ref_option_ref,
+    reason = "diesel's derive refers to each field"
+)]
 #[derive(Debug, Insertable)]
 #[diesel(table_name = failed_claims, treat_none_as_default_value = false)]
 struct NewLetter<'f> {

@@ -36,6 +36,8 @@ if how == 'load' then
 end
 if revision < revision_in(redis.pcall('GET', KEYS[2])) then return answer('outdated') end
 if how == 'forget' then
+    -- Without it, an older writer could load a removed drop again.
+    redis.call('SET', KEYS[2], ARGV[2], 'KEEPTTL')
     for at = 7, #KEYS do redis.call('PEXPIRE', KEYS[at], ARGV[4]) end
     return answer('ok')
 end

@@ -6,7 +6,9 @@ mod stores;
 
 use std::path::PathBuf;
 
-use firstcome_harness::{Process, Sql, World};
+use firstcome_harness::{Process, Sql, World, WorldStores};
+use firstcome_shared::config::{MysqlArgs, TlsArgs};
+use firstcome_shared::mysql::migrations::{self, Tables};
 use firstcome_stack::{Stack, with_database};
 
 /// The lines of a campaign that may repair.
@@ -31,7 +33,11 @@ pub(crate) struct Shop {
 impl Shop {
     pub(crate) async fn new(name: &str) -> Self {
         let server = Stack::shared().await.unwrap().mysql.url();
-        let world = World::new(name).await;
+        let world = World::bare(WorldStores::shared().await, name).await;
+        // The daemon refuses a database that has the tables of Firstcome's own coupons.
+        let ours = world.sql.url().to_owned();
+        let ours = MysqlArgs::at(ours.into(), &TlsArgs::default(), 5_000).unwrap();
+        migrations::migrate(&ours, Tables::Records).await.unwrap();
         let database = format!("{}_shop", world.database());
         let create = format!("CREATE DATABASE {database}");
         Sql::new(&server).query(&create).await;

@@ -1,5 +1,5 @@
 //! Several installations on the same servers: each has its own database, key prefix and topic
-//! (docs/OPERATIONS.md, "Several installations side by side").
+//! (docs/SETUP.md, "Several installations side by side").
 
 use firstcome_harness::{Fixture, World, all_issued};
 use firstcome_shared::domain::CouponId;

@@ -3,6 +3,7 @@
 
 mod safety;
 mod settings;
+mod settings_page;
 
 use firstcome_harness::{
     Answer, Http, LIMIT, Process, World, WorldStores, eventually, eventually_some,
@@ -149,9 +150,10 @@ async fn the_api_answers_503_and_waits_at_start_up_until_redis_is_up() {
 
 #[tokio::test]
 async fn start_up_errors_name_the_command_or_setting_that_fixes_them() {
-    let (world, bare) = tokio::join!(
+    let (world, bare, other) = tokio::join!(
         World::new("no-topic"),
         World::bare(WorldStores::shared().await, "not-migrated"),
+        World::new("other-settings"),
     );
     for (program, args) in PROCESSES {
         let env = [("KAFKA_TOPIC", "no-such-topic")];
@@ -160,11 +162,12 @@ async fn start_up_errors_name_the_command_or_setting_that_fixes_them() {
         refuses(&topic, &["no-such-topic", "firstcome-api migrate"]).await;
         refuses(&schema, &["firstcome-api migrate"]).await;
     }
-    let _api = world.serve().await;
-    let _consumer = world.consume().await;
+    // For a minute, the first world still has the row of the daemon with the missing topic.
+    let _api = other.serve().await;
+    let _consumer = other.consume().await;
     for (variable, role) in [("REDIS_KEY_PREFIX", "serve"), ("KAFKA_GROUP", "consume")] {
-        let once = world.start("firstcome-reconciler", &["once"], &[(variable, "another")]);
-        let own = world.setting(variable);
+        let once = other.start("firstcome-reconciler", &["once"], &[(variable, "another")]);
+        let own = other.setting(variable);
         refuses(&once, &[variable, "another", &own, role]).await;
     }
 }

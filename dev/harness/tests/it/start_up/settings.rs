@@ -4,6 +4,8 @@ use std::collections::BTreeSet;
 
 use firstcome_harness::{LIMIT, World, WorldStores};
 
+use super::settings_page::page;
+
 #[tokio::test]
 async fn wrong_or_missing_settings_are_refused_with_their_name_and_without_secrets() {
     let world = World::new("settings").await;
@@ -76,6 +78,27 @@ fn settings_in(help: &str) -> BTreeSet<String> {
         rest[..end.unwrap_or(rest.len())].to_owned()
     });
     names.collect()
+}
+
+/// docs/SETTINGS.md has what the help of all commands says.
+#[tokio::test]
+async fn settings_page_is_the_help_of_all_commands() {
+    let world = World::bare(WorldStores::shared().await, "settings-page").await;
+    let mut helps = Vec::new();
+    for (program, command, _) in HELP {
+        let process = world.start(program, &[command, "--help"], &[]);
+        assert_eq!(process.ended(LIMIT).await, 0);
+        helps.push((command.to_owned(), process.all_stdout().await));
+    }
+    let page = page(&helps);
+    let file = concat!(env!("CARGO_MANIFEST_DIR"), "/../../docs/SETTINGS.md");
+    if std::env::var_os("WRITE_SETTINGS").is_some() {
+        std::fs::write(file, &page).unwrap();
+    }
+    assert!(
+        std::fs::read_to_string(file).unwrap_or_default() == page,
+        "docs/SETTINGS.md is not what --help says: WRITE_SETTINGS=1 writes it"
+    );
 }
 
 /// The help names each command's settings and defaults, and no secret. `-h` shows at most twelve.

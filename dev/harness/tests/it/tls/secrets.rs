@@ -225,7 +225,8 @@ async fn nothing_has_one(world: &World, answers: &str, secrets: &[&str]) {
     for table in [
         "reconcile_runs",
         "reconcile_findings",
-        "alerts",
+        "levels",
+        "told",
         "outbox",
         "ops_actions",
         "processes",
