@@ -114,10 +114,19 @@ impl FromStr for Code {
     /// Parses what a user typed or pasted: only the letters and digits count, in lower case, in full
     /// width, or those that are mistaken for digits, too. So it does not matter how groups are
     /// separated, what stands around the code, or which invisible characters a mail program has
-    /// added.
+    /// added. Words before the code are left out if that leaves one: `code` consists of digits, and
+    /// would make it one with a long slot.
     fn from_str(typed: &str) -> Result<Self, NoCode> {
+        let typed: String = typed.nfkc().collect();
+        let without_words = Self::from_digits(after_words(&typed));
+        without_words.or_else(|NoCode| Self::from_digits(&typed))
+    }
+}
+
+impl Code {
+    fn from_digits(typed: &str) -> Result<Self, NoCode> {
         let digits: Vec<u64> = typed
-            .nfkc()
+            .chars()
             .filter(char::is_ascii_alphanumeric)
             .map(value)
             .collect::<Option<_>>()
@@ -134,6 +143,21 @@ impl FromStr for Code {
         let text = code_with_secret(drop, slot, number(secret));
         Ok(Self { drop, slot, text })
     }
+}
+
+/// Returns the text after the last word of letters of which one occurs in no code.
+fn after_words(text: &str) -> &str {
+    let mut rest = text;
+    let mut from = 0;
+    while let Some(end) = rest.find(|it: char| !it.is_ascii_alphanumeric()) {
+        let (word, after) = rest.split_at(end);
+        let is_word = word.bytes().all(|it| it.is_ascii_alphabetic());
+        if is_word && word.contains(['I', 'L', 'O', 'U', 'i', 'l', 'o', 'u']) {
+            from = text.len() - after.len();
+        }
+        rest = after.trim_start_matches(|it: char| !it.is_ascii_alphanumeric());
+    }
+    &text[from..]
 }
 
 /// Returns the value of the digit that was meant by a typed letter.
@@ -208,6 +232,10 @@ mod tests {
             "(0000-0002-0015-ABCD-EFGH)",
             "「0000-0002-0015-ABCD-EFGH」。",
             "코드: 0000-0002-0015-ABCD-EFGH",
+            // After words whose letters could be digits.
+            "Code: 0000-0002-0015-ABCD-EFGH",
+            "code 000000020015ABCDEFGH",
+            "My coupon code is 0000-0002-0015-ABCD-EFGH.",
         ] {
             let code: Code = typed.parse().unwrap();
             assert_eq!((code.drop, code.slot), (DropId(2), 37), "{typed}");
@@ -223,8 +251,7 @@ mod tests {
             "0000-0002-0015-ABCD-EFGHJ",
             // U is no digit.
             "0000-0002-0015-ABCD-EFGU",
-            // A word of four digits would make it a code with a long slot.
-            "my code 0000-0002-0015-ABCD-EFGH",
+            "my 0000-0002-0015-ABCD-EFGH",
             // A slot above 32 bits.
             "0000-0002-Z000-0000-ABCD-EFGH",
             "erased-0123456789abcdef0123",
