@@ -143,14 +143,12 @@ impl Losers {
     }
 
     /// Whether the next call should ask for a lease.
-    pub(crate) fn want_lease(&self) -> bool {
+    pub(crate) fn want_lease(&self, now: Instant) -> bool {
         if !self.may_lease {
             return false;
         }
         let memory = self.memory.lock();
-        let is_too_large = memory
-            .not_leased_before
-            .is_some_and(|at| Instant::now() < at);
+        let is_too_large = memory.not_leased_before.is_some_and(|at| now < at);
         memory.is_crowded && !is_too_large
     }
 
@@ -199,14 +197,18 @@ impl Losers {
     pub(crate) async fn read_holders(&self, redis: &Redis, keys: &DropKeys, era: u64) {
         let begun_at = Instant::now();
         let read = read_holders(redis, keys, era).await;
+        self.end_read(read, begun_at, Instant::now());
+    }
+
+    fn end_read(&self, read: HoldersRead, begun_at: Instant, now: Instant) {
         let mut memory = self.memory.lock();
         memory.is_reading = false;
-        memory.not_read_before = Some(Instant::now() + begun_at.elapsed() * PAUSES);
+        memory.not_read_before = Some(now + (now - begun_at) * PAUSES);
         memory.holders = match read {
             HoldersRead::All(holders) => Some(Arc::new(holders)),
             HoldersRead::Changed => None,
             HoldersRead::TooMany => {
-                memory.not_leased_before = Some(Instant::now() + TOO_MANY_FOR);
+                memory.not_leased_before = Some(now + TOO_MANY_FOR);
                 None
             }
         };
@@ -354,6 +356,18 @@ mod tests {
     }
 
     #[test]
+    fn drop_with_too_many_holders_is_not_leased_for_a_minute() {
+        let losers = losers();
+        let now = Instant::now();
+        losers.memory.lock().is_crowded = true;
+        assert!(losers.want_lease(now));
+        losers.end_read(HoldersRead::TooMany, now, now);
+        assert!(!losers.want_lease(now));
+        assert!(!losers.want_lease(now + TOO_MANY_FOR - ms(1)));
+        assert!(losers.want_lease(now + TOO_MANY_FOR));
+    }
+
+    #[test]
     fn lease_ends_earlier_than_in_redis_and_holders_never_count_as_losers() {
         for left in [0, 5, 50, 200] {
             let losers = losers();
@@ -436,11 +450,11 @@ mod tests {
             (5_000, 1_000, false),
         ] {
             losers.count(&many(count), begun + ms(at));
-            assert_eq!(losers.want_lease(), is_wanted, "at {at} ms");
+            assert_eq!(losers.want_lease(Instant::now()), is_wanted, "at {at} ms");
         }
         let of_many_drops = Losers::new(false);
         of_many_drops.count(&many(1_000), begun);
-        assert!(!of_many_drops.want_lease());
+        assert!(!of_many_drops.want_lease(Instant::now()));
     }
 
     #[test]
@@ -453,6 +467,6 @@ mod tests {
             assert!(losers.include(DROP, &user("b"), begun));
         }
         losers.count(&[], begun + ms(110));
-        assert!(losers.want_lease());
+        assert!(losers.want_lease(Instant::now()));
     }
 }

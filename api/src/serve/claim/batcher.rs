@@ -102,7 +102,7 @@ async fn call(app: &App, candidates: Candidates<'_>, mut batch: Vec<PendingClaim
     crash_point(Point::ClaimAsked);
     let called = app
         .redis
-        .claim_all(candidates, era, &people, losers.want_lease())
+        .claim_all(candidates, era, &people, losers.want_lease(asked_at))
         .await;
     histogram!("firstcome_admission_seconds").record(asked_at.elapsed());
     #[allow(clippy::cast_precision_loss, reason = "at most MAX_BATCH")]
