@@ -64,6 +64,8 @@ pub enum Part {
     Pace,
     /// Passes of the reconciler: clean, repairing, and with many sealed drops
     Passes,
+    /// The part of `passes` about many small coupons, with the commands that watch them
+    Small,
     /// What a long history costs: passes, reopening, an idle hour, reading codes, lowering
     History,
     /// Shops that use codes

@@ -74,6 +74,7 @@ impl Bench {
             Part::Winners => winners::measure(self).await,
             Part::Pace => pace::measure(self).await,
             Part::Passes => passes::measure(self, build).await,
+            Part::Small => passes::many_small(self, build).await,
             Part::Uses => uses::measure(self).await,
             Part::History => history::measure(self, build).await,
         }
@@ -104,10 +105,15 @@ async fn run(cli: &Cli) -> Result<()> {
         took: Vec::new(),
         failed: Vec::new(),
     };
-    let parts = Part::value_variants().iter().copied();
-    for part in parts.filter(|part| cli.part.is_none_or(|wanted| wanted == *part)) {
+    let parts = match cli.part {
+        Some(part) => &[part][..],
+        None => Part::value_variants(),
+    };
+    // `passes` has `small`.
+    let is_measured = |part: &Part| cli.part.is_some() || *part != Part::Small;
+    for part in parts.iter().copied().filter(is_measured) {
         try_part(part, None, cli, &mut report).await?;
-        let is_of_one_build = matches!(part, Part::Passes | Part::History);
+        let is_of_one_build = matches!(part, Part::Passes | Part::Small | Part::History);
         if is_of_one_build && cli.against.is_some() {
             try_part(part, cli.against.as_deref(), cli, &mut report).await?;
         }

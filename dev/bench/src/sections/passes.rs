@@ -37,6 +37,12 @@ const REOPENED_WITHIN: [f64; 2] = [3.0, 20.0];
 const AT_ONCE: usize = 16;
 /// Claims of each small coupon.
 const FEW: u32 = 20;
+/// The processes whose watching is counted, and the target for their commands.
+const APIS: f64 = 20.0;
+const DAEMONS: f64 = 2.0;
+const COMMANDS: f64 = 8_000.0;
+/// How long the commands of a process are counted, once it has started.
+const COUNTED: Duration = Duration::from_secs(10);
 
 pub(super) struct MeasuredPass {
     pub(super) seconds: f64,
@@ -53,12 +59,59 @@ pub(super) async fn measure(bench: &Bench, build: Option<&Path>) -> Result<Vec<M
     let mut measurements = clean(&installation, &coupons).await?;
     measurements.push(repairing(&installation, missing).await?);
     measurements.extend(beside_sealed(&install("sealed").await?, size.sealed).await?);
-    for (number, seconds) in size.small.into_iter().zip(REOPENED_WITHIN) {
-        let installation = install(&format!("small-{number}")).await?;
-        measurements.extend(small(&installation, number, seconds).await?);
-    }
+    measurements.extend(many_small(bench, build).await?);
     measurements.push(rebuilt(&install("lost").await?, size.rebuilt).await?);
     Ok(measurements)
+}
+
+/// Measures passes over many small coupons, and what it costs to watch them.
+pub(super) async fn many_small(bench: &Bench, build: Option<&Path>) -> Result<Vec<Measurement>> {
+    let mut measurements = Vec::new();
+    for (number, seconds) in bench.size.small.into_iter().zip(REOPENED_WITHIN) {
+        let name = format!("small-{number}");
+        let installation = Installation::named(&bench.servers, &name, build).await?;
+        measurements.extend(small(&installation, number, seconds).await?);
+        measurements.push(watching(&installation, number).await?);
+    }
+    Ok(measurements)
+}
+
+/// Counts the commands that an idle system sends to Redis.
+async fn watching(installation: &Installation, number: u32) -> Result<Measurement> {
+    step(format!("watching {number} open coupons"));
+    let of_api = commands(installation, Role::Api).await?;
+    let of_daemon = commands(installation, Role::Reconciler).await?;
+    let what = format!("Redis commands/s of {APIS} APIs and {DAEMONS} daemons, {number} coupons");
+    let all = APIS * of_api + DAEMONS * of_daemon;
+    let measurement = Measurement::of(PART, what, all, "")
+        .with("of an API", of_api)
+        .with("of a daemon", of_daemon);
+    // The target is for the smaller number.
+    Ok(if number <= 2_000 {
+        measurement.target(FigureTarget::AtMost(COMMANDS))
+    } else {
+        measurement
+    })
+}
+
+/// Returns how many commands a second an idle process of this role sends to Redis.
+async fn commands(installation: &Installation, role: Role) -> Result<f64> {
+    let service = installation.start("watching", role, &[]).await?;
+    sleep(COUNTED).await;
+    let before = commands_of_all(installation).await?;
+    sleep(COUNTED).await;
+    let commands = commands_of_all(installation).await? - before;
+    service.stop().await?;
+    Ok(commands / COUNTED.as_secs_f64())
+}
+
+async fn commands_of_all(installation: &Installation) -> Result<f64> {
+    let mut redis = installation.redis().await?;
+    let info: redis::InfoDict = redis::cmd("INFO")
+        .arg("stats")
+        .query_async(&mut redis)
+        .await?;
+    info.get("total_commands_processed").context("no number")
 }
 
 /// Creates open coupons, and stops the processes that open them.
