@@ -63,26 +63,6 @@ pub(super) async fn pass(page: Page, Path(place): Path<(String, String)>, form: 
     match form.get("how") {
         "pass" => {}
         "dry_run" => body["dry_run"] = true.into(),
-        "confirm" => {
-            // Confirm exactly the repairs that the operator has seen.
-            let shown_by = found.shown_by.as_deref().unwrap_or_default();
-            if shown_by.is_empty() || shown_by != form.get("shown_by") {
-                let why = "Other repairs are held back now than those that this page showed. \
-                    Nothing was done: look at the drop again";
-                return Err(HttpRefusal::new(StatusCode::CONFLICT, why));
-            }
-            if !form.is_sure() {
-                let held = found.held_back.text();
-                let name = found.coupon.name.text();
-                let what = format!(
-                    "{held} repairs of {name}: their users lose the slot that Redis shows. If \
-                    others are needed by then, nothing is done."
-                );
-                return Ok(page.confirm(&form, &what, "Confirm them"));
-            }
-            body["confirm"] = true.into();
-            body["shown_by"] = shown_by.into();
-        }
         _ => return Err(HttpRefusal::typed("The form is not of this page.")),
     }
     started(&page, body).await

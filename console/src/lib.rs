@@ -94,6 +94,7 @@ pub fn routes(console: Console) -> anyhow::Result<Router> {
     };
     let mut changes = Router::new()
         .route("/alerts/{id}/acknowledge", post(alerts::acknowledge))
+        .route("/runs/{id}/confirm", post(runs::confirm))
         .route("/pass", post(drop::pass_over_all));
     let mut for_operators = Router::new()
         .route("/alerts", get(alerts::list))
@@ -106,7 +107,6 @@ pub fn routes(console: Console) -> anyhow::Result<Router> {
         .route("/logout", post(login::log_out));
     match subject {
         Subject::Campaign => {
-            changes = changes.route("/runs/{id}/confirm", post(runs::confirm));
             let first = get(async || Redirect::to("/runs"));
             for_operators = for_operators.route("/", first);
         }

@@ -11,7 +11,7 @@ use firstcome_shared::http::views::{RunPage, Runs};
 use firstcome_shared::mysql::runs::RunRow;
 use firstcome_shared::report::wording::{count, detail, grouped, person, words};
 use firstcome_shared::report::{
-    ActionKind, DropReport, Finding, Outcome, Run, Status, Stored, Trigger,
+    ActionKind, DropReport, Finding, Fingerprint, Outcome, Run, Status, Stored, Trigger,
 };
 use firstcome_shared::subject::Subject;
 use serde::Deserialize;
@@ -156,23 +156,39 @@ pub(super) async fn reveal(
     show_run(&page, &id, query.after, true).await
 }
 
-/// Asks the operator, then starts a pass that makes the repairs of one campaign which this run has
-/// shown.
+/// Asks the operator, then starts a pass that makes the repairs of one coupon or campaign which this
+/// run has shown.
 pub(super) async fn confirm(page: Page, Path(id): Path<String>, form: Fields) -> Screen {
-    let campaign = form
+    let coupon = form
         .number("coupon")
         .map(CouponId)
         .ok_or_else(|| HttpRefusal::typed("The form is not of this page."))?;
     if !form.is_sure() {
         let name = form.get("name").text();
-        let what = format!(
-            "The repairs of {name} that this pass has shown are made in your Redis and your \
-             MySQL. If others are needed by then, nothing is done."
-        );
+        let what = match page.session.subject {
+            Subject::Drop => format!(
+                "The repairs of {name} that this pass has shown are made: their users lose the \
+                 slot that Redis shows. If others are needed by then, nothing is done."
+            ),
+            Subject::Campaign => format!(
+                "The repairs of {name} that this pass has shown are made in your Redis and your \
+                 MySQL. If others are needed by then, nothing is done."
+            ),
+        };
         return Ok(page.confirm(&form, &what, "Confirm them"));
     }
-    let path = format!("/v1/runs/{}/confirm", encoded(&id));
-    begun(&page, &path, json!({"coupon_id": campaign})).await
+    if page.session.subject == Subject::Campaign {
+        let path = format!("/v1/runs/{}/confirm", encoded(&id));
+        return begun(&page, &path, json!({"coupon_id": coupon})).await;
+    }
+    let shown: RunPage = page.get(&format!("/v1/runs/{}", encoded(&id))).await?;
+    let drops = shown.run.drops.iter();
+    let confirm: Vec<Fingerprint> = drops
+        .filter(|drop: &&DropReport| drop.coupon_id == coupon)
+        .filter_map(|drop| Some(drop.held_back?.fingerprint))
+        .collect();
+    let body = json!({"coupon_id": coupon, "confirm": confirm});
+    begun(&page, "/v1/reconcile", body).await
 }
 
 async fn show_run(page: &Page, id: &str, after: i64, revealed: bool) -> Screen {
@@ -206,17 +222,19 @@ async fn show_run(page: &Page, id: &str, after: i64, revealed: bool) -> Screen {
 
 #[allow(clippy::unused_self, reason = "a template calls methods")]
 impl RunScreen<'_> {
-    /// The campaigns whose planned repairs the operator may confirm here.
+    /// A drop of each coupon, or the campaigns, whose repairs the operator may confirm here.
     fn plans(&self) -> Vec<&DropReport> {
-        let may_confirm = match self.top.subject() {
-            Subject::Campaign => self.top.may_change(),
-            // Repairs of a drop are confirmed on its own screen.
-            Subject::Drop => false,
+        if !self.top.may_change() {
+            return Vec::new();
+        }
+        let waits = |drop: &&DropReport| match self.top.subject() {
+            Subject::Campaign => drop.has_planned(),
+            Subject::Drop => drop.held_back.is_some(),
         };
-        let drops = self.run.drops.iter();
-        drops
-            .filter(|drop: &&DropReport| may_confirm && drop.has_planned())
-            .collect()
+        let mut plans: Vec<&DropReport> = self.run.drops.iter().filter(waits).collect();
+        plans.sort_by_key(|drop| drop.coupon_id);
+        plans.dedup_by_key(|drop| drop.coupon_id);
+        plans
     }
 
     fn place(&self, placed: &Placed<'_>) -> String {

@@ -19,11 +19,11 @@ use firstcome_shared::mysql::Db;
 use firstcome_shared::redis::Redis;
 use firstcome_shared::schedule::Tz;
 use secrecy::SecretString;
-use uuid::Uuid;
 
 use crate::context::{PassSettings, Stores};
 use crate::notify::{NotifyArgs, WebhookArgs};
 use crate::queries::processes::Deadlines;
+use crate::report::Fingerprint;
 use crate::times::Times;
 use crate::topic::Topic;
 
@@ -228,12 +228,9 @@ pub struct OnceArgs {
     /// Also examine empty drops, sealed drops and uses of codes
     #[arg(long)]
     pub deep: bool,
-    /// Confirm the plan above the repair limit that was shown; needs --coupon or --drop
-    #[arg(long)]
-    pub confirm: bool,
-    /// The run that has shown the confirmed plan: no other is carried out
-    #[arg(long, value_name = "RUN", requires = "confirm")]
-    pub shown_by: Option<Uuid>,
+    /// Confirm the repairs above the repair limit that a dry run has shown with this fingerprint
+    #[arg(long, value_name = "FINGERPRINT")]
+    pub confirm: Vec<Fingerprint>,
     /// Print the run as JSON
     #[arg(long)]
     pub json: bool,

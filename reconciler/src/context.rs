@@ -6,10 +6,9 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use chrono::{DateTime, Utc};
-use firstcome_attach::Stopped;
+use firstcome_attach::{Confirm, Stopped};
 use firstcome_shared::StoreError;
 use firstcome_shared::domain::{CouponId, DropId};
-use firstcome_shared::mysql::held_back::Asked;
 use firstcome_shared::mysql::ops_actions::{Operator, OperatorAct};
 use firstcome_shared::mysql::processes::ProcessRow;
 use firstcome_shared::mysql::{Db, DbError, DbSettings};
@@ -23,7 +22,7 @@ use uuid::Uuid;
 
 use crate::gate::JudgedGates;
 use crate::queries::processes::Deadlines;
-use crate::report::{FailureCause, Outcome, StoreRefusal, Trigger};
+use crate::report::{FailureCause, Fingerprint, Outcome, StoreRefusal, Trigger};
 use crate::topic::Topic;
 
 /// Connections to every store. Cheap to clone.
@@ -89,6 +88,37 @@ impl RowsLeft {
     }
 }
 
+/// The repairs that an operator has seen and confirms. No others are carried out.
+#[derive(Debug, Clone, Default)]
+pub enum Confirmation {
+    #[default]
+    None,
+    /// Repairs of drops above the repair limit.
+    HeldBack(Vec<Fingerprint>),
+    /// What a recorded run of an attached system has shown.
+    ShownBy(Uuid),
+    /// Users of an attached system.
+    Named(Confirm),
+}
+
+impl Confirmation {
+    pub fn held_back(confirmed: Vec<Fingerprint>) -> Self {
+        if confirmed.is_empty() {
+            return Self::None;
+        }
+        Self::HeldBack(confirmed)
+    }
+
+    pub fn is_some(&self) -> bool {
+        !matches!(self, Self::None)
+    }
+
+    /// Whether repairs above the repair limit are confirmed.
+    pub(crate) fn covers(&self, repairs: Fingerprint) -> bool {
+        matches!(self, Self::HeldBack(confirmed) if confirmed.contains(&repairs))
+    }
+}
+
 /// A request for a pass.
 #[derive(Debug, Clone)]
 pub struct PassRequest {
@@ -98,11 +128,7 @@ pub struct PassRequest {
     pub dry_run: bool,
     /// Whether to examine everything, including empty and sealed drops.
     pub deep: bool,
-    /// Whether an operator confirms the plan that was shown, so that the repair limit does not
-    /// apply to it.
-    pub confirm: bool,
-    /// The run that has shown the confirmed plan to the operator: no other plan is carried out.
-    pub shown_by: Option<Uuid>,
+    pub confirms: Confirmation,
     /// The operator who requested the pass through the API, and what is recorded about that.
     pub by: Option<(Operator, OperatorAct)>,
     /// Maximum wait for another pass to end.
@@ -122,21 +148,11 @@ impl PassRequest {
             drop: None,
             dry_run: false,
             deep: false,
-            confirm: false,
-            shown_by: None,
+            confirms: Confirmation::None,
             by: None,
             patience: Duration::ZERO,
             counts_for: &[],
             due: None,
-        }
-    }
-
-    /// What an operator asks for.
-    pub fn asked(&self) -> Asked {
-        Asked {
-            confirm: self.confirm,
-            dry_run: self.dry_run,
-            shown_by: self.shown_by,
         }
     }
 
@@ -155,7 +171,7 @@ pub struct PassContext {
     pub run_id: String,
     pub dry_run: bool,
     pub deep: bool,
-    pub asked: Asked,
+    pub confirms: Confirmation,
     /// The Redis servers when the pass began.
     pub servers: Servers,
     /// Redis's clocks, read before the end offsets.

@@ -12,13 +12,15 @@ use firstcome_shared::tuning::Tuning;
 use tokio_util::sync::CancellationToken;
 
 use crate::args::OnceArgs;
-use crate::context::{PassError, PassRequest};
+use crate::context::{Confirmation, PassError, PassRequest};
 use crate::findings_csv;
 use crate::jobs;
 use crate::notify::Notifier;
 use crate::notify::wording::{LONGEST, line, person, plainly, words};
 use crate::passes::{Worker, must_exist};
-use crate::report::{ActionKind, DropReport, Examined, Finding, Outcome, Run, Status, Trigger};
+use crate::report::{
+    ActionKind, DropReport, Examined, Finding, HeldBack, Outcome, Run, Status, Trigger,
+};
 use crate::run::Reconciler;
 
 /// Maximum number of findings printed for a run. `--json` and the API return all of them.
@@ -33,10 +35,6 @@ const STARTUP_WAIT: u64 = 5;
 /// Runs the pass. Exits with 0 if clean or repaired, 1 if drift is left, and 2 if the pass could
 /// not run.
 pub async fn run(args: OnceArgs, stop: CancellationToken) -> anyhow::Result<ExitCode> {
-    anyhow::ensure!(
-        !args.confirm || args.coupon.is_some() || args.drop.is_some(),
-        "--confirm needs --coupon or --drop: what is held back is confirmed coupon by coupon"
-    );
     let stores = args.reconcile.stores.handles()?;
     let patience = Duration::from_secs(Tuning::StartupWaitSeconds.or(STARTUP_WAIT));
     let checked = crate::start_check::check(&stores, patience, &stop).await;
@@ -59,8 +57,7 @@ pub async fn run(args: OnceArgs, stop: CancellationToken) -> anyhow::Result<Exit
         drop: args.drop.map(DropId),
         dry_run: args.dry_run,
         deep: args.deep,
-        confirm: args.confirm,
-        shown_by: args.shown_by,
+        confirms: Confirmation::held_back(args.confirm),
         patience: Duration::from_secs(args.wait_seconds),
         ..PassRequest::new(Trigger::Cli)
     };
@@ -130,6 +127,11 @@ fn print(run: &Run, full_ids: bool) {
     for drop in run.drops.iter().filter(|drop| is_listed(drop)) {
         firstcome_shared::say!("{}", drop_line(drop));
         print_all(&drop.findings);
+        if let Some(HeldBack { users, fingerprint }) = drop.held_back {
+            firstcome_shared::say!(
+                "{users} users would lose their slot; --confirm {fingerprint} confirms exactly these"
+            );
+        }
     }
     print_all(&run.findings);
     let total = run.all_findings().count();

@@ -3,7 +3,7 @@
 
 use std::collections::HashMap;
 
-use firstcome_shared::domain::{Slot, UserId};
+use firstcome_shared::domain::{DropId, Slot, UserId};
 use firstcome_shared::hash::finish64;
 use firstcome_shared::schedule::{Schedule, Tz};
 use futures_util::TryStreamExt as _;
@@ -14,12 +14,13 @@ use crate::context::{PassContext, Step};
 use crate::judge::{self, Dirt, DueRow, Holder, Judgement, Letter, LetterEnd, Moment, WholeDrop};
 use crate::ledger::Ledger;
 use crate::read::{self, CouponSeen, DropPass, DropSeen, ReadPage};
-use crate::report::{ActionKind, Cause, DropReport, Examined, Finding, Kind, Numbers, Outcome};
+use crate::report::{
+    ActionKind, Cause, DropReport, Examined, Finding, Fingerprint, Kind, Numbers, Outcome,
+};
 use crate::revoke_promote;
 use crate::rows::{self, RowEnd};
 
-/// The users who would lose their slots in a projection, as a number and a hash. An operator
-/// confirms both.
+/// The users who would lose their slots in a projection, as a number and a hash.
 #[derive(Debug, Clone, Default)]
 pub struct Takes {
     pub number: u64,
@@ -33,9 +34,10 @@ impl Takes {
         self.hash.update(line);
     }
 
-    /// Returns the first bytes of the hash, as a number.
-    pub fn fingerprint(&self) -> u64 {
-        finish64(self.hash.clone())
+    /// Returns what an operator confirms: a hash of the drop, the slots and the users.
+    pub fn fingerprint(&self, drop: DropId) -> Fingerprint {
+        let hash = self.hash.clone().chain_update(drop.0.to_be_bytes());
+        Fingerprint(finish64(hash))
     }
 }
 

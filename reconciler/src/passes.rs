@@ -4,7 +4,7 @@ use std::future::{Future, ready};
 use std::sync::Arc;
 
 use chrono::{DateTime, Utc};
-use firstcome_attach::{Confirm, Engine};
+use firstcome_attach::Engine;
 use firstcome_shared::crash::{Point, crash_point};
 use firstcome_shared::mysql::Db;
 use firstcome_shared::mysql::processes::{PassLock, Work};
@@ -96,12 +96,8 @@ pub enum NotStarted {
 pub enum Worker {
     /// For our own coupons.
     Own(Box<Reconciler>),
-    /// For another team's coupon system. Names that are not those of a recorded run may be
-    /// confirmed, too.
-    Attached {
-        engine: Box<Engine>,
-        confirm: Option<Confirm>,
-    },
+    /// For another team's coupon system.
+    Attached(Box<Engine>),
 }
 
 impl Worker {
@@ -120,10 +116,10 @@ impl Worker {
         let mut run = blank(request, run_id);
         let (db, settings) = match self {
             Self::Own(own) => (&own.stores.db, &own.stores.db_settings),
-            Self::Attached { engine, confirm } => {
+            Self::Attached(engine) => {
                 let Some(ours) = &engine.ours else {
                     // `attach --once` without `DATABASE_URL`: no lock, and nothing is recorded.
-                    attach::pass(engine, request, confirm.as_ref(), &mut run, stop).await?;
+                    attach::pass(engine, request, &mut run, stop).await?;
                     run.end();
                     return Ok(run);
                 };
@@ -155,9 +151,8 @@ impl Worker {
                 let working = lock.working();
                 match self {
                     Self::Own(own) => Box::pin(own.sweep(request, &mut run, working)).await,
-                    Self::Attached { engine, confirm } => {
-                        let confirm = confirm.as_ref();
-                        Box::pin(attach::pass(engine, request, confirm, &mut run, working)).await
+                    Self::Attached(engine) => {
+                        Box::pin(attach::pass(engine, request, &mut run, working)).await
                     }
                 }
             }
@@ -301,7 +296,7 @@ impl Passes {
     pub async fn must_exist(&self, request: &PassRequest) -> Result<(), PassError> {
         match &self.worker {
             Worker::Own(reconciler) => must_exist(&reconciler.stores.db, request).await,
-            Worker::Attached { .. } => Ok(()),
+            Worker::Attached(_) => Ok(()),
         }
     }
 }

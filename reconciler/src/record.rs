@@ -71,14 +71,14 @@ pub async fn begin(db: &Db, run: &Run, request: &PassRequest) -> Result<(), DbEr
         act.detail["run_id"] = run.run_id.clone().into();
         (by, act)
     });
-    queries::runs::begin_run(db, row(run, request.confirm), asked).await
+    queries::runs::begin_run(db, row(run, request.confirms.is_some()), asked).await
 }
 
 /// Records the end of a pass, then what it saw and, unless the pass failed, that its schedules have
 /// run: a run whose levels are not written has not run, so it is repeated. Logs what could not be
 /// recorded.
 pub(crate) async fn end(db: &Db, run: &Run, request: &PassRequest, notifier: Option<&Notifier>) {
-    let finished = finish(db, run, request.confirm).await;
+    let finished = finish(db, run, request.confirms.is_some()).await;
     if let Err(error) = &finished {
         tracing::warn!(run_id = run.run_id, %error, "the run could not be recorded");
     }
@@ -101,10 +101,6 @@ pub(crate) async fn end(db: &Db, run: &Run, request: &PassRequest, notifier: Opt
 }
 
 /// Records the end of a run with its findings. Works even if its beginning could not be recorded.
-///
-/// # Errors
-/// [`DbError`] if MySQL fails. The run may be recorded nevertheless, if only the plans that are no
-/// longer held back could not be deleted.
 pub async fn finish(db: &Db, run: &Run, confirmed: bool) -> Result<(), DbError> {
     let finished_at = run.finished_at.unwrap_or_else(Utc::now);
     // Findings are stored in separate rows.
@@ -129,24 +125,7 @@ pub async fn finish(db: &Db, run: &Run, confirmed: bool) -> Result<(), DbError> 
     };
     let findings = run.all_findings().map(stored);
     let succeeded = run.ended_well().then(|| finished_at.to_rfc3339());
-    queries::runs::finish_run(db, stored_run, findings.collect(), succeeded).await?;
-    if run.dry_run {
-        return Ok(());
-    }
-    let without_plan = run
-        .drops
-        .iter()
-        .filter(|drop| !may_be_held_back(drop))
-        .map(|drop| drop.drop_id)
-        .collect();
-    db.forget_held_back(without_plan).await
-}
-
-/// Whether repairs of the drop may wait for a confirmation: something was planned or has failed.
-fn may_be_held_back(drop: &DropReport) -> bool {
-    drop.findings
-        .iter()
-        .any(|found: &Finding| matches!(found.result, Outcome::Planned | Outcome::Failed))
+    queries::runs::finish_run(db, stored_run, findings.collect(), succeeded).await
 }
 
 /// Maximum number of drop reports stored with a run. They take about 4 MB of JSON, far below

@@ -68,8 +68,6 @@ pub(crate) async fn delete_old_records(db: &Db, days: Option<u32>) -> Result<(),
         (mails, "outbox", "sent_at", "TRUE"),
         (mails, "outbox", "given_up_at", "sent_at IS NULL"),
         (mails, "repairs", "repaired_at", "TRUE"),
-        // If the repairs are still held back, the next pass records them again.
-        (runs, "held_back", "planned_at", "TRUE"),
         (runs, "ops_actions", "at", "TRUE"),
     ] {
         delete_old(db, kept, table, time, which).await?;

@@ -15,14 +15,13 @@ use diesel::prelude::*;
 use firstcome_shared::columns::now;
 use firstcome_shared::domain::CouponId;
 use firstcome_shared::mysql::DbError;
-use firstcome_shared::mysql::held_back::Asked;
 use firstcome_shared::mysql::processes::{PassLock, Work};
 use firstcome_shared::schema::reconciler_state;
 use tokio_util::sync::CancellationToken;
 
 use crate::barrier::{self, BarrierError, ReadState};
 use crate::context::{
-    PassContext, PassError, PassRequest, PassSettings, RowsLeft, Step, Stores, millis,
+    Confirmation, PassContext, PassError, PassRequest, PassSettings, RowsLeft, Step, Stores, millis,
 };
 use crate::gate::JudgedGates;
 use crate::jobs::{self, Notes};
@@ -181,7 +180,8 @@ impl Reconciler {
             let mut again: BTreeSet<CouponId> = BTreeSet::new();
             if !wanted.is_empty() {
                 let ids: Vec<CouponId> = wanted.keys().copied().collect();
-                let reopening = self.urgent(wanted, &ctx.run_id, ctx.asked, &ctx.stop, looks);
+                let confirms = ctx.confirms.clone();
+                let reopening = self.urgent(wanted, &ctx.run_id, confirms, &ctx.stop, looks);
                 let others = reopening.await?;
                 if is_second {
                     looks.extend(others.into_iter().map(urgent::of_others));
@@ -221,7 +221,7 @@ impl Reconciler {
         &self,
         wanted: Wanted,
         run_id: &str,
-        asked: Asked,
+        confirms: Confirmation,
         stop: &CancellationToken,
         looks: &mut Vec<CouponLook>,
     ) -> Step<Vec<CouponId>> {
@@ -230,8 +230,7 @@ impl Reconciler {
             return Ok(wanted.into_keys().collect());
         };
         let request = PassRequest {
-            confirm: asked.confirm,
-            shown_by: asked.shown_by,
+            confirms,
             ..PassRequest::new(Trigger::Watch)
         };
         // Nothing is judged before the gate is closed and the consumer has read the topic.
@@ -299,7 +298,7 @@ impl Reconciler {
             run_id: run_id.to_owned(),
             dry_run: request.dry_run,
             deep: request.deep,
-            asked: request.asked(),
+            confirms: request.confirms.clone(),
             servers,
             clocks,
             is_read: false,

@@ -146,20 +146,6 @@ diesel::table! {
     use diesel::sql_types::*;
     use crate::columns::Datetime;
 
-    held_back (drop_id) {
-        drop_id -> Bigint,
-        repairs -> Unsigned<Integer>,
-        fingerprint -> Unsigned<Bigint>,
-        #[max_length = 36]
-        run_id -> Char,
-        planned_at -> Datetime,
-    }
-}
-
-diesel::table! {
-    use diesel::sql_types::*;
-    use crate::columns::Datetime;
-
     issued_coupons (drop_id, slot) {
         drop_id -> Bigint,
         slot -> Unsigned<Integer>,
@@ -474,7 +460,6 @@ diesel::allow_tables_to_appear_in_same_query!(
     coupons,
     drops,
     failed_claims,
-    held_back,
     issued_coupons,
     levels,
     ops_actions,

@@ -160,7 +160,7 @@ pub enum Fault {
     Garbage { garbage: Garbage, ms: u64 },
     /// The mail server permanently rejects every recipient.
     MailsRefused { ms: u64 },
-    /// An operator confirms the repairs of every coupon without having read which are held back.
+    /// An operator confirms, for every coupon, repairs that an earlier run has shown.
     BlindConfirm,
     /// A row is deleted from MySQL and its admission from Redis, after the consumer has read its
     /// message. Never drawn from a seed, because no design can keep a promise of which no copy is

@@ -175,34 +175,60 @@ impl<'a> Operators<'a> {
     }
 }
 
-/// Confirms repairs of every coupon at every reconciler that answers.
-pub(crate) async fn confirm(system: &SystemUnderTest) -> Effect {
-    ask_for_passes(system, "confirm").await
-}
-
-/// Requests the planned repairs of every coupon in dry runs, and confirms them.
-pub(crate) async fn read_and_confirm(system: &SystemUnderTest) {
-    ask_for_passes(system, "dry_run").await;
-    ask_for_passes(system, "confirm").await;
-}
-
-async fn ask_for_passes(system: &SystemUnderTest, what: &str) -> Effect {
-    let daemons = system.supervisor.of_role(ProcessRole::Reconciler);
+/// Confirms, at every reconciler that answers, what a run has shown before, also if other repairs are
+/// held back now.
+pub(crate) async fn confirm_blindly(system: &SystemUnderTest) -> Effect {
+    let shown = "SELECT drops FROM reconcile_runs WHERE drops LIKE '%fingerprint%' \
+                 ORDER BY started_at LIMIT 1";
+    let shown = system.world.sql.rows(shown).await.unwrap_or_default();
+    let drops = shown
+        .concat()
+        .first()
+        .and_then(|it| serde_json::from_str(it).ok());
+    let confirm = fingerprints(&drops.unwrap_or_default());
     let mut answers = 0;
-    for base in daemons.into_iter().filter_map(Supervised::address) {
-        for coupon in system.coupons() {
-            let body = json!({what: true, "coupon_id": coupon.id});
-            let http = Http::new(&base);
-            let request = http.ops(Method::POST, "/v1/reconcile").json(&body);
-            // The daemon may be suspended or die meanwhile.
-            let reply = tokio::time::timeout(PATIENCE, Http::try_send(request)).await;
-            let Ok(Ok(reply)) = reply else { continue };
-            answers += 1;
-            if !matches!(reply.status, 200 | 409 | 503) {
-                let (status, text) = (reply.status, reply.text);
-                system.object(format!("{what} was answered {status} {text}"));
-            }
-        }
+    for coupon in system.coupons() {
+        let body = json!({"confirm": confirm, "coupon_id": coupon.id});
+        answers += ask_for_pass(system, &body).await.len();
     }
     Effect::now(answers > 0, format!("{answers} answers"))
+}
+
+/// Requests the repairs of every coupon in dry runs, and confirms them.
+pub(crate) async fn read_and_confirm(system: &SystemUnderTest) {
+    for coupon in system.coupons() {
+        let dry_run = json!({"dry_run": true, "coupon_id": coupon.id});
+        let runs = ask_for_pass(system, &dry_run).await;
+        let shown = runs.iter().map(|run: &Value| fingerprints(&run["drops"]));
+        let confirm: Vec<Value> = shown.flatten().collect();
+        ask_for_pass(system, &json!({"confirm": confirm, "coupon_id": coupon.id})).await;
+    }
+}
+
+/// Returns the fingerprints of the repairs that the reports of drops show.
+fn fingerprints(drops: &Value) -> Vec<Value> {
+    let shown = drops.as_array().into_iter().flatten();
+    shown
+        .map(|drop| drop["held_back"]["fingerprint"].clone())
+        .filter(|fingerprint| !fingerprint.is_null())
+        .collect()
+}
+
+/// Requests a pass at every reconciler that answers, and returns what they answered.
+async fn ask_for_pass(system: &SystemUnderTest, body: &Value) -> Vec<Value> {
+    let daemons = system.supervisor.of_role(ProcessRole::Reconciler);
+    let mut answers = Vec::new();
+    for base in daemons.into_iter().filter_map(Supervised::address) {
+        let http = Http::new(&base);
+        let request = http.ops(Method::POST, "/v1/reconcile").json(body);
+        // The daemon may be suspended or die meanwhile.
+        let reply = tokio::time::timeout(PATIENCE, Http::try_send(request)).await;
+        let Ok(Ok(reply)) = reply else { continue };
+        if !matches!(reply.status, 200 | 409 | 503) {
+            let (status, text) = (reply.status, &reply.text);
+            system.object(format!("the pass {body} was answered {status} {text}"));
+        }
+        answers.push(reply.body);
+    }
+    answers
 }

@@ -1,1 +1,1 @@
-DROP TABLE processes, reconcile_runs, reconcile_findings, held_back, reconciler_state, levels, told, repairs, outbox, ops_actions;
+DROP TABLE processes, reconcile_runs, reconcile_findings, reconciler_state, levels, told, repairs, outbox, ops_actions;

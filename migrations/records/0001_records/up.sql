@@ -80,19 +80,7 @@ CREATE TABLE IF NOT EXISTS reconcile_findings (
     KEY reconcile_findings_applied (drop_id, result, created_at)
 ) DEFAULT CHARACTER SET utf8mb4;
 
--- The repairs above the repair limit that an operator may confirm: how many users of a drop would
--- lose the slot that Redis shows, and a hash of these users. A confirmation covers these users and no
--- others.
-CREATE TABLE IF NOT EXISTS held_back (
-    drop_id     BIGINT          NOT NULL PRIMARY KEY,
-    repairs     INT UNSIGNED    NOT NULL,
-    fingerprint BIGINT UNSIGNED NOT NULL,
-    run_id      CHAR(36)        CHARACTER SET ascii COLLATE ascii_bin NOT NULL,
-    planned_at  DATETIME(3)     NOT NULL DEFAULT (UTC_TIMESTAMP(3))
-) DEFAULT CHARACTER SET utf8mb4;
-
--- Small facts that must survive a restart: the last success, the last run of each schedule,
--- confirmations.
+-- Small facts that must survive a restart: the last success, the last run of each schedule.
 CREATE TABLE IF NOT EXISTS reconciler_state (
     name       VARCHAR(64)  CHARACTER SET ascii COLLATE ascii_bin NOT NULL PRIMARY KEY,
     value      VARCHAR(500) NOT NULL,

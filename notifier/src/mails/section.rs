@@ -70,10 +70,10 @@ impl Section<'_> {
                     let what = "Pause the coupon: nobody can claim until it is resumed";
                     blocks.extend(links.change_coupon(coupon, r#"{"paused":true}"#, what));
                 }
-                let list = "List the repairs; the last line names the run";
+                let list = "List the repairs, with their fingerprint";
                 blocks.push(Block::command(list, self.once(" --dry-run")));
-                let confirm = "Confirm exactly these; RUN is that run";
-                let options = " --confirm --shown-by RUN";
+                let confirm = "Confirm exactly these";
+                let options = " --confirm FINGERPRINT";
                 blocks.push(Block::command(confirm, self.once(options)));
             }
             Remedy::Raise => blocks.extend(self.raise(links, run)),

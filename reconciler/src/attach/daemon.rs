@@ -76,10 +76,7 @@ pub(super) async fn run(args: AttachArgs, stop: CancellationToken) -> anyhow::Re
     }
     tasks.spawn(notifier.clone().run_sender(stop.clone()));
     tasks.spawn(follow_queues(engine.clone(), stop.clone()));
-    let worker = Worker::Attached {
-        engine: Box::new(engine),
-        confirm: None,
-    };
+    let worker = Worker::Attached(Box::new(engine));
     let passes = Passes::new(worker, notifier.clone(), tasks.clone(), stop.clone());
     let mut routes = health(&ours.db).merge(health::metrics_route(metrics));
     if let Some(token) = token(&args)? {

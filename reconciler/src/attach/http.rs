@@ -23,7 +23,7 @@ use serde::Deserialize;
 use serde_json::{Value, json};
 use utoipa_axum::router::OpenApiRouter;
 
-use crate::context::PassRequest;
+use crate::context::{Confirmation, PassRequest};
 use crate::http::alerts::{self, AlertsQuery};
 use crate::http::requests::Answer;
 use crate::http::{guarded, passes_and_alerts, reconcile, runs};
@@ -159,8 +159,7 @@ async fn confirm(
     let detail = json!({"campaign": campaign, "confirm": true, "shown_by": id});
     let request = PassRequest {
         coupon: Some(body.coupon_id),
-        confirm: true,
-        shown_by: id.parse().ok(),
+        confirms: id.parse().map_or(Confirmation::None, Confirmation::ShownBy),
         ..PassRequest::new(Trigger::Endpoint)
     };
     queue(&app, operator, detail, request, body.wait).await

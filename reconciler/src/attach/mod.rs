@@ -16,7 +16,7 @@ use tokio_util::sync::CancellationToken;
 
 use args::AttachArgs;
 
-use crate::context::{PassError, PassRequest};
+use crate::context::{Confirmation, PassError, PassRequest};
 use crate::http::runs;
 use crate::notify::Notifier;
 use crate::notify::mails::AttachedCampaign;
@@ -49,20 +49,23 @@ fn notifier(file: &AttachFile, ours: &Ours, args: &AttachArgs) -> anyhow::Result
 }
 
 /// Passes over the file as a request says: from the command line until everything that differs is
-/// old enough, and in a daemon once. A request may confirm the repairs that a recorded run has
-/// shown.
+/// old enough, and in a daemon once.
 pub(crate) async fn pass(
     engine: &Engine,
     request: &PassRequest,
-    confirm: Option<&Confirm>,
     run: &mut Run,
     stop: &CancellationToken,
 ) -> Result<(), PassError> {
-    let mut confirm = confirm.cloned();
-    if let (Some(shown_by), Some(ours)) = (request.shown_by, &engine.ours) {
-        let shown = runs::page(&ours.db, shown_by.to_string(), FINDINGS, 0).await?;
-        confirm = shown.map(|page| Confirm::shown_by(&page.run));
-    }
+    let confirm = match (&request.confirms, &engine.ours) {
+        (Confirmation::Named(names), _) => Some(names.clone()),
+        (Confirmation::ShownBy(run_id), Some(ours)) => {
+            let shown = runs::page(&ours.db, run_id.to_string(), FINDINGS, 0).await?;
+            shown.map(|page| Confirm::shown_by(&page.run))
+        }
+        (Confirmation::ShownBy(_), None) | (Confirmation::None | Confirmation::HeldBack(_), _) => {
+            None
+        }
+    };
     let options = PassOptions {
         campaign: request.coupon,
         dry_run: request.dry_run,

@@ -8,11 +8,10 @@ use std::time::Duration;
 use anyhow::Context as _;
 use firstcome_attach::{Confirm, Engine};
 use tokio_util::sync::CancellationToken;
-use uuid::Uuid;
 
 use super::args::AttachArgs;
 use super::watched::Watched;
-use crate::context::PassRequest;
+use crate::context::{Confirmation, PassRequest};
 use crate::notify::Notifier;
 use crate::once::mail_and_print;
 use crate::passes::Worker;
@@ -42,24 +41,23 @@ pub(super) async fn run(args: AttachArgs, stop: CancellationToken) -> anyhow::Re
     firstcome_shared::complain!(
         "looking; while something differs, again until it is as old as in_flight"
     );
-    let plan = args.confirm.as_deref().map(Plan::read).transpose()?;
-    let request = PassRequest {
-        coupon: campaign.transpose().map_err(anyhow::Error::msg)?,
-        dry_run: args.dry_run,
-        confirm: plan.is_some(),
-        shown_by: plan.as_ref().and_then(Plan::run_id),
-        patience: PATIENCE,
-        ..PassRequest::new(Trigger::Cli)
+    let confirms = match &args.confirm {
+        Some(plan) => confirmation(plan)?,
+        None => Confirmation::None,
     };
     anyhow::ensure!(
-        request.shown_by.is_none() || engine.ours.is_some(),
+        !matches!(confirms, Confirmation::ShownBy(_)) || engine.ours.is_some(),
         "--confirm: a run is recorded only with DATABASE_URL; without it, give the file with what \
         --once --json printed"
     );
-    let worker = Worker::Attached {
-        engine: Box::new(engine.clone()),
-        confirm: plan.and_then(Plan::names),
+    let request = PassRequest {
+        coupon: campaign.transpose().map_err(anyhow::Error::msg)?,
+        dry_run: args.dry_run,
+        confirms,
+        patience: PATIENCE,
+        ..PassRequest::new(Trigger::Cli)
     };
+    let worker = Worker::Attached(Box::new(engine.clone()));
     let ours = engine.ours.as_ref();
     let notifier = ours.map(|ours| super::notifier(&engine.file, ours, &args));
     let notifier = notifier.transpose()?;
@@ -88,35 +86,14 @@ async fn print(
     Ok(if is_compared { code } else { ExitCode::from(2) })
 }
 
-/// The plan that is confirmed.
-enum Plan {
-    Recorded(Uuid),
-    Names(Confirm),
-}
-
-impl Plan {
-    fn read(plan: &str) -> anyhow::Result<Self> {
-        if let Ok(run_id) = plan.parse() {
-            return Ok(Self::Recorded(run_id));
-        }
-        let text = std::fs::read_to_string(Path::new(plan))
-            .with_context(|| format!("--confirm: {plan} is neither a run nor a file"))?;
-        let run: Run = serde_json::from_str(&text)
-            .context("--confirm: the file is not what --once --json printed")?;
-        Ok(Self::Names(Confirm::shown_by(&run)))
+/// Reads what is confirmed: the id of a recorded run, or the file with what a run printed.
+fn confirmation(plan: &str) -> anyhow::Result<Confirmation> {
+    if let Ok(run_id) = plan.parse() {
+        return Ok(Confirmation::ShownBy(run_id));
     }
-
-    fn run_id(&self) -> Option<Uuid> {
-        match self {
-            Self::Recorded(run_id) => Some(*run_id),
-            Self::Names(_) => None,
-        }
-    }
-
-    fn names(self) -> Option<Confirm> {
-        match self {
-            Self::Recorded(_) => None,
-            Self::Names(names) => Some(names),
-        }
-    }
+    let text = std::fs::read_to_string(Path::new(plan))
+        .with_context(|| format!("--confirm: {plan} is neither a run nor a file"))?;
+    let run: Run = serde_json::from_str(&text)
+        .context("--confirm: the file is not what --once --json printed")?;
+    Ok(Confirmation::Named(Confirm::shown_by(&run)))
 }

@@ -135,7 +135,6 @@ pub(super) async fn drop(
     let drop =
         own.ok_or_else(|| Problem::not_found(format!("the coupon has no drop {drop_id:?}")))?;
     let details = details(&app, &coupon, &drops);
-    let shown = db.shown_repairs(drop.id).await?;
     Ok(Json(DropDetails {
         coupon: details,
         overview: app
@@ -144,8 +143,6 @@ pub(super) async fn drop(
             .await
             .read_one(coupon, drop.clone())
             .await,
-        held_back: shown.as_ref().map(|held| held.shown.number),
-        shown_by: shown.map(|shown| shown.run_id),
         broken_promises: broken_promises(db, drop.id).await?,
     }))
 }

@@ -8,7 +8,7 @@ use axum::response::{IntoResponse, Response};
 use axum::{Extension, Json};
 use firstcome_shared::domain::{CouponId, DropId};
 use firstcome_shared::http::Problem;
-use firstcome_shared::http::extract::{JsonBody, invalid};
+use firstcome_shared::http::extract::JsonBody;
 use firstcome_shared::http::problem::Code;
 use firstcome_shared::http::views::StartedRun;
 use firstcome_shared::mysql::Db;
@@ -17,12 +17,11 @@ use serde::Deserialize;
 use serde_json::json;
 use tokio::time::timeout;
 use utoipa::ToSchema;
-use uuid::Uuid;
 
-use crate::context::{PassError, PassRequest};
+use crate::context::{Confirmation, PassError, PassRequest};
 use crate::passes::{NotStarted, Passes, StartedPass};
 use crate::queries;
-use crate::report::{Run, Trigger};
+use crate::report::{Fingerprint, Run, Trigger};
 
 /// The scope and kind of the pass.
 #[derive(Debug, Default, Deserialize, ToSchema)]
@@ -38,12 +37,10 @@ pub(super) struct Body {
     dry_run: bool,
     /// Also examine empty drops, sealed drops and uses of codes.
     deep: bool,
-    /// Confirm the plan above the repair limit that was shown. Needs a coupon or drop.
-    confirm: bool,
-    /// With `confirm`: the run that has shown the plan. Another plan is refused. Default: the plan
-    /// that a run has shown last.
-    #[schema(value_type = Option<String>, example = "01a206b4-f1dc-72f5-b1c0-afe93251b14a")]
-    shown_by: Option<Uuid>,
+    /// Confirm repairs above the repair limit: the `held_back.fingerprint` of each drop, as a run
+    /// has shown it. Others are not made.
+    #[schema(value_type = Vec<String>, example = json!(["5f0c1d2e3a4b6978"]))]
+    confirm: Vec<Fingerprint>,
     /// Wait for the end (default). If false, the run's path is returned at once.
     wait: Option<bool>,
 }
@@ -72,26 +69,14 @@ pub(super) async fn reconcile(
 ) -> Result<Response, Problem> {
     let coupon = body.coupon_id.map(CouponId);
     let drop = body.drop_id.map(DropId);
-    if body.confirm && coupon.is_none() && drop.is_none() {
-        let detail =
-            "confirm needs coupon_id or drop_id: what is held back is confirmed coupon by coupon";
-        return Err(invalid(detail));
-    }
-    if body.shown_by.is_some() && !body.confirm {
-        return Err(invalid("shown_by needs confirm"));
-    }
-    let detail = json!({
-        "dry_run": body.dry_run, "deep": body.deep, "confirm": body.confirm,
-        "shown_by": body.shown_by,
-    });
+    let detail = json!({"dry_run": body.dry_run, "deep": body.deep, "confirm": &body.confirm});
     let act = OperatorAct::new("reconcile", coupon, drop, detail);
     let request = PassRequest {
         coupon,
         drop,
         dry_run: body.dry_run,
         deep: body.deep,
-        confirm: body.confirm,
-        shown_by: body.shown_by,
+        confirms: Confirmation::held_back(body.confirm),
         by: Some((operator, act)),
         patience: PATIENCE,
         ..PassRequest::new(Trigger::Endpoint)

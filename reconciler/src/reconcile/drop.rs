@@ -6,7 +6,7 @@ use crate::context::Step;
 use crate::ledger::Ledger;
 use crate::pass::{Compared, compare};
 use crate::read::DropPass;
-use crate::report::{AlertKind, DropReport, Finding, Judged, Kind, Kinds, Outcome};
+use crate::report::{AlertKind, DropReport, Finding, HeldBack, Judged, Kind, Kinds, Outcome};
 use crate::{limit, revoke_promote, seal};
 
 /// Maximum number of comparisons of a drop at a closed gate, each after the repairs of the one
@@ -40,8 +40,8 @@ pub(super) struct DropDone<'c> {
     verified: Option<Compared>,
     /// Users who are still owed a slot, at an open gate.
     owed: Vec<ClaimOfSlot>,
-    /// Why the projection of the drop waits for an operator.
-    pub held_back: Option<String>,
+    /// The projection of the drop waits for an operator.
+    pub held_back: Option<HeldBack>,
     /// The drop is written again from its rows, which needs a closed gate.
     pub is_projected: bool,
     is_sealed: bool,
@@ -53,7 +53,7 @@ pub(super) async fn reconcile_drop(drop: DropPass<'_>, at: At) -> Step<DropDone<
     let compared = compare_at(drop, at).await?;
     let differs = differs(drop, at, &compared);
     let held_back = if differs {
-        limit::brake(drop, &compared.takes).await?
+        limit::brake(drop, &compared.takes)
     } else {
         None
     };
@@ -237,12 +237,14 @@ impl DropDone<'_> {
                 verified = Some(compared.projected());
             }
             let projections = std::mem::take(&mut compared.projections);
+            let why = held_back.as_ref().map(limit::says);
             compared
                 .ledger
-                .append(projections.with_outcome(outcome, held_back.as_deref()));
+                .append(projections.with_outcome(outcome, why.as_deref()));
         }
         Some(DropReport {
             sealed: self.is_sealed,
+            held_back,
             judged,
             ..compared.report(self.drop, verified.as_ref())
         })

@@ -35,7 +35,7 @@ use crate::ledger::{CouponLook, Ledger};
 use crate::pass::unworkable;
 use crate::read::{self, CouponSeen, DropPass, DropSeen, Listed};
 use crate::report::{ActionKind, Cause, Finding, Kind, Outcome};
-use crate::{claimants, project, revoke_promote, rows, settings};
+use crate::{claimants, limit, project, revoke_promote, rows, settings};
 
 use drop::{At, DropDone, reconcile_drop};
 
@@ -333,8 +333,8 @@ async fn open_again(
 /// that drop moves, and a coupon that was open until this pass opens again.
 fn why_not_opened(drops: &[DropDone<'_>], was_open: bool) -> Option<String> {
     let unfinished = drops.iter().find_map(DropDone::why_unfinished);
-    let held_back = drops.iter().find_map(|done| done.held_back.clone());
-    unfinished.or(held_back.filter(|_| !was_open))
+    let held_back = drops.iter().find_map(|done| done.held_back.as_ref());
+    unfinished.or(held_back.filter(|_| !was_open).map(limit::says))
 }
 
 /// Whether the window of any of the coupon's drops has begun, by Redis's clock or by this host's.

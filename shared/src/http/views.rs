@@ -240,11 +240,6 @@ pub struct DropDetails {
     pub coupon: CouponDetails,
     /// The response of `GET /v1/overview`, limited to this drop.
     pub overview: Overview,
-    /// Users who would lose their slot if an operator confirmed the repairs; null: none.
-    pub held_back: Option<u32>,
-    /// The run that has shown them; null: none.
-    #[schema(example = "01a206b4-f1dc-72f5-b1c0-afe93251b14a")]
-    pub shown_by: Option<String>,
     /// Open broken promises of the drop.
     pub broken_promises: u64,
 }

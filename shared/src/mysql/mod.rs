@@ -11,7 +11,6 @@ mod db;
 pub mod dead_letters;
 pub mod digest;
 pub mod erased;
-pub mod held_back;
 mod ids;
 pub mod issued;
 pub mod levels;

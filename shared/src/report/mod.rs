@@ -4,6 +4,7 @@
 mod attached;
 mod cause;
 mod doubt;
+mod held_back;
 mod judged;
 mod kinds;
 mod refusals;
@@ -24,6 +25,7 @@ use crate::subject::Subject;
 
 pub use cause::{Cause, UnsafePart};
 pub use doubt::{Doubt, DoubtWords};
+pub use held_back::{Fingerprint, HeldBack};
 pub use judged::{CouponJudged, Judged, Judgement, Kinds, RunJudged};
 pub use kinds::{AlertKind, Kind, KindFacts, Remedy, Severity};
 pub use refusals::{COMMITS_HANG, RefusalFacts, StoreRefusal};
@@ -309,6 +311,9 @@ pub struct DropReport {
     pub unproven: Option<Unproven>,
     /// Verified exact after closing; later passes skip it.
     pub sealed: bool,
+    /// Repairs above the repair limit. Missing if there are none.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub held_back: Option<HeldBack>,
     /// Numbers before repairs.
     pub before: Numbers,
     /// Numbers from the check after the repairs.

@@ -146,7 +146,7 @@ async fn inject(system: &SystemUnderTest, fault: &Fault, coupon: &MadeCoupon) ->
             system.world.mail.set(Behaviour::Normal).await?;
             Ok(Effect::lasting(during, true, "every recipient was refused"))
         }
-        Fault::BlindConfirm => Ok(operators::confirm(system).await),
+        Fault::BlindConfirm => Ok(operators::confirm_blindly(system).await),
         Fault::EveryCopyDeleted => delete_every_copy(system, coupon).await,
     }
 }

@@ -7,13 +7,12 @@ use std::collections::{BTreeMap, HashMap};
 use std::time::Duration;
 
 use firstcome_shared::domain::CouponId;
-use firstcome_shared::mysql::held_back::Asked;
 use tokio::sync::{mpsc, watch};
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 use super::Wants;
-use crate::context::Step;
+use crate::context::{Confirmation, Step};
 use crate::gate;
 use crate::judged;
 use crate::ledger::{self, CouponLook};
@@ -94,7 +93,7 @@ impl Lanes<'_> {
             let run_id = &lane.run.run_id;
             let reopened =
                 self.reconciler
-                    .urgent(closed, run_id, Asked::default(), self.stop, &mut looks);
+                    .urgent(closed, run_id, Confirmation::None, self.stop, &mut looks);
             let result = reopened.await.map(|_| ());
             let found = ledger::sum(looks, false);
             for coupon in asked {
@@ -202,7 +201,18 @@ mod tests {
     use firstcome_shared::domain::DropId;
 
     use super::*;
-    use crate::report::{DropReport, Kind};
+    use crate::report::{DropReport, Kind, RunJudged};
+
+    /// It compares nothing, so that it must not end what a comparison has seen.
+    #[test]
+    fn run_of_promotions_judges_no_coupon() {
+        let look = CouponLook::new(CouponId(1));
+        let found = BTreeMap::from([(look.coupon, look)]);
+        assert_eq!(
+            LaneRun::begin().end(found, Ok(())).run.judged,
+            RunJudged::default()
+        );
+    }
 
     #[test]
     fn run_that_only_sealed_a_drop_has_done_something() {

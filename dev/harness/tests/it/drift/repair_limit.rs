@@ -3,7 +3,7 @@
 
 use firstcome_harness::drift::Drift;
 use firstcome_harness::{Answer, Fixture, MadeCoupon, rows};
-use firstcome_reconciler::report::{Outcome, Status};
+use firstcome_reconciler::report::{Outcome, Run, Status};
 use serde_json::json;
 
 use crate::drift::support::{
@@ -19,9 +19,21 @@ async fn beyond_the_limit(name: &str) -> Fixture {
     fixture
 }
 
-async fn confirm(fixture: &Fixture, coupon: &MadeCoupon, ends: (i32, Status)) {
-    let args = ["--confirm", "--coupon", &coupon.id.to_string()];
-    pass_ends(&fixture.world, &args, ends).await;
+/// Confirms repairs by the fingerprint that a dry run has shown.
+async fn confirm(fixture: &Fixture, fingerprint: &str, ends: (i32, Status)) {
+    pass_ends(&fixture.world, &["--confirm", fingerprint], ends).await;
+}
+
+/// Returns the fingerprint that a run has shown.
+fn shown(run: &Run, coupon: &MadeCoupon) -> String {
+    let mut drops = run.drops.iter();
+    let drop = drops.find(|it| it.coupon_id.0 == coupon.id).unwrap();
+    drop.held_back.unwrap().fingerprint.to_string()
+}
+
+async fn dry_run(fixture: &Fixture, coupon: &MadeCoupon) -> String {
+    let args = ["--dry-run", "--coupon", &coupon.id.to_string()];
+    shown(&pass_ends(&fixture.world, &args, DRIFT).await, coupon)
 }
 
 #[tokio::test]
@@ -45,27 +57,22 @@ async fn too_many_repairs_wait_for_a_confirmation_and_rows_are_written() {
     assert_eq!(rows(world, coupon.drop).await.len(), 15);
 
     let daemon = world.daemon().await;
-    // A confirmation must name the run that showed the plan last.
-    let shown_by = world.sql.query("SELECT run_id FROM held_back").await;
-    let shown_by = &shown_by[0][0];
-    let page = format!("/v1/coupons/{}/drops/{}", coupon.id, coupon.drop);
-    let page = daemon.get(&page).await.body;
-    assert_eq!(page["shown_by"], json!(shown_by));
-    let shown = json!({"dry_run": true, "coupon_id": coupon.id});
-    let shown = daemon.reconcile(&shown).await;
-    let mut body = json!({"confirm": true, "coupon_id": coupon.id, "shown_by": shown_by});
-    let run = daemon.reconcile(&body).await;
-    assert_eq!(run.status, Status::Braked, "another run has shown it since");
-    body["shown_by"] = json!(shown.run_id);
-    let run = daemon.reconcile(&body).await;
+    let before = shown(&run, &coupon);
+    // The daemon and the command show the same repairs.
+    let body = json!({"dry_run": true, "coupon_id": coupon.id});
+    let now = shown(&daemon.reconcile(&body).await, &coupon);
+    assert_eq!(now, before);
+    assert_eq!(now, dry_run(&fixture, &coupon).await);
+    let body = |fingerprint: &str| json!({"confirm": [fingerprint], "coupon_id": coupon.id});
+    let run = daemon.reconcile(&body("00000000000000ff")).await;
+    assert_eq!(run.status, Status::Braked, "other repairs");
+    let run = daemon.reconcile(&body(&now)).await;
     assert_eq!(run.status, Status::Repaired, "{run:#?}");
     let confirmed = "SELECT COUNT(*) FROM reconcile_runs WHERE confirmed AND status = 'repaired'";
     assert_eq!(world.sql.number(confirmed).await, 1);
     // The strangers got free slots.
     assert_settled(world, &coupon, 25, 21, &answers).await;
     clean_pass(world, &coupon).await;
-    let shown = "SELECT COUNT(*) FROM held_back";
-    assert_eq!(world.sql.number(shown).await, 0, "the plan is applied");
 }
 
 /// Redis shows strangers on slots that other users hold. Each plan takes these slots from a
@@ -77,34 +84,27 @@ async fn a_confirmation_covers_only_the_plan_that_was_shown_and_closes_no_other_
     let (coupon, answers) = fixture.held("Grows", 50, 15).await;
     let (other, _) = fixture.held("Open", 10, 2).await;
     let conflicts = async |n| inject(world, &coupon, Drift::SlotConflict, n).await;
-    let show = async || {
-        let args = ["--dry-run", "--coupon", &coupon.id.to_string()];
-        pass_ends(world, &args, DRIFT).await;
-    };
     conflicts(11).await;
-    // This plan has not been shown to anybody yet, and a refused confirmation does not show it.
-    confirm(&fixture, &coupon, BRAKED).await;
-    confirm(&fixture, &coupon, BRAKED).await;
-    show().await;
+    let first = dry_run(&fixture, &coupon).await;
     conflicts(11).await;
-    // The plan differs from the one that was shown. A closed coupon stays closed, and no other
+    // The repairs differ from those that were shown. A closed coupon stays closed, and no other
     // coupon is closed with it.
     let gate = world.redis.of_coupon(coupon.id, "gate");
     world.redis.command::<()>(&["DEL", &gate]).await;
-    confirm(&fixture, &coupon, BRAKED).await;
+    confirm(&fixture, &first, BRAKED).await;
     let answer = api.claim(coupon.id, "stranger").await;
     assert!(matches!(answer, Answer::Problem(503, _)), "{answer:?}");
     let answer = api.until_answered(other.id, "stranger").await;
     assert!(answer.promised().is_some(), "{answer:?}");
-    confirm(&fixture, &coupon, BRAKED).await;
-    show().await;
-    confirm(&fixture, &coupon, REPAIRED).await;
+    let second = dry_run(&fixture, &coupon).await;
+    assert_ne!(second, first);
+    confirm(&fixture, &second, REPAIRED).await;
     clean_pass(world, &coupon).await;
-    // The confirmation was used up, and this plan was never shown.
+    // A confirmation covers no later repairs.
     conflicts(12).await;
-    confirm(&fixture, &coupon, BRAKED).await;
-    show().await;
-    confirm(&fixture, &coupon, REPAIRED).await;
+    confirm(&fixture, &second, BRAKED).await;
+    let third = dry_run(&fixture, &coupon).await;
+    confirm(&fixture, &third, REPAIRED).await;
     assert_settled(world, &coupon, 50, 49, &answers).await;
 }
 
@@ -117,9 +117,11 @@ async fn a_plan_that_waits_for_a_confirmation_ends_with_a_loss_of_redis() {
     inject(world, &coupon, Drift::SlotConflict, 6).await;
     pass_ends(world, &[], BRAKED).await;
     inject(world, &coupon, Drift::RedisLost, 1).await;
-    confirm(&fixture, &coupon, REPAIRED).await;
-    let shown = "SELECT COUNT(*) FROM held_back";
-    assert_eq!(world.sql.number(shown).await, 0);
+    let run = pass_ends(world, &[], REPAIRED).await;
+    assert!(
+        run.drops.iter().all(|drop| drop.held_back.is_none()),
+        "{run:#?}"
+    );
     assert_settled(world, &coupon, 25, 20, &answers).await;
     clean_pass(world, &coupon).await;
 }

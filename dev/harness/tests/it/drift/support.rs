@@ -95,10 +95,9 @@ pub(crate) struct Everything {
 /// Reads keys with their types, values and times to live, the rows of all tables, and the end
 /// offsets of the topic. The group's offsets may still follow the positions in MySQL.
 pub(crate) async fn everything(world: &World) -> Everything {
-    const OF_PASSES: [&str; 10] = [
+    const OF_PASSES: [&str; 9] = [
         "reconcile_runs",
         "reconcile_findings",
-        "held_back",
         "levels",
         "told",
         "repairs",

@@ -76,7 +76,7 @@ async fn an_operator_repairs_injected_drift_from_the_link_in_the_mail() {
     until(
         browser,
         &format!(
-            "location.href === {drop_link:?} && document.querySelector('button[value=confirm]')"
+            "location.href === {drop_link:?} && document.querySelector('button[value=dry_run]')"
         ),
     )
     .await;
@@ -91,6 +91,8 @@ async fn an_operator_repairs_injected_drift_from_the_link_in_the_mail() {
         .await;
     assert_eq!(repairs, json!(3));
     assert_open_to_all(browser, "ops-dry-run").await;
+    let dry_run = browser.run("return location.href").await;
+    let dry_run = dry_run.as_str().unwrap().to_owned();
     let users = f.world.redis.of_drop(coupon.id, coupon.drop, "users");
     assert_eq!(
         f.world.redis.command::<i64>(&["ZCARD", &users]).await,
@@ -111,9 +113,9 @@ async fn an_operator_repairs_injected_drift_from_the_link_in_the_mail() {
     .await;
     assert_sound(browser, "ops-taken-on").await;
 
-    browser.visit(drop_link).await;
-    until_there(browser, "button[value=confirm]").await;
-    browser.click("button[value=confirm]").await;
+    browser.visit(&dry_run).await;
+    until_there(browser, "form[action$=confirm] button").await;
+    browser.click("form[action$=confirm] button").await;
     until_there(browser, "button[name=sure]").await;
     assert_open_to_all(browser, "ops-sure").await;
     browser.click("button[name=sure]").await;
