@@ -56,8 +56,7 @@ pub struct NotifyArgs {
     pub api_public_url: Option<String>,
     /// Address at which this process reaches the API, as http://127.0.0.1:8080 or
     /// https://host:port. With it the operations page can create and change coupons, revoke, and
-    /// undo uses, but not that of `attach`; without it use the HTTP API, or for a few changes
-    /// `firstcome-api coupon`
+    /// undo uses; without it use the HTTP API, or for a few changes `firstcome-api coupon`
     #[arg(long, env = "API_URL", help_heading = "HTTP", value_parser = web_url)]
     pub api_url: Option<String>,
     /// The file of `attach`, quoted for a shell, if the mails are about a system that is not ours.

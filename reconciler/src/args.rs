@@ -119,7 +119,7 @@ pub struct ScheduleArgs {
     /// Passes over everything that is not sealed
     #[arg(long, env = "RECONCILE_CRON", default_value = "*/30 * * * * *", value_parser = parse_cron)]
     pub reconcile_cron: Cron,
-    /// Passes that include sealed drops; `attach` has none
+    /// Passes that include sealed drops
     #[arg(long, env = "DEEP_CRON", default_value = "0 30 3 * * *", value_parser = parse_cron)]
     pub deep_cron: Cron,
     /// The daily digest
@@ -268,7 +268,9 @@ pub struct ExplainArgs {
     #[arg(long)]
     pub json: bool,
     #[command(flatten)]
-    pub stores: StoreArgs,
+    pub mysql: MysqlArgs,
+    #[command(flatten)]
+    pub redis: RedisArgs,
 }
 
 #[cfg(test)]

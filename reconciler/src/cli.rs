@@ -32,6 +32,12 @@ pub enum Command {
     /// Runs one pass now; exits 0 clean or repaired, 1 drift left, 2 could not run
     Once(Box<OnceArgs>),
     /// Compares and repairs the coupon system that a file describes, which need not be Firstcome
+    // Settings of flattened groups that have no effect there.
+    #[command(
+        mut_arg("deep_cron", |arg| arg.hide(true)),
+        mut_arg("api_url", |arg| arg.hide(true)),
+        mut_arg("api_public_url", |arg| arg.hide(true))
+    )]
     Attach(Box<AttachArgs>),
     /// Sends a mail to everyone in ALERT_TO and explains what was tried
     TestEmail(Box<NotifyArgs>),

@@ -108,10 +108,7 @@ async fn each_claim_of_a_message_becomes_a_row_or_a_dead_letter() {
 async fn message_without_a_valid_signature_takes_no_slot() {
     let (world, drop) = ConsumeWorld::with_coupon(20_000, OncePer::Coupon).await;
     let topic = &world.kafka.topic;
-    let other = Signing::new(Some(&SecretString::from(
-        "other-0123456789abcdef0123456789a",
-    )))
-    .unwrap();
+    let other = Signing::new(&SecretString::from("other-0123456789abcdef0123456789a")).unwrap();
     let by_another_key = batch(drop, 11..=20);
     let honest = signed(&world, batch(drop, 1..=10));
     let changed = (honest.0.clone(), honest.1.replace("u-3", "m-3"));

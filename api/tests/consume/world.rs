@@ -52,7 +52,7 @@ impl ConsumeWorld {
             topic: name.clone(),
             group: name.clone(),
             security: Security::default(),
-            signing: Signing::new(Some(&SIGNING_KEY.into())).unwrap(),
+            signing: Signing::new(&SIGNING_KEY.into()).unwrap(),
         };
         create_topic(&kafka, PARTITIONS).await;
         Self {

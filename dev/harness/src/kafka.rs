@@ -56,7 +56,7 @@ impl TestTopic {
             brokers: brokers.to_owned(),
             name,
             reader: Arc::default(),
-            signing: Some(Signing::new(Some(&SIGNING_KEY.into())).unwrap()),
+            signing: Some(Signing::new(&SIGNING_KEY.into()).unwrap()),
         }
     }
 

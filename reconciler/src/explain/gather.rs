@@ -8,11 +8,10 @@ use firstcome_shared::model::Revocation;
 use firstcome_shared::mysql::dead_letters::DeadLetterRow;
 use firstcome_shared::mysql::uses::CodeUse;
 use firstcome_shared::mysql::{Db, DbError};
-use firstcome_shared::redis::RedisError;
+use firstcome_shared::redis::{Redis, RedisError};
 use firstcome_shared::schema::reconcile_findings;
 
 use super::facts::{Evidence, Standing, UserFacts};
-use crate::context::Stores;
 use crate::queries;
 use crate::queries::runs::FindingRow;
 use crate::report::{ActionKind, AlertKind, Kind, Outcome, Stored, wording};
@@ -21,14 +20,15 @@ use crate::report::{ActionKind, AlertKind, Kind, Outcome, Stored, wording};
 const KEYS_KEPT: TimeDelta = TimeDelta::hours(2);
 
 pub(super) async fn gather(
-    stores: &Stores,
+    db: &Db,
+    redis: &Redis,
     coupon: &Coupon,
     drops: &[Drop],
     user: &UserId,
 ) -> Result<UserFacts, DbError> {
     let mut known = UserFacts::default();
-    in_mysql(&stores.db, coupon, user, &mut known).await?;
-    if let Err(error) = in_redis(stores, coupon, drops, user, &mut known).await {
+    in_mysql(db, coupon, user, &mut known).await?;
+    if let Err(error) = in_redis(redis, coupon, drops, user, &mut known).await {
         known.is_blind = true;
         let why = format!("Redis cannot be asked right now: {error}");
         known.no_longer_known.push(why);
@@ -39,7 +39,7 @@ pub(super) async fn gather(
             .standings
             .iter()
             .any(|it: &Standing| it.evidence == Evidence::Waiting)
-        && let Some(at) = last_loss(&stores.db, coupon.id).await?
+        && let Some(at) = last_loss(db, coupon.id).await?
     {
         let at = at.format("%Y-%m-%d %H:%M:%S UTC");
         known.no_longer_known.push(format!(
@@ -262,13 +262,12 @@ fn sentence(run_id: &str, row: FindingRow) -> String {
 
 /// Reads the user's slots and waiting positions in the drops that Redis may still have.
 async fn in_redis(
-    stores: &Stores,
+    redis: &Redis,
     coupon: &Coupon,
     drops: &[Drop],
     user: &UserId,
     known: &mut UserFacts,
 ) -> Result<(), RedisError> {
-    let redis = &stores.redis;
     let now = Utc::now();
     let mut has_expired = false;
     for drop in drops {

@@ -11,24 +11,25 @@ use std::process::ExitCode;
 use anyhow::Context as _;
 use firstcome_shared::domain::{CouponId, DropId, OncePer, UserId};
 use firstcome_shared::http::views::Story;
-use firstcome_shared::mysql::DbError;
+use firstcome_shared::mysql::{Db, DbError};
+use firstcome_shared::redis::Redis;
 
 use self::verdict::{Question, Verdict};
 use crate::args::ExplainArgs;
-use crate::context::Stores;
 
 /// Returns a user's history with the state in one drop or in the whole coupon, or `None` if the
 /// coupon does not exist.
 pub async fn explain(
-    stores: &Stores,
+    db: &Db,
+    redis: &Redis,
     coupon: CouponId,
     drop: Option<DropId>,
     user: &UserId,
 ) -> Result<Option<Story>, DbError> {
-    let Some((coupon, drops)) = stores.db.coupon(coupon).await? else {
+    let Some((coupon, drops)) = db.coupon(coupon).await? else {
         return Ok(None);
     };
-    let mut known = gather::gather(stores, &coupon, &drops, user).await?;
+    let mut known = gather::gather(db, redis, &coupon, &drops, user).await?;
     let question = Question {
         drop,
         drops: drops.iter().map(|drop| drop.id).collect(),
@@ -56,11 +57,13 @@ pub async fn explain(
 
 /// Runs `firstcome-reconciler explain`.
 pub async fn run(args: ExplainArgs) -> anyhow::Result<ExitCode> {
-    let stores = args.stores.handles()?;
+    let db = Db::new(&args.mysql.settings()?)?;
+    let timeout = args.mysql.store_timeout();
+    let redis = Redis::new(&args.redis.settings(timeout, &args.mysql.tls)?)?;
     let id = CouponId(args.coupon);
     let user = args.user.parse().context("--user")?;
     let drop = args.drop.map(DropId);
-    let story = explain(&stores, id, drop, &user)
+    let story = explain(&db, &redis, id, drop, &user)
         .await?
         .with_context(|| format!("there is no coupon {id}"))?;
     if args.json {

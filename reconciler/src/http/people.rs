@@ -49,7 +49,7 @@ pub(super) async fn explain(
     let user = user_id(&user)?;
     let coupon = CouponId(number("coupon", &id)?);
     let drop = query.drop_id.map(DropId);
-    let story = explain::explain(&app.stores, coupon, drop, &user).await?;
+    let story = explain::explain(&app.stores.db, &app.stores.redis, coupon, drop, &user).await?;
     Ok(Json(story.ok_or_else(|| no_such("coupon", &id))?))
 }
 

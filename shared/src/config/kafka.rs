@@ -28,10 +28,10 @@ pub struct KafkaArgs {
     #[arg(long, env = "KAFKA_SASL_PASSWORD", hide_env_values = true, value_parser = secret(|_| Ok(())))]
     kafka_sasl_password: Option<SecretString>,
     /// Secret that signs messages of claims, so that other writers to the topic cannot take a slot.
-    /// Required: 32 characters or more, the same in all programs; two separated by a comma while it
+    /// 32 characters or more, the same in all programs; two separated by a comma while it
     /// is replaced (the first one signs, both are accepted)
     #[arg(long, env = "KAFKA_SIGNING_KEY", hide_env_values = true, value_parser = secret(|_| Ok(())))]
-    kafka_signing_key: Option<SecretString>,
+    kafka_signing_key: SecretString,
 }
 
 impl KafkaArgs {
@@ -50,7 +50,6 @@ impl KafkaArgs {
     pub fn settings(&self, tls: &TlsArgs) -> anyhow::Result<KafkaSettings> {
         // A variable that is set but empty, as in docker-compose, counts as not set.
         let filled = |secret: &&SecretString| !secret.expose_secret().is_empty();
-        let key = self.kafka_signing_key.as_ref().filter(filled);
         let password = self.kafka_sasl_password.as_ref().filter(filled);
         let security = Security::new(&self.kafka_properties, password, &tls.files());
         Ok(KafkaSettings {
@@ -58,7 +57,7 @@ impl KafkaArgs {
             topic: self.kafka_topic.clone(),
             group: self.kafka_group.clone(),
             security: security.map_err(anyhow::Error::msg)?,
-            signing: Signing::new(key).map_err(anyhow::Error::msg)?,
+            signing: Signing::new(&self.kafka_signing_key).map_err(anyhow::Error::msg)?,
         })
     }
 }

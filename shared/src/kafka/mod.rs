@@ -169,7 +169,7 @@ mod tests {
             topic: "coupon-claims".to_owned(),
             group: "coupon-consumers".to_owned(),
             security: Security::default(),
-            signing: Signing::new(Some(&"0123456789abcdef0123456789abcdef".into())).unwrap(),
+            signing: Signing::new(&"0123456789abcdef0123456789abcdef".into()).unwrap(),
         };
         for ours in [settings.producer(Duration::from_secs(2)), settings.reader()] {
             for (name, value) in ours.config_map() {

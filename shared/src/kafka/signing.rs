@@ -32,11 +32,7 @@ impl std::fmt::Debug for Signing {
 impl Signing {
     /// # Errors
     /// Returns a description of the fault in the setting, without the key.
-    pub fn new(secret: Option<&SecretString>) -> Result<Self, String> {
-        let secret = secret.ok_or(
-            "KAFKA_SIGNING_KEY is not set: make one with `openssl rand -hex 32`, and give all \
-            programs the same",
-        )?;
+    pub fn new(secret: &SecretString) -> Result<Self, String> {
         let keys: Result<_, _> = secrets("KAFKA_SIGNING_KEY", secret)?
             .iter()
             .map(|key| Hmac::new_from_slice(key.expose_secret().as_bytes()))
@@ -118,7 +114,7 @@ mod tests {
     ];
 
     fn signing(keys: &str) -> Signing {
-        Signing::new(Some(&SecretString::from(keys))).unwrap()
+        Signing::new(&SecretString::from(keys)).unwrap()
     }
 
     #[test]
@@ -159,9 +155,9 @@ mod tests {
     }
 
     #[test]
-    fn short_or_missing_signing_key_is_refused_with_a_remedy_and_none_is_printed() {
-        for secret in [None, Some(SecretString::from("short"))] {
-            let error = Signing::new(secret.as_ref()).unwrap_err();
+    fn short_or_empty_signing_key_is_refused_with_a_remedy_and_none_is_printed() {
+        for secret in ["", "short"] {
+            let error = Signing::new(&SecretString::from(secret)).unwrap_err();
             let advises = error.contains("`openssl rand -hex 32`");
             assert!(advises && error.starts_with("KAFKA_SIGNING_KEY"), "{error}");
         }

@@ -203,7 +203,7 @@ mod tests {
             topic: "coupon-claims".to_owned(),
             group: "coupon-consumers".to_owned(),
             security: Security::default(),
-            signing: Signing::new(Some(&"0123456789abcdef0123456789abcdef".into())).unwrap(),
+            signing: Signing::new(&"0123456789abcdef0123456789abcdef".into()).unwrap(),
         };
         Publisher::new(kafka, Duration::from_secs(1), true).unwrap()
     }

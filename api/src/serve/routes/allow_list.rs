@@ -53,7 +53,7 @@ pub(crate) enum AddOrRemove {
 /// keep a coupon or a position in the waiting list.
 #[utoipa::path(
     post, path = "/v1/coupons/{id}/allow-list/{change}", tag = "operators", security(("ops" = [])),
-    request_body(content = String, content_type = "text/plain"),
+    request_body(content((String = "text/plain"), (String = "text/csv"))),
     params(
         ("id" = CouponId, Path, description = "Coupon ID", example = 7),
         ("change" = inline(AddOrRemove), Path, description = "What happens to the users of the body")

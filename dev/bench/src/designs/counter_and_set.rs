@@ -39,7 +39,7 @@ impl CounterAndSet {
             topic: args.name.clone(),
             group: format!("{}-consumer", args.name),
             security: Security::default(),
-            signing: Signing::new(Some(&key)).map_err(|error| anyhow!(error))?,
+            signing: Signing::new(&key).map_err(|error| anyhow!(error))?,
         };
         ensure_topic(&settings, PARTITIONS, DEADLINE, 1).await?;
         let consumer: StreamConsumer = settings.reader().create()?;

@@ -49,7 +49,7 @@ pub async fn send_garbage(system: &System) -> Result<()> {
         topic: TOPIC.into(),
         group: String::new(),
         security: Security::default(),
-        signing: Signing::new(Some(&key)).map_err(Error::msg)?,
+        signing: Signing::new(&key).map_err(Error::msg)?,
     };
     let producer: FutureProducer = settings.producer(SEND_LIMIT).create()?;
     let payload = "this is no claim";

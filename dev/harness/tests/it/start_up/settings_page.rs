@@ -18,6 +18,17 @@ struct Setting {
     commands: Vec<String>,
 }
 
+impl Setting {
+    fn default_value(&self) -> String {
+        let default = self.default.as_ref();
+        default.map_or_else(String::new, |value| format!("`{value}`"))
+    }
+
+    fn meaning(&self) -> String {
+        self.text.join(" ").replace('|', "\\|")
+    }
+}
+
 /// Describes the settings in the help of these commands, grouped by the help's headings.
 pub(super) fn page(helps: &[(String, String)]) -> String {
     let mut groups: Vec<String> = Vec::new();
@@ -28,19 +39,43 @@ pub(super) fn page(helps: &[(String, String)]) -> String {
                 groups.push(setting.group.clone());
             }
             let entry = settings.entry(name).or_insert(setting);
-            entry.commands.push(command.clone());
+            if !entry.commands.contains(command) {
+                entry.commands.push(command.clone());
+            }
         }
     }
     let mut page = HEAD.to_owned();
     for group in groups {
-        let head = "| Setting | Default | Of | |\n|---|---|---|---|\n";
-        page = format!("{page}\n## {group}\n\n{head}");
-        for (name, setting) in settings.iter().filter(|(_, it)| it.group == group) {
-            let default = setting.default.as_ref();
-            let default = default.map_or_else(String::new, |value| format!("`{value}`"));
-            let text = setting.text.join(" ").replace('|', "\\|");
-            let commands = setting.commands.join(", ");
-            page = format!("{page}| `{name}` | {default} | {commands} | {text} |\n");
+        let in_group = settings
+            .iter()
+            .filter(|(_, setting)| setting.group == group);
+        let in_group: Vec<(&String, &Setting)> = in_group.collect();
+        let Some((_, first)) = in_group.first() else {
+            continue;
+        };
+        let is_for_same_commands =
+            |(_, setting): &(&String, &Setting)| setting.commands == first.commands;
+        page = format!("{page}\n## {group}\n\n");
+        if in_group.iter().all(is_for_same_commands) {
+            let commands = first.commands.join(", ");
+            page = format!("{page}Of {commands}:\n\n| Setting | Default | |\n|---|---|---|\n");
+            for (name, setting) in in_group {
+                page = format!(
+                    "{page}| `{name}` | {} | {} |\n",
+                    setting.default_value(),
+                    setting.meaning()
+                );
+            }
+        } else {
+            page = format!("{page}| Setting | Default | Of | |\n|---|---|---|---|\n");
+            for (name, setting) in in_group {
+                let commands = setting.commands.join(", ");
+                page = format!(
+                    "{page}| `{name}` | {} | {commands} | {} |\n",
+                    setting.default_value(),
+                    setting.meaning()
+                );
+            }
         }
     }
     page
