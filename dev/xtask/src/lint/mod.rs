@@ -50,6 +50,7 @@ fn quick() -> Result<()> {
     step("statements that were shortened", lines::check)?;
     step("links between files of the repository", links)?;
     step("README's commands", readme_commands)?;
+    step("the length of the documents", words)?;
     step("faults that can be planted", || {
         mutants::run(Some(mutants::Part::Check))
     })?;
@@ -263,6 +264,24 @@ fn readme_commands() -> Result<()> {
         commands.any(|line| line.starts_with(&format!("timed {TESTS} "))),
         ".ci/run does not run README's `{TESTS}`"
     );
+    Ok(())
+}
+
+/// The most words of README and `docs/*.md` together, as `wc -w` counts them, without Korean.
+const MOST_WORDS: usize = 20_000;
+
+fn words() -> Result<()> {
+    let documents = files(&["README.md", ":(glob)docs/*.md", ":(exclude)*.ko.md"])?;
+    let mut total = 0;
+    for document in &documents {
+        total += read(document)?.split_whitespace().count();
+    }
+    ensure!(total > 0, "no document was read");
+    ensure!(
+        total <= MOST_WORDS,
+        "README and docs have {total} words, at most {MOST_WORDS}: cut what another place says"
+    );
+    eprintln!("[lint] {total} words, at most {MOST_WORDS}");
     Ok(())
 }
 
