@@ -6,7 +6,6 @@ use firstcome_shared::hash::hash64;
 use firstcome_shared::report::wording::person;
 use firstcome_shared::report::{
     AlertKind, Cause, DropReport, Examined, Finding, Judged, Kind, Kinds, Numbers, Outcome,
-    Unproven,
 };
 
 use crate::checks::CheckRow;
@@ -296,7 +295,6 @@ pub(crate) fn report(
     let quantity = target.quantity.unwrap_or(u64::from(u32::MAX));
     let mut report = blank(target);
     report.exact = is_repaired && young == 0 && !is_nothing && look.rows.coupons <= quantity;
-    report.unproven = is_nothing.then_some(Unproven::NothingFound);
     report.judged = judged(looked, memory, is_stalled);
     report.before = before;
     report.after = after;

@@ -138,8 +138,6 @@ pub fn hides(cause: AlertKind, kind: AlertKind, facts: &Facts) -> bool {
         | AlertKind::Braked
         | AlertKind::UnsafeSetting
         | AlertKind::Forged
-        | AlertKind::Doubtful
-        | AlertKind::SecondRow
         | AlertKind::Repaired
         | AlertKind::Left(_) => false,
     }

@@ -195,15 +195,11 @@ fn alert_kind(finding: &Finding) -> Option<AlertKind> {
         (Kind::Stalled, _, Cause::Unsafe(_)) => Some(AlertKind::UnsafeSetting),
         (Kind::FailedClaim, _, Cause::Forged) => Some(AlertKind::Forged),
         (Kind::Stalled, _, Cause::Away(store)) => Some(theirs(*store)),
-        (_, _, Cause::SecondRow) => Some(AlertKind::SecondRow),
         (Kind::Stalled, Outcome::Applied, _) if !finding.needs_person => None,
         (Kind::Stalled, _, _) => Some(AlertKind::Left(Kind::Stalled)),
         // This was not a dry run, so the repair waits for a confirmation. One confirmation releases
         // all repairs of a drop.
         (_, Outcome::Planned, _) => Some(AlertKind::Braked),
-        (_, Outcome::Skipped, Cause::Doubted(doubt)) if doubt.may_be_none() => {
-            Some(AlertKind::Doubtful)
-        }
         (kind, Outcome::Failed, _) => Some(AlertKind::Left(kind)),
         (kind, Outcome::Applied | Outcome::Skipped, _) => {
             finding.needs_person.then_some(AlertKind::Left(kind))

@@ -127,8 +127,6 @@ impl Policy {
             },
             AlertKind::Braked
             | AlertKind::Forged
-            | AlertKind::Doubtful
-            | AlertKind::SecondRow
             | AlertKind::Left(
                 Kind::Unissued
                 | Kind::FailedClaim

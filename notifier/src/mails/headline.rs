@@ -1,9 +1,7 @@
 //! Decides what the line about a problem says. Two places print it: `summary` in `problem.rs`, for the
 //! subject and the lists of alerts, and `title` in `mails/summary.rs`.
 
-use super::problem::doubt;
-use crate::report::{AlertKind, Doubt, Finding, Kind};
-use crate::wording;
+use crate::report::{AlertKind, Finding, Kind};
 
 /// What the line about a problem says.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -14,10 +12,6 @@ pub(crate) enum Headline {
     Sentence,
     /// The text of the first finding; the title counts the cases instead.
     Example,
-    /// Why the repairs wait, and how many.
-    Waits(Doubt),
-    /// Why the differences may not be real, and how many there are.
-    MayBeNone(Doubt),
     /// How many repairs wait.
     TooMany,
     /// How many cases there are.
@@ -47,12 +41,9 @@ impl Headline {
             | AlertKind::TheirsRedis
             | AlertKind::TheirsMysql
             | AlertKind::TheirsKafka => Self::Outage,
-            AlertKind::Braked => doubt(findings).map_or(Self::TooMany, Self::Waits),
-            AlertKind::Doubtful => doubt(findings).map_or(Self::TooMany, Self::MayBeNone),
+            AlertKind::Braked => Self::TooMany,
             AlertKind::Forged => Self::Forged,
-            AlertKind::SecondRow | AlertKind::Repaired | AlertKind::Left(Kind::BrokenPromise) => {
-                Self::Number
-            }
+            AlertKind::Repaired | AlertKind::Left(Kind::BrokenPromise) => Self::Number,
             AlertKind::ConsumerStands
             | AlertKind::TheirsQueue
             | AlertKind::UnsafeSetting
@@ -77,16 +68,4 @@ impl Headline {
             ) => if_whole(Self::Sentence, Self::NotRepaired),
         }
     }
-}
-
-/// Such as "the counter is gone: 3 repairs wait".
-pub(crate) fn waits(doubt: Doubt, number: u64) -> String {
-    let repairs = wording::count(number, "repair waits", "repairs wait");
-    format!("{}: {repairs}", doubt.words().headline)
-}
-
-/// Such as "no user in Redis has a row: 3 differences".
-pub(crate) fn may_be_none(doubt: Doubt, number: u64) -> String {
-    let differences = wording::count(number, "difference", "differences");
-    format!("{}: {differences}", doubt.words().headline)
 }

@@ -4,11 +4,11 @@ use chrono::{DateTime, Utc};
 use firstcome_shared::domain::{CouponId, DropId};
 use firstcome_shared::mysql::alerts::BrokenPromise;
 
-use super::headline::{Headline, may_be_none, waits};
+use super::headline::Headline;
 use crate::condition::{Condition, Facts, LateRun, StoreProblem};
 use crate::decide::{Alert, Reason};
 use crate::levels::findings_of;
-use crate::report::{AlertKind, Cause, Doubt, FailureCause, Finding, Kind, Run, StoreRefusal};
+use crate::report::{AlertKind, Cause, FailureCause, Finding, Kind, Run, StoreRefusal};
 use crate::wording;
 
 /// One problem.
@@ -252,8 +252,6 @@ fn summary(kind: AlertKind, drop: Option<DropId>, findings: &[Finding], size: u6
     match Headline::decide(kind, findings) {
         Headline::Outage => their_outage(first),
         Headline::Sentence | Headline::Example => detail_with_place(first, drop),
-        Headline::Waits(doubt) => waits(doubt, size),
-        Headline::MayBeNone(doubt) => may_be_none(doubt, size),
         Headline::TooMany | Headline::Number => things(),
         // Give no number: one dead letter may stand for many messages.
         Headline::Forged => "messages without our signature on the topic".to_owned(),
@@ -286,15 +284,6 @@ fn detail_with_place(finding: &Finding, of_drop: Option<DropId>) -> String {
         text = format!("{}{coupon}: {text}", drop.unwrap_or_default());
     }
     wording::line(&text, wording::LONGEST)
-}
-
-/// Returns the gravest reason why these findings may not be real differences.
-pub(super) fn doubt(findings: &[Finding]) -> Option<Doubt> {
-    let doubts = findings.iter().filter_map(|it: &Finding| match it.cause {
-        Cause::Doubted(doubt) => Some(doubt),
-        _ => None,
-    });
-    doubts.min()
 }
 
 /// Returns the number of cases that these findings stand for.

@@ -2,11 +2,10 @@
 //! reasons.
 
 use super::document::Block;
-use super::headline::Headline;
 use super::input::NamedDrop;
 use super::links::Links;
 use super::problem::Problem;
-use crate::report::{AlertKind, Doubt, Kind, KindFacts, Remedy, Run, StoreRefusal};
+use crate::report::{AlertKind, Kind, KindFacts, Remedy, Run, StoreRefusal};
 use crate::wording;
 
 /// A problem that is described in full.
@@ -31,7 +30,7 @@ impl Section<'_> {
                 blocks.push(Block::Todo(refusal.to_do.to_owned()));
                 blocks.push(Block::command(what, command));
             }
-            None => blocks.push(Block::Todo(self.to_do())),
+            None => blocks.push(Block::Todo(self.facts.to_do.to_owned())),
         }
         blocks.extend(self.remedy(links, run));
         if let Some(id) = self.alert {
@@ -137,27 +136,6 @@ impl Section<'_> {
             blocks.push(Block::command("Then", self.once("")));
         }
         blocks
-    }
-
-    /// Returns what to do: the advice of the doubt, if the problem is doubtful.
-    fn to_do(&self) -> String {
-        let advice = |doubt: Doubt| wording::capital(doubt.words().advice);
-        match self.problem.headline() {
-            Headline::Waits(doubt) => {
-                format!("{}. Otherwise list and confirm them.", advice(doubt))
-            }
-            Headline::MayBeNone(doubt) => format!(
-                "{}. If the file is right, the differences are, too: then repair them.",
-                advice(doubt)
-            ),
-            Headline::Outage
-            | Headline::Sentence
-            | Headline::Example
-            | Headline::TooMany
-            | Headline::Number
-            | Headline::Forged
-            | Headline::NotRepaired => self.facts.to_do.to_owned(),
-        }
     }
 
     fn attached(&self, links: &Links, run: Option<&Run>) -> Vec<Block> {

@@ -8,7 +8,7 @@ use firstcome_shared::domain::DropId;
 use firstcome_shared::mysql::alerts::RepairsRow;
 use firstcome_shared::subject::Subject;
 
-use super::headline::{Headline, may_be_none, waits};
+use super::headline::Headline;
 use super::input::{AlertMail, NamedDrop};
 use super::problem::{EndedAlert, ProblemNotice};
 use super::reasons::{Listed, Placed, reasons};
@@ -214,18 +214,12 @@ impl<'a> PassSummary<'a> {
         let [one, many] = problem.kind.facts().noun;
         let things = count(problem.size, one, many);
         let lasts = self.age(notice);
-        let with_doubt = |says: String| {
-            let of = name.map(|name| format!(" ({name})")).unwrap_or_default();
-            format!("{}{of}.", wording::capital(&says))
-        };
         let what = match problem.headline() {
             Headline::Outage => return format!("{} (for {lasts}).", wording::capital(summary)),
             Headline::Sentence => match name {
                 Some(name) => format!("{name}: {summary}."),
                 None => format!("{}.", wording::capital(summary)),
             },
-            Headline::Waits(doubt) => with_doubt(waits(doubt, problem.size)),
-            Headline::MayBeNone(doubt) => with_doubt(may_be_none(doubt, problem.size)),
             Headline::TooMany => format!("{things}{of}: this many at once are rarely right."),
             Headline::Number => format!("{things}{of}."),
             Headline::Forged => {

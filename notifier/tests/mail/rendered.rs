@@ -21,8 +21,8 @@ use firstcome_shared::mysql::alerts::{
 };
 use firstcome_shared::mysql::digest::{DailyDigest, DigestDrop, DigestRepairs};
 use firstcome_shared::report::{
-    ActionKind, AlertKind, Cause, Doubt, DropReport, FailureCause, Finding, Kind, Outcome, Run,
-    Status, UnsafePart,
+    ActionKind, AlertKind, Cause, DropReport, FailureCause, Finding, Kind, Outcome, Run, Status,
+    UnsafePart,
 };
 
 use crate::world::{self, applied, at, cased, drop_report, finding, general, left};

@@ -42,14 +42,6 @@ impl AlertKind {
                 "Raise the quantity and give each of them one, or tell each of them. This \
                 campaign is only observed."
             }
-            (Self::SecondRow, true) => {
-                "Delete the second row (duplicate_row names its user), and add a unique key. The \
-                next pass then gives the coupon to whom it was promised. Do not raise the quantity."
-            }
-            (Self::SecondRow, false) => {
-                "Delete the second row (duplicate_row names its user), add a unique key, and give \
-                the coupon to whom it was promised. Do not raise the quantity."
-            }
             (kind, _) => kind.campaign_facts().to_do,
         }
     }
@@ -114,8 +106,6 @@ impl AlertKind {
             | Self::RunMissed
             | Self::UnsafeSetting
             | Self::Forged
-            | Self::Doubtful
-            | Self::SecondRow
             | Self::ConsumerStands
             | Self::TheirsQueue
             | Self::Repaired

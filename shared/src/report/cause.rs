@@ -4,7 +4,7 @@
 use serde::{Deserialize, Serialize};
 use strum::IntoStaticStr;
 
-use super::{Doubt, FailureCause, StoreRefusal};
+use super::{FailureCause, StoreRefusal};
 
 /// Why a finding exists, beyond its kind. Stored with the finding as JSON.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Hash, IntoStaticStr, Serialize, Deserialize)]
@@ -30,10 +30,6 @@ pub enum Cause {
     Forged,
     /// A store of an attached system is away.
     Away(FailureCause),
-    /// There may be no difference, or its repair may be wrong.
-    Doubted(Doubt),
-    /// All coupons are given out, because a user has a second row.
-    SecondRow,
     /// The drop, the campaign or its dead letters cannot be compared; the detail quotes why.
     NotCompared,
     /// Their MySQL refuses a statement of the campaign with this error number.
@@ -83,13 +79,11 @@ impl Cause {
             Self::RunFailed(store) | Self::Away(store) => store.as_str(),
             Self::Unsafe(part) => part.into(),
             Self::Refused(refusal) => refusal.alert().word(),
-            Self::Doubted(doubt) => doubt.as_str(),
             Self::MoreLeft(_) => return Self::Plain.identity(),
             Self::Plain
             | Self::RowRefused
             | Self::ConsumerStands
             | Self::Forged
-            | Self::SecondRow
             | Self::NotCompared
             | Self::StatementRefused(_)
             | Self::LacksRows { .. }
@@ -156,7 +150,6 @@ mod tests {
             Cause::Plain,
             Cause::MoreLeft(20_000),
             Cause::RunFailed(FailureCause::Kafka),
-            Cause::Doubted(Doubt::Disjoint),
             Cause::LacksRows {
                 sealed_with: u64::MAX,
                 rows: u64::MAX - 1,

@@ -108,8 +108,8 @@ impl Run {
         let Some(coupon) = coupon else {
             return self.judged.whole.says(kind);
         };
-        let of_coupon = self.judged.coupons.get(&coupon);
-        let of_coupon = of_coupon.unwrap_or(&self.judged.others);
+        let coupons = &self.judged.coupons;
+        let of_coupon = coupons.get(&coupon).unwrap_or(&self.judged.others);
         let Some(drop) = drop else {
             return of_coupon.whole.says(kind);
         };

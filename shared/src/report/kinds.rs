@@ -78,11 +78,6 @@ pub enum AlertKind {
     UnsafeSetting,
     /// Messages on the topic are not signed by an API of this installation.
     Forged,
-    /// Differences of an attached campaign that may not be real, for example because of a mistake
-    /// in its file.
-    Doubtful,
-    /// Promises of an attached campaign whose coupons are second rows of other users.
-    SecondRow,
     /// The stored positions do not advance although messages are waiting.
     ConsumerStands,
     /// The Redis of the attached system does not answer or refuses.
@@ -299,28 +294,6 @@ impl AlertKind {
                     messages. If they come from an API of yours with another KAFKA_SIGNING_KEY, \
                     set the same key everywhere: passes issue its claims from Redis.",
                 remedy: Remedy::DeadLetters,
-                ..WARNING
-            },
-            Self::Doubtful => KindFacts {
-                noun: ["doubtful difference", "doubtful differences"],
-                users: "Users may lack nothing: the file may describe another key, other rows, or \
-                    ids of another form.",
-                to_do: "Correct the file as the reason says. If the file is right, the \
-                    differences are, too: then repair them.",
-                remedy: Remedy::Attached,
-                ..WARNING
-            },
-            Self::SecondRow => KindFacts {
-                noun: [
-                    "coupon that somebody has twice",
-                    "coupons that somebody has twice",
-                ],
-                severity: Severity::Critical,
-                users: "Another user was promised it, and has none.",
-                to_do: "Delete the second row (duplicate_row names its user), and add a unique \
-                    key. In mode repair the next pass then gives the coupon to whom it was \
-                    promised. Do not raise the quantity.",
-                remedy: Remedy::Attached,
                 ..WARNING
             },
             Self::ConsumerStands => KindFacts {

@@ -3,7 +3,6 @@
 
 mod attached;
 mod cause;
-mod doubt;
 mod held_back;
 mod judged;
 mod kinds;
@@ -24,7 +23,6 @@ use crate::hash::hash64;
 use crate::subject::Subject;
 
 pub use cause::{Cause, UnsafePart};
-pub use doubt::{Doubt, DoubtWords};
 pub use held_back::{Fingerprint, HeldBack};
 pub use judged::{CouponJudged, Judged, Judgement, Kinds, RunJudged};
 pub use kinds::{AlertKind, Kind, KindFacts, Remedy, Severity};
@@ -133,10 +131,6 @@ pub enum ActionKind {
     WriteSettings,
     /// Open the coupon.
     Open,
-    /// Add a user to the Redis of an attached campaign.
-    AddUser,
-    /// Move the counter of an attached campaign.
-    SetCounter,
     /// None: the finding is only reported.
     Report,
 }
@@ -306,9 +300,6 @@ pub struct DropReport {
     /// right after the pass.
     #[serde(skip)]
     pub judged: Judged,
-    /// Why the pass cannot know that an attached campaign is exact. Missing if it can.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub unproven: Option<Unproven>,
     /// Verified exact after closing; later passes skip it.
     pub sealed: bool,
     /// Repairs above the repair limit. Missing if there are none.
@@ -342,7 +333,11 @@ impl DropReport {
     pub fn undecided(&self) -> Option<&'static str> {
         match self.drop_id.subject() {
             Subject::Campaign if !self.exact && self.findings.is_empty() => {
-                Some(self.unproven.map_or("being sold", Unproven::says))
+                let found = self.before.users + self.before.rows;
+                Some(match found {
+                    0 => "nothing found yet: if it has begun, correct `promised` and `issued`",
+                    _ => "being sold",
+                })
             }
             // Whether a drop is being sold is shown by its gate, not by its report.
             Subject::Campaign | Subject::Drop => None,
@@ -358,25 +353,6 @@ impl DropReport {
             (true, 0) => "exact".to_owned(),
             (true, 1) => format!("{known}; 1 failed claim is left"),
             (true, many) => format!("{known}; {many} failed claims are left"),
-        }
-    }
-}
-
-/// Why looks at an attached campaign prove nothing, although they may have seen nothing wrong.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
-#[serde(rename_all = "snake_case")]
-pub enum Unproven {
-    /// Keys in Redis are gone after the end, so that only the rows were compared.
-    KeysExpired,
-    /// There are neither rows nor users who were promised a coupon.
-    NothingFound,
-}
-
-impl Unproven {
-    pub fn says(self) -> &'static str {
-        match self {
-            Self::KeysExpired => "not known: keys in Redis have expired",
-            Self::NothingFound => "nothing found yet: if it has begun, correct keys and `where`",
         }
     }
 }

@@ -47,16 +47,14 @@ pub fn done<'a>(findings: impl IntoIterator<Item = &'a Finding>) -> String {
     }
     let phrase = |(action, n): (&ActionKind, &u64)| match action {
         // These findings concern a whole coupon or drop, so they have no number.
-        ActionKind::WriteSettings
-        | ActionKind::Open
-        | ActionKind::Project
-        | ActionKind::SetCounter => words(*action).done.to_owned(),
+        ActionKind::WriteSettings | ActionKind::Open | ActionKind::Project => {
+            words(*action).done.to_owned()
+        }
         ActionKind::Issue => count(*n, words(*action).done, "missing rows written"),
         ActionKind::Resolve
         | ActionKind::Owe
         | ActionKind::Promote
         | ActionKind::Revoke
-        | ActionKind::AddUser
         | ActionKind::Report => format!("{} {}", grouped(*n), words(*action).done),
     };
     let phrases: Vec<String> = counts.iter().map(phrase).collect();
@@ -86,8 +84,6 @@ pub fn words(action: ActionKind) -> ActionWords {
         ActionKind::Project => ("written to Redis again", "write to Redis again"),
         ActionKind::WriteSettings => ("settings written again", "write the settings again"),
         ActionKind::Open => ("admission reopened", "reopen admission"),
-        ActionKind::AddUser => ("added to Redis", "add to Redis"),
-        ActionKind::SetCounter => ("counter set", "set the counter"),
         ActionKind::Report => ("repaired", "repair"),
     };
     ActionWords { done, to_do }

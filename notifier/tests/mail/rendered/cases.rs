@@ -77,11 +77,9 @@ fn html_commands_have_no_line_continuations() {
 }
 
 #[test]
-fn mail_about_a_doubtful_plan_begins_with_the_doubt_and_leads_to_its_confirmation() {
-    let doubt = Doubt::Disjoint.says();
-    let detail = format!("promised, and no row came; it waits for a confirmation: {doubt}");
+fn mail_about_a_held_back_plan_of_a_campaign_leads_to_its_confirmation() {
+    let detail = "promised, and no row came; it waits for a confirmation";
     let held = |slot| Finding {
-        cause: Cause::Doubted(Doubt::Disjoint),
         slot: None,
         ..finding(Kind::Unissued, slot, ActionKind::Issue, Outcome::Planned)
     };
@@ -93,7 +91,7 @@ fn mail_about_a_doubtful_plan_begins_with_the_doubt_and_leads_to_its_confirmatio
     report.coupon_id = coupon;
     report.drop_id = drop;
     for finding in &mut report.findings {
-        finding.detail.clone_from(&detail);
+        finding.detail = detail.to_owned();
     }
     let links = Links {
         file: Some("'/etc/shop.toml'".to_owned()),
@@ -101,13 +99,13 @@ fn mail_about_a_doubtful_plan_begins_with_the_doubt_and_leads_to_its_confirmatio
         ..linked()
     };
     let mail = mail(&[(at(1), &run)], &[], &links).unwrap();
-    keep("attached_doubt", &mail);
-    let begins = "[firstcome] action needed: no user in Redis has a row: 2 repairs wait · Winter";
+    keep("attached_held_back", &mail);
+    let begins = "[firstcome] action needed: 2 repairs that wait for a confirmation · Winter";
     assert!(mail.subject.starts_with(begins), "{}", mail.subject);
     let text = flat(&mail);
     for says in [
-        "No user in Redis has a row: 2 repairs wait (Winter (2026-11-28)).",
-        "To do: Check that users and rows mean the same campaign",
+        "2 repairs that wait for a confirmation of Winter (2026-11-28): this many at once are",
+        "To do: See why.",
         "See and confirm the repairs, in a browser: https://reconciler.example.com/runs/0193a1f2",
         // The command names the campaign, without the day that the headline adds.
         "--campaign 'Winter' --confirm",
