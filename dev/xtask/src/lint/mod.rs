@@ -134,7 +134,7 @@ fn commits() -> Result<()> {
 }
 
 /// Checks that the commit-msg hook refuses subjects that are not in the imperative, and no others,
-/// and bodies that are not wrapped.
+/// and bodies that are not wrapped, or add a mechanism without a word about the one it replaces.
 fn commit_hook() -> Result<()> {
     for (subject, is_imperative) in [
         ("api: add a limit", true),
@@ -162,15 +162,37 @@ fn commit_hook() -> Result<()> {
         !is_accepted && refusal.contains("wrap the body"),
         "a long line: {refusal}"
     );
+    let repository = tempfile::tempdir()?;
+    let code = repository.path().join("api/src");
+    fs::create_dir_all(&code)?;
+    fs::write(code.join("limit.rs"), "\n".repeat(50))?;
+    for git in [&["init", "--quiet"][..], &["add", "--all"]] {
+        run_command(command("git").args(git).current_dir(repository.path()))?;
+    }
+    for (body, is_accepted) in [
+        ("Claims need a limit.", false),
+        ("It replaces the limit of the proxy.", true),
+        ("None can go: nothing limited claims before.", true),
+    ] {
+        let message = format!("api: add a limit\n\n{body}\n");
+        let (accepted, refusal) = hook_in(repository.path(), &message)?;
+        ensure!(accepted == is_accepted, "{body}: {refusal}");
+    }
     Ok(())
 }
 
 /// Runs the commit-msg hook on a message. Returns whether it accepts the message, and its output.
 fn hook_on(message: &str) -> Result<(bool, String)> {
+    // Outside a repository nothing is staged.
+    hook_in(tempfile::tempdir()?.path(), message)
+}
+
+/// Like [`hook_on`], for what is staged in this repository.
+fn hook_in(repository: &Path, message: &str) -> Result<(bool, String)> {
     let file = tempfile::NamedTempFile::new()?;
     fs::write(file.path(), message)?;
-    let mut hook = command("dev/hooks/commit-msg");
-    let checked = hook.arg(file.path()).output()?;
+    let mut hook = command(fs::canonicalize("dev/hooks/commit-msg")?);
+    let checked = hook.arg(file.path()).current_dir(repository).output()?;
     let said = String::from_utf8_lossy(&checked.stderr).into_owned();
     Ok((checked.status.success(), said))
 }
