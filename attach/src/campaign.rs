@@ -242,8 +242,10 @@ impl Pass<'_> {
                 Some(Found::report(Kind::MissingAdmission, said).of_user(name))
             }
             Difference::DuplicateRow(user) => {
-                let name = users.get(&user).map(|user| user.name.as_str());
-                let name = name.or_else(|| look.rows.stranger(user))?;
+                let name = users
+                    .get(&user)
+                    .map(|user| user.name.as_str())
+                    .or_else(|| look.rows.stranger(user))?;
                 Some(Found::report(Kind::DuplicateRow, says::DUPLICATE_ROW).of_user(name))
             }
             Difference::FailedClaim(event) => {
@@ -492,13 +494,15 @@ impl Plan<'_> {
     /// have claimed, so that it may count more.
     fn contradiction(&self) -> Option<Contradiction> {
         let numbers = self.looked.compared.numbers?;
-        let (given, owed) = (numbers.given, numbers.owed);
         let agrees = if self.looked.is_at_rest {
-            given == owed
+            numbers.given == numbers.owed
         } else {
-            given >= owed
+            numbers.given >= numbers.owed
         };
-        (!agrees).then_some(Contradiction { given, owed })
+        (!agrees).then_some(Contradiction {
+            given: numbers.given,
+            owed: numbers.owed,
+        })
     }
 
     fn user_facts(&self, found: &Found) -> UserFacts {

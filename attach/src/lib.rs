@@ -184,8 +184,12 @@ impl Engine {
     }
 
     async fn check_queue(&self, target: &Target<'_>) -> Answer<()> {
-        let stages = target.block.stages().iter();
-        let stages: Vec<_> = stages.map(|stage| stage.for_campaign(&target.id)).collect();
+        let stages: Vec<_> = target
+            .block
+            .stages()
+            .iter()
+            .map(|stage| stage.for_campaign(&target.id))
+            .collect();
         let mut store = self.store();
         let mut reader = StageReader {
             store: store.as_mut(),

@@ -57,8 +57,10 @@ impl Engine {
 
 impl State {
     fn waits_for(&self, until: Duration, now: Duration) -> Wait {
-        let campaigns = self.memories.values();
-        let campaigns = campaigns.map(|memory| memory.waits_for(until, now));
+        let campaigns = self
+            .memories
+            .values()
+            .map(|memory| memory.waits_for(until, now));
         let checks = self.checks.values().map(|check| check.waits_for(now));
         let waits: Vec<Wait> = campaigns.chain(checks).collect();
         // One pass for all, once nothing has to wait for longer.

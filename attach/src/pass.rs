@@ -284,9 +284,8 @@ impl<'e> Pass<'e> {
         let mut session = match &check.database {
             None => self.engine.reading().await?,
             Some(url) => {
-                let database = Database::new(url, &self.engine.tls, self.engine.timeout_ms);
-                let database =
-                    database.map_err(|error| AttachError::Misfit(format!("{error:#}")))?;
+                let database = Database::new(url, &self.engine.tls, self.engine.timeout_ms)
+                    .map_err(|error| AttachError::Misfit(format!("{error:#}")))?;
                 database.open(Purpose::Read).await?
             }
         };
@@ -325,8 +324,9 @@ fn is_of_all(error: &AttachError) -> bool {
 
 /// Sums what stands against repairs in the other campaigns of a block.
 fn trouble_elsewhere(memories: &Memories, block: &HashSet<DropId>, own: DropId) -> Trouble {
-    let others = memories.iter();
-    let others = others.filter(|(drop, _)| **drop != own && block.contains(drop));
+    let others = memories
+        .iter()
+        .filter(|(drop, _)| **drop != own && block.contains(drop));
     others.fold(Trouble::default(), |sum, (_, memory)| {
         sum.and(memory.trouble)
     })

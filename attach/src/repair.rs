@@ -272,7 +272,8 @@ impl<'a> Repairs<'a> {
     }
 
     async fn failing_check(&mut self, until: Instant) -> Answer<Option<usize>> {
-        let (checks, values) = (self.target.block.checks(), self.target.values());
+        let checks = self.target.block.checks();
+        let values = self.target.values();
         first_failing(&mut self.session, checks, values, until).await
     }
 

@@ -231,8 +231,11 @@ async fn adopt_eras(
         }
     }
     // A transaction that writes rows of the coupon locks it for a moment.
-    let locked = begun.iter().filter(|begun| !known.contains_key(&begun.id));
-    let locked: Vec<(CouponId, u64)> = locked.map(|it| (it.id, it.fence.era())).collect();
+    let locked: Vec<(CouponId, u64)> = begun
+        .iter()
+        .filter(|begun| !known.contains_key(&begun.id))
+        .map(|begun| (begun.id, begun.fence.era()))
+        .collect();
     let waiting = stream::iter(locked).map(async |(id, era)| {
         match adopt_era(db, id, era).await.map_err(PassError::from) {
             Ok(before) => Step::Ok((id, Ok(before))),

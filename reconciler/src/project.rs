@@ -81,9 +81,9 @@ async fn project_drop(
     let drop = own.drop.id;
     let keys = &own.keys;
     // A row above the quantity is left to an operator.
-    let highest = queries::drops::highest_slots(db, &[drop]).await?;
-    let count = highest.get(&drop).copied().unwrap_or(0);
-    let count = count.min(own.drop.quantity);
+    let highest_slots = queries::drops::highest_slots(db, &[drop]).await?;
+    let highest = highest_slots.get(&drop).copied().unwrap_or(0);
+    let count = highest.min(own.drop.quantity);
     fenced(redis.project_begin(keys, fence, count).await?)?;
     crash_point(Point::DropLoaded);
     let mut read = std::pin::pin!(rows_of(ctx, coupon.id, fence, drop, count));

@@ -83,11 +83,11 @@ impl Openings {
 fn not_ready(coupon: &Coupon, drop: &Drop, faults: &[ReadinessCheck]) -> Finding {
     let name = &coupon.settings.name;
     let at = drop.opens_at.to_rfc3339_opts(SecondsFormat::Secs, true);
-    let parts: Vec<String> = faults
+    let parts = faults
         .iter()
         .map(|check| format!("{}: {}", check.part.name(), check.detail))
-        .collect();
-    let parts = parts.join("; ");
+        .collect::<Vec<String>>()
+        .join("; ");
     Finding {
         coupon_id: Some(coupon.id),
         ..Finding::report(

@@ -117,8 +117,9 @@ pub(crate) async fn open_promises(
             if with_row.contains(user.as_str()) {
                 kept.push(user);
             } else {
-                let slot = slot.and_then(|slot| Slot::try_from(slot).ok());
-                let slot = slot.unwrap_or(Slot::MAX);
+                let slot = slot
+                    .and_then(|slot| Slot::try_from(slot).ok())
+                    .unwrap_or(Slot::MAX);
                 let at_ms = None;
                 open.push(ClaimOfSlot { slot, user, at_ms });
             }

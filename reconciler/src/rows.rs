@@ -178,14 +178,17 @@ type OwedUser<'u> = (&'u UserId, i64);
 impl<'e> Ended<'e> {
     fn of((id, end): &'e (i64, LetterEnd)) -> Option<Self> {
         let (how, why) = end.says();
-        let (id, how, detail) = (*id, how?, why.to_owned());
         let owed = match end {
             LetterEnd::Owed { user, slot } => Some((user, *slot)),
             LetterEnd::Duplicate | LetterEnd::Revoked | LetterEnd::Waits | LetterEnd::Left(_) => {
                 None
             }
         };
-        let resolution = Resolution { id, how, detail };
+        let resolution = Resolution {
+            id: *id,
+            how: how?,
+            detail: why.to_owned(),
+        };
         Some(Self { resolution, owed })
     }
 }
@@ -222,7 +225,8 @@ async fn list_owed(
     resolutions: Vec<Resolution>,
 ) -> Step<()> {
     let run_id = drop.ctx.run_id.clone();
-    let (coupon, id) = (drop.coupon().id, drop.id());
+    let coupon = drop.coupon().id;
+    let id = drop.id();
     let reason = reason.to_owned();
     let rows: Vec<_> = owed
         .into_iter()

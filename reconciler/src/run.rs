@@ -197,10 +197,11 @@ impl Reconciler {
                     again.extend(opened.filter(|_| is_awaited));
                 }
             }
-            let young = looks[before..]
+            let young: BTreeSet<CouponId> = looks[before..]
                 .iter()
-                .filter(|look: &&CouponLook| is_awaited && look.in_flight > 0);
-            let young: BTreeSet<CouponId> = young.map(|look| look.coupon).collect();
+                .filter(|look| is_awaited && look.in_flight > 0)
+                .map(|look| look.coupon)
+                .collect();
             let has_young = !young.is_empty();
             again.extend(young);
             if is_second || again.is_empty() {

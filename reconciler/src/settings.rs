@@ -135,14 +135,18 @@ pub(crate) async fn adopt_revocations(ctx: &PassContext, seen: &CouponSeen) -> S
     let Stores { db, redis, .. } = &ctx.stores;
     let id = seen.coupon.id;
     let once_per = seen.coupon.once_per;
-    let of_redis = redis.revoked(id).await?.into_iter();
-    let of_redis = of_redis.filter_map(|field| field.parsed(once_per));
+    let of_redis = redis
+        .revoked(id)
+        .await?
+        .into_iter()
+        .filter_map(|field| field.parsed(once_per));
     let mut lost = 0;
     for known in db.lost_revocations(of_redis.collect()).await? {
         // If the coupon allows one claim in total, Redis does not have the drop.
-        let drop = seen.drops.iter().map(|own| own.drop.id);
-        let mut drop = drop.filter(|drop| known.drop.is_none_or(|own| own == *drop));
-        let Some(drop) = drop.next() else { continue };
+        let mut drops = seen.drops.iter().map(|own| own.drop.id);
+        let Some(drop) = drops.find(|drop| known.drop.is_none_or(|own| own == *drop)) else {
+            continue;
+        };
         let revocation = known.id;
         if ctx.dry_run || db.adopt_revocation(id, drop, once_per, known).await? {
             let what = "MySQL has lost a revocation that Redis has";

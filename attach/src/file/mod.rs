@@ -219,11 +219,14 @@ impl AttachFile {
 
     /// Returns the names of campaigns and checks by the ids under which they are recorded.
     pub fn names(&self) -> BTreeMap<CouponId, String> {
-        let campaigns = self.campaigns.iter();
-        let campaigns = campaigns.map(|campaign| (campaign.coupon_id(), campaign.name.clone()));
-        let checks = self.checks.iter();
-        let checks = checks.map(|check| (check.coupon_id(), check.name.clone()));
-        campaigns.chain(checks).collect()
+        let mut names = BTreeMap::new();
+        for campaign in &self.campaigns {
+            names.insert(campaign.coupon_id(), campaign.name.clone());
+        }
+        for check in &self.checks {
+            names.insert(check.coupon_id(), check.name.clone());
+        }
+        names
     }
 
     /// # Errors

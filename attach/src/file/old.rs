@@ -24,8 +24,12 @@ const GONE: [(&str, &str); 7] = [
 
 /// Returns a sentence for each such word of the file.
 pub(super) fn words(file: &Table) -> Vec<String> {
-    let campaigns = file.get("campaign").and_then(Value::as_array);
-    let campaigns = campaigns.into_iter().flatten().filter_map(Value::as_table);
+    let campaigns = file
+        .get("campaign")
+        .and_then(Value::as_array)
+        .into_iter()
+        .flatten()
+        .filter_map(Value::as_table);
     let mut said = gone(file, "the file");
     for campaign in campaigns {
         let name = text(campaign, "name");

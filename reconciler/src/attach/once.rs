@@ -59,8 +59,9 @@ pub(super) async fn run(args: AttachArgs, stop: CancellationToken) -> anyhow::Re
     };
     let worker = Worker::Attached(Box::new(engine.clone()));
     let ours = engine.ours.as_ref();
-    let notifier = ours.map(|ours| super::notifier(&engine.file, ours, &args));
-    let notifier = notifier.transpose()?;
+    let notifier = ours
+        .map(|ours| super::notifier(&engine.file, ours, &args))
+        .transpose()?;
     let run = worker.once(&request, notifier.as_ref(), &stop).await?;
     print(&args, &engine, notifier.as_ref(), &run).await
 }

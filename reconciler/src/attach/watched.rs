@@ -85,8 +85,9 @@ impl Watched {
             let noted = noted(conn).await?;
             let ids = noted
                 .iter()
-                .filter_map(|(name, _)| name.strip_prefix("watched."));
-            let ids = ids.filter_map(|id| id.parse().ok()).map(CouponId).collect();
+                .filter_map(|(name, _)| name.strip_prefix("watched.")?.parse().ok())
+                .map(CouponId)
+                .collect();
             levels::give_up_campaigns(conn, ids).await
         });
         match given_up.await {

@@ -73,8 +73,9 @@ impl Manager for Connecting {
 
 impl Pooled {
     pub(super) async fn takes_writes(&mut self) -> QueryResult<bool> {
-        let takes = Prepared(select(sql::<Bool>(IS_PRIMARY)));
-        let takes = takes.get_result(&mut self.conn).await?;
+        let takes = Prepared(select(sql::<Bool>(IS_PRIMARY)))
+            .get_result(&mut self.conn)
+            .await?;
         self.asked_at = Instant::now();
         Ok(takes)
     }

@@ -127,14 +127,14 @@ pub async fn advance(conn: &mut Conn, topic: &str, ranges: &ReadRanges) -> Query
     }
     // Lock only these partitions: consumers that lock each other's rows could deadlock.
     let own: Vec<i32> = ranges.keys().copied().collect();
-    let positions: Vec<(i32, i64)> = topic_positions::table
+    let found: Vec<(i32, i64)> = topic_positions::table
         .filter(topic_positions::topic.eq(topic))
         .filter(topic_positions::partition_id.eq_any(own))
         .select((topic_positions::partition_id, topic_positions::next_offset))
         .for_share()
         .load(conn)
         .await?;
-    let positions: Positions = positions.into_iter().collect();
+    let positions: Positions = found.into_iter().collect();
     let elsewhere = ranges
         .iter()
         .filter(|(partition, offsets)| positions.get(partition) != Some(&offsets.end));

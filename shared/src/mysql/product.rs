@@ -37,8 +37,10 @@ pub(super) async fn check(settings: &DbSettings, tables: Tables) -> anyhow::Resu
             rules lead to the primary only, or connect without it"
         );
     }
-    let variables = variables.iter().map(|(name, value)| (&**name, &**value));
-    let variables = variables.collect();
+    let variables = variables
+        .iter()
+        .map(|(name, value)| (&**name, &**value))
+        .collect();
     match (unsupported(&variables, tables), tables) {
         (None, _) => {}
         (Some(why), Tables::All) => {

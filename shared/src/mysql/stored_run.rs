@@ -84,9 +84,12 @@ impl FindingRow {
 /// Reads a run with its findings. Words of a later version are left out.
 pub async fn read(conn: &mut Conn, id: &str) -> QueryResult<Option<Run>> {
     let run = async |conn: &mut Conn, id: &str| {
-        let run = reconcile_runs::table.find(id.to_owned());
-        let run = run.select(StoredRun::as_select()).first(conn).await;
-        run.optional()
+        reconcile_runs::table
+            .find(id.to_owned())
+            .select(StoredRun::as_select())
+            .first(conn)
+            .await
+            .optional()
     };
     let Some(mut found) = run(conn, id).await? else {
         return Ok(None);

@@ -139,11 +139,13 @@ impl Redis {
 
     /// Reads the gates of coupons, in the same order.
     pub async fn gates(&self, coupons: &[CouponId]) -> RedisResult<Vec<Gate>> {
-        let keys = coupons.iter().map(|id| {
-            let [gate, ..] = keys::coupon_keys(self.prefix(), *id);
-            gate
-        });
-        let keys: Vec<String> = keys.collect();
+        let keys: Vec<String> = coupons
+            .iter()
+            .map(|id| {
+                let [gate, ..] = keys::coupon_keys(self.prefix(), *id);
+                gate
+            })
+            .collect();
         let found = self.strings(keys.iter().map(|key| [&**key]).collect());
         Ok(found
             .await?

@@ -200,10 +200,9 @@ async fn finish(
         .map(|drop| redis.keys(id, drop.id))
         .collect();
     // First, because a repeated request does not know these drops.
-    let gone: Vec<_> = removed.iter().map(|it| redis.keys(id, *it)).collect();
-    let gone: Vec<&DropKeys> = gone.iter().collect();
+    let gone: Vec<DropKeys> = removed.iter().map(|drop| redis.keys(id, *drop)).collect();
     let forgotten = redis
-        .forget_drops(coupon.revision, &gone, FORGET_AFTER)
+        .forget_drops(coupon.revision, &Vec::from_iter(&gone), FORGET_AFTER)
         .await;
     // If the coupon becomes restricted to a list, write the list to Redis before admission needs
     // it.

@@ -76,8 +76,8 @@ pub(crate) async fn use_code(
     let order = order(&app, &code, body.reference, shop)?;
     let drop_id = order.code.drop.0;
     let slot = order.code.slot;
-    let used = app.mysql.uses.use_code(order).await?;
-    let used = used.map_err(|refusal| problem(&app, &token, refusal))?;
+    let answer = app.mysql.uses.use_code(order).await?;
+    let used = answer.map_err(|refusal| problem(&app, &token, refusal))?;
     if used.is_of_other_shop {
         counter!("firstcome_uses_of_other_shops_total").increment(1);
         tracing::warn!(
