@@ -20,15 +20,15 @@ use crate::serve::{self, ServeArgs};
 /// a flag or as an environment variable; the help of each command lists both.
 #[derive(Debug, Parser)]
 #[command(name = "firstcome-api", version, long_version = long_version())]
-pub struct Cli {
+pub struct ApiCli {
     #[command(flatten)]
     pub logs: LogArgs,
     #[command(subcommand)]
-    command: Command,
+    command: ApiCommand,
 }
 
 #[derive(Debug, Subcommand)]
-enum Command {
+enum ApiCommand {
     /// Serve HTTP: admit users, create and change coupons
     Serve(Box<ServeArgs>),
     /// Turn admissions from Kafka into rows in MySQL; any number may run concurrently
@@ -59,7 +59,7 @@ pub fn main() -> ExitCode {
     // Huge pages of 2 MB would mostly stay unused. If the call fails, the process only needs more
     // memory.
     let small_pages = rustix::thread::disable_transparent_huge_pages(true);
-    let cli: Cli = parse(Cli::command());
+    let cli: ApiCli = parse(ApiCli::command());
     cli.logs.init();
     if let Err(error) = small_pages {
         tracing::warn!(
@@ -83,18 +83,18 @@ pub fn main() -> ExitCode {
     }
 }
 
-impl Cli {
+impl ApiCli {
     async fn run(self) -> anyhow::Result<ExitCode> {
         let shutdown = firstcome_shared::shutdown::on_signal()?;
         match self.command {
-            Command::Serve(args) => {
+            ApiCommand::Serve(args) => {
                 trace::start_as("firstcome-api")?;
                 serve::run(*args, shutdown).await?;
             }
-            Command::Consume(args) => consume::run(*args, shutdown).await?,
-            Command::Migrate(args) => migrate::run(*args, shutdown).await?,
-            Command::Coupon(args) => return Ok(coupon::run(*args).await),
-            Command::Health(args) => {
+            ApiCommand::Consume(args) => consume::run(*args, shutdown).await?,
+            ApiCommand::Migrate(args) => migrate::run(*args, shutdown).await?,
+            ApiCommand::Coupon(args) => return Ok(coupon::run(*args).await),
+            ApiCommand::Health(args) => {
                 let asked = args.probe.probe(args.listen_addr).await;
                 asked.map_err(anyhow::Error::msg)?;
             }

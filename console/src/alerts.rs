@@ -63,12 +63,12 @@ impl AlertsScreen<'_> {
 }
 
 #[derive(Deserialize, Default)]
-pub(super) struct AlertsQuery {
+pub(super) struct AlertsScreenQuery {
     status: Option<String>,
     before: Option<i64>,
 }
 
-pub(super) async fn list(page: Page, OrDefault(query): OrDefault<AlertsQuery>) -> Screen {
+pub(super) async fn list(page: Page, OrDefault(query): OrDefault<AlertsScreenQuery>) -> Screen {
     let status = match query.status.as_deref() {
         Some("resolved") => "resolved",
         _ => "firing",

@@ -117,14 +117,14 @@ pub(crate) fn answer(status: StatusCode, screen: &impl Template) -> Response {
 
 /// A screen with only a sentence. [`with_menu`] writes it.
 #[derive(Debug, Clone)]
-struct Notice {
+struct SentenceScreen {
     title: String,
     why: String,
 }
 
 #[derive(Template)]
 #[template(path = "notice.html")]
-struct NoticeScreen<'a> {
+struct SentenceTemplate<'a> {
     top: Top<'a>,
     why: &'a str,
 }
@@ -132,7 +132,7 @@ struct NoticeScreen<'a> {
 /// Returns a screen with only a sentence.
 pub(crate) fn notice(title: &str, status: StatusCode, why: &str) -> Response {
     let mut response = status.into_response();
-    response.extensions_mut().insert(Notice {
+    response.extensions_mut().insert(SentenceScreen {
         title: title.to_owned(),
         why: why.to_owned(),
     });
@@ -143,11 +143,12 @@ pub(crate) fn notice(title: &str, status: StatusCode, why: &str) -> Response {
 pub(crate) async fn with_menu(request: Request, next: Next) -> Response {
     let session = request.extensions().get::<Arc<Session>>().cloned();
     let mut response = next.run(request).await;
-    let Some(Notice { title, why }) = response.extensions_mut().remove::<Notice>() else {
+    let Some(SentenceScreen { title, why }) = response.extensions_mut().remove::<SentenceScreen>()
+    else {
         return response;
     };
     let top = Top::new(&title, session.as_deref(), "");
-    let written = answer(response.status(), &NoticeScreen { top, why: &why });
+    let written = answer(response.status(), &SentenceTemplate { top, why: &why });
     let (mut parts, _) = response.into_parts();
     let (head, body) = written.into_parts();
     parts.headers.extend(head.headers);

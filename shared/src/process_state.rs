@@ -106,12 +106,12 @@ pub struct SeenState(Arc<Shared>);
 
 #[derive(Debug, Default)]
 struct Shared {
-    known: Mutex<Known>,
+    known: Mutex<KnownState>,
     changed: Notify,
 }
 
 #[derive(Debug, Default)]
-struct Known {
+struct KnownState {
     state: ProcessState,
     /// When the checks that have not ended began.
     redis_since: Option<Instant>,

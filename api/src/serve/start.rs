@@ -13,7 +13,7 @@ use firstcome_shared::schedule::time_zone;
 use tokio_util::sync::CancellationToken;
 
 use super::args::ServeArgs;
-use super::auth::Identity;
+use super::auth::UserIdentity;
 use super::bulkheads::{Bulkheads, InFlightLimit};
 use super::catalogue::Catalogue;
 use super::catalogue::remaining::RemainingCache;
@@ -31,7 +31,7 @@ pub(super) async fn services(
 ) -> anyhow::Result<Option<Services>> {
     time_zone::warn_if_old();
     let identity =
-        Identity::new(&args.identity, args.http.listen_addr).map_err(anyhow::Error::msg)?;
+        UserIdentity::new(&args.identity, args.http.listen_addr).map_err(anyhow::Error::msg)?;
     // A gate stays closed for at least these deadlines before slots are given again, and no lease
     // may outlast that.
     anyhow::ensure!(
@@ -97,7 +97,7 @@ pub(super) async fn services(
 }
 
 /// Waits for the keys that verify tokens.
-async fn keys(wait: &StoreWait<'_>, identity: &Identity) -> Result<(), StartError> {
+async fn keys(wait: &StoreWait<'_>, identity: &UserIdentity) -> Result<(), StartError> {
     let Some(keys) = identity.key_set() else {
         return Ok(());
     };

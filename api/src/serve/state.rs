@@ -12,7 +12,7 @@ use firstcome_shared::redis::Redis;
 use firstcome_shared::redis::servers::Clocks;
 use tokio_util::sync::CancellationToken;
 
-use super::auth::Identity;
+use super::auth::UserIdentity;
 use super::bulkheads::{Bulkheads, InFlightLimit};
 use super::catalogue::Catalogue;
 use super::catalogue::remaining::RemainingCache;
@@ -22,7 +22,7 @@ use super::claim::second_store::SecondStore;
 use super::wrong_codes::WrongCodes;
 
 pub(crate) struct Services {
-    pub(crate) identity: Identity,
+    pub(crate) identity: UserIdentity,
     pub(crate) catalogue: Catalogue,
     pub(crate) remaining: RemainingCache,
     pub(crate) in_flight: InFlightLimit,

@@ -9,7 +9,7 @@ use firstcome_shared::schedule::{Schedule, Tz};
 use serde_json::{Value, json};
 
 use super::days::DailyTimes;
-use super::state::{Openness, codes_end, is_open, is_to_come};
+use super::state::{CouponOpenness, codes_end, is_open, is_to_come};
 use crate::page::Fields;
 use crate::text::{Text as _, short};
 
@@ -18,7 +18,7 @@ pub(super) struct CouponForm {
     /// Its name: `how` in the form, `done` in the page's address after the change.
     pub(super) how: &'static str,
     /// Reads the form as it was filled in, or says why it is refused. The API checks the rest.
-    read: fn(&Fields, &CouponDrops, DateTime<Utc>) -> Result<Change, String>,
+    read: fn(&Fields, &CouponDrops, DateTime<Utc>) -> Result<CouponChange, String>,
     /// States the present value. Empty if the coupon contradicts the change: for example, if another
     /// operator has ended the pause.
     done: fn(&Present<'_>) -> String,
@@ -26,15 +26,15 @@ pub(super) struct CouponForm {
 
 /// A change to make.
 #[derive(Debug)]
-pub(super) struct Change {
+pub(super) struct CouponChange {
     /// The body of the request to the API.
     pub(super) body: Value,
     /// The question to the operator before it, if there is one.
-    pub(super) question: Option<Question>,
+    pub(super) question: Option<FormQuestion>,
 }
 
 #[derive(Debug)]
-pub(super) struct Question {
+pub(super) struct FormQuestion {
     pub(super) text: String,
     pub(super) button: &'static str,
     /// The further slots of a new quantity: the question then names those who wait.
@@ -44,7 +44,7 @@ pub(super) struct Question {
 /// A coupon as its page shows it.
 pub(super) struct Present<'a> {
     pub(super) coupon: &'a CouponDetails,
-    pub(super) now: Openness<'a>,
+    pub(super) now: CouponOpenness<'a>,
     pub(super) daily: Option<&'a DailyTimes>,
 }
 
@@ -59,7 +59,7 @@ pub(super) fn read(
     form: &Fields,
     found: &CouponDrops,
     now: DateTime<Utc>,
-) -> Result<Change, String> {
+) -> Result<CouponChange, String> {
     let how = form.get("how");
     match FORMS.iter().find(|known| known.how == how) {
         Some(known) => (known.read)(form, found, now),
@@ -132,11 +132,11 @@ const QUANTITY: CouponForm = CouponForm {
             return Err(format!("The quantity is {} already", quantity.text()));
         }
         let text = quantity_question(coupon, quantity);
-        Ok(Change {
+        Ok(CouponChange {
             body: json!({"quantity": quantity}),
-            question: Some(Question {
+            question: Some(FormQuestion {
                 text,
-                button: "Change the quantity",
+                button: "CouponChange the quantity",
                 slots: Some(quantity.saturating_sub(coupon.quantity)),
             }),
         })
@@ -188,7 +188,7 @@ const VALIDITY: CouponForm = CouponForm {
         let text =
             format!("Codes of {name} can be used {end}. That concerns codes that exist, too.");
         let body = json!({"valid_until": until, "valid_days": days});
-        Ok(asking(body, text, "Change the end of codes"))
+        Ok(asking(body, text, "CouponChange the end of codes"))
     },
     done: |present| {
         let coupon = present.coupon;
@@ -208,7 +208,7 @@ const ALLOW: CouponForm = CouponForm {
         Ok(asking(
             json!({"allow": allow}),
             text,
-            "Change who may claim",
+            "CouponChange who may claim",
         ))
     },
     done: |present| {
@@ -235,7 +235,7 @@ const DATES: CouponForm = CouponForm {
         }
         let name = found.coupon.name.text();
         let text = format!("{name} opens on no day after {last_day}, although it would have.");
-        Ok(asking(body, text, "Change the dates"))
+        Ok(asking(body, text, "CouponChange the dates"))
     },
     done: |present| present.daily.map(DailyTimes::changed).unwrap_or_default(),
 };
@@ -251,7 +251,7 @@ const OPENS_AT: CouponForm = CouponForm {
         Ok(asking(
             json!({"opens_at": opens}),
             text,
-            "Change the opening",
+            "CouponChange the opening",
         ))
     },
     done: |present| match &present.coupon.schedule {
@@ -279,7 +279,7 @@ const CLOSES_AT: CouponForm = CouponForm {
                 let text = format!(
                     "{name} closes earlier than before, at {at}. Nobody gets one after that."
                 );
-                asking(body, text, "Change the end")
+                asking(body, text, "CouponChange the end")
             }
             Some(_) => at_once(body),
         })
@@ -338,17 +338,17 @@ const CANCEL: CouponForm = CouponForm {
     done: |_| "Cancelled. It never opens.".to_owned(),
 };
 
-fn at_once(body: Value) -> Change {
-    Change {
+fn at_once(body: Value) -> CouponChange {
+    CouponChange {
         body,
         question: None,
     }
 }
 
-fn asking(body: Value, text: String, button: &'static str) -> Change {
-    Change {
+fn asking(body: Value, text: String, button: &'static str) -> CouponChange {
+    CouponChange {
         body,
-        question: Some(Question {
+        question: Some(FormQuestion {
             text,
             button,
             slots: None,

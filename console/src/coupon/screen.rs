@@ -21,7 +21,8 @@ use super::days::DailyTimes;
 use super::forms::{Present, sentence};
 use super::history::would_have_opened;
 use super::state::{
-    CANCELLED, Openness, can_be_paused, coupon_state, is_cancelled, is_open, is_to_come, open_state,
+    CANCELLED, CouponOpenness, can_be_paused, coupon_state, is_cancelled, is_open, is_to_come,
+    open_state,
 };
 use crate::client::{HttpRefusal, encoded};
 use crate::page::{Fields, OrDefault, Page, Screen, Top, answer};
@@ -166,7 +167,7 @@ pub(super) async fn show_coupon(
         .map(|drop| drop.opens_at)
         .min()
         .map(|at| short(at, zone));
-    let now = Openness {
+    let now = CouponOpenness {
         open: open_state(found.drops.iter().map(|drop| drop.state)),
         opens: opens.as_deref(),
     };

@@ -30,7 +30,7 @@ pub(super) fn listed_coupon_state(coupon: &CouponView) -> String {
     if has_drops && listed_drops(coupon).all(|drop| never_opens(drop.opens_at, drop.closes_at)) {
         return CANCELLED.to_owned();
     }
-    let now = Openness {
+    let now = CouponOpenness {
         open: open_state(listed_drops(coupon).map(|drop| drop.state)),
         opens: opens.as_deref(),
     };
@@ -53,7 +53,7 @@ pub(super) fn describe_drop(coupon: &CouponView, drop: &DropView) -> String {
 
 /// What people can do with the coupon now.
 #[derive(Clone, Copy)]
-pub(super) struct Openness<'a> {
+pub(super) struct CouponOpenness<'a> {
     /// The state of the open drop.
     pub(super) open: Option<DropState>,
     /// When the next drop opens.
@@ -61,7 +61,7 @@ pub(super) struct Openness<'a> {
 }
 
 /// Describes what people can do with a coupon now.
-pub(super) fn coupon_state(is_over: bool, is_paused: bool, now: Openness<'_>) -> String {
+pub(super) fn coupon_state(is_over: bool, is_paused: bool, now: CouponOpenness<'_>) -> String {
     match (is_over, is_paused, now.open, now.opens) {
         (true, ..) => "over".to_owned(),
         (false, true, Some(_), _) => "paused while it is open".to_owned(),
@@ -135,7 +135,7 @@ pub(super) fn drop_state(state: DropState) -> &'static str {
 }
 
 /// Whether somebody can claim now or later.
-pub(super) fn can_be_paused(found: &CouponDrops, now: Openness<'_>) -> bool {
+pub(super) fn can_be_paused(found: &CouponDrops, now: CouponOpenness<'_>) -> bool {
     let has_further_days = match &found.coupon.schedule {
         Some(Schedule::Daily {
             time_zone,
@@ -188,7 +188,7 @@ mod tests {
             ),
             (false, false, None, None, "closed"),
         ] {
-            let now = Openness { open, opens };
+            let now = CouponOpenness { open, opens };
             assert_eq!(coupon_state(over, paused, now), says);
         }
     }

@@ -20,7 +20,7 @@ pub struct HolderRange {
 
 /// Rows in the order in which their drops open, then in order of slot.
 #[derive(Debug, Clone, Default)]
-pub struct HoldersPage {
+pub struct IssuedRowsPage {
     pub rows: Vec<IssuedRow>,
     pub has_more: bool,
 }
@@ -28,7 +28,11 @@ pub struct HoldersPage {
 impl Db {
     /// Reads a page of at most `limit` rows. Returns `None` if the drop does not belong to the
     /// coupon.
-    pub async fn holders(&self, which: HolderRange, limit: usize) -> DbResult<Option<HoldersPage>> {
+    pub async fn holders(
+        &self,
+        which: HolderRange,
+        limit: usize,
+    ) -> DbResult<Option<IssuedRowsPage>> {
         self.run("page of holders", async move |conn| {
             let mut own: Vec<DropId> = drops::table
                 .filter(drops::coupon_id.eq(which.coupon))
@@ -64,7 +68,7 @@ impl Db {
             }
             let has_more = rows.len() > limit;
             rows.truncate(limit);
-            Ok(Some(HoldersPage { rows, has_more }))
+            Ok(Some(IssuedRowsPage { rows, has_more }))
         })
         .await
     }

@@ -34,7 +34,7 @@ const SETTLED: Duration = Duration::from_millis(500);
 /// Pause after a failed attempt to replace the connection.
 const PAUSE: Duration = Duration::from_millis(100);
 
-struct Current {
+struct CurrentLink {
     link: Link,
     made_at: Instant,
 }
@@ -42,17 +42,17 @@ struct Current {
 /// A connection to the servers that hold the data, made on first use. In a cluster, each command
 /// goes to the primary of its key.
 #[derive(Clone)]
-pub struct SharedConnection(Arc<Shared>);
+pub struct SharedConnection(Arc<SharedLink>);
 
-struct Shared {
+struct SharedLink {
     deployment: Arc<Deployment>,
-    current: OnceCell<ArcSwap<Current>>,
+    current: OnceCell<ArcSwap<CurrentLink>>,
     is_replacing: AtomicBool,
 }
 
 impl SharedConnection {
     pub(super) fn new(deployment: Arc<Deployment>) -> Self {
-        let shared = Shared {
+        let shared = SharedLink {
             deployment,
             current: OnceCell::new(),
             is_replacing: AtomicBool::new(false),
@@ -90,7 +90,7 @@ impl SharedConnection {
         result
     }
 
-    async fn current(&self) -> RedisResult<Arc<Current>> {
+    async fn current(&self) -> RedisResult<Arc<CurrentLink>> {
         Ok(self
             .0
             .current
@@ -134,16 +134,16 @@ impl SharedConnection {
     }
 }
 
-impl Shared {
-    async fn make(&self) -> RedisResult<Arc<Current>> {
+impl SharedLink {
+    async fn make(&self) -> RedisResult<Arc<CurrentLink>> {
         let link = self.deployment.connect().await?;
         let made_at = Instant::now();
-        Ok(Arc::new(Current { link, made_at }))
+        Ok(Arc::new(CurrentLink { link, made_at }))
     }
 
     /// Reacts to the answer to a command. Errors without a code come from the client itself. A
     /// cluster's connection repairs lost connections to its nodes.
-    fn heed(self: &Arc<Self>, used: &Arc<Current>, answer: Result<&[Value], &RedisError>) {
+    fn heed(self: &Arc<Self>, used: &Arc<CurrentLink>, answer: Result<&[Value], &RedisError>) {
         let is_left = |code: &str| LEFT_AFTER.contains(&code);
         let must_leave = match answer {
             Ok(replies) => replies
@@ -162,7 +162,7 @@ impl Shared {
 
     /// Replaces a connection. Commands continue to use it until the new one is ready, because the
     /// other nodes of a cluster may be working.
-    fn leave(self: &Arc<Self>, used: &Arc<Current>) {
+    fn leave(self: &Arc<Self>, used: &Arc<CurrentLink>) {
         let current = self.current.get();
         let is_current = current.is_some_and(|current| Arc::ptr_eq(&current.load(), used));
         let is_settled = is_current && used.made_at.elapsed() >= SETTLED;

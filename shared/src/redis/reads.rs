@@ -111,7 +111,7 @@ pub(super) fn slot_in(score: f64) -> Option<i64> {
 pub(super) struct Reads(Pipeline);
 
 /// A command of a transaction: its index, the name of its key, and the type of its reply.
-pub(super) struct Read<T> {
+pub(super) struct KeyRead<T> {
     at: usize,
     key: &'static str,
     reply: PhantomData<fn() -> T>,
@@ -119,15 +119,15 @@ pub(super) struct Read<T> {
 
 /// The size of a key, and whether it has the mark that `gate.lua` sets.
 struct MarkedRead {
-    size: Read<u64>,
-    mark: Read<bool>,
+    size: KeyRead<u64>,
+    mark: KeyRead<bool>,
 }
 
 /// The members of a sorted set with their scores.
 type Scored = Vec<(Vec<u8>, f64)>;
 
 /// The gate and the revision of a coupon.
-pub(super) type GateRead = Read<[Option<Vec<u8>>; 2]>;
+pub(super) type GateRead = KeyRead<[Option<Vec<u8>>; 2]>;
 
 impl Reads {
     pub(super) fn new() -> Self {
@@ -137,10 +137,10 @@ impl Reads {
     }
 
     /// Adds a command about the key of this name.
-    pub(super) fn add<T>(&mut self, key: &'static str, command: Cmd) -> Read<T> {
+    pub(super) fn add<T>(&mut self, key: &'static str, command: Cmd) -> KeyRead<T> {
         let at = self.0.len();
         self.0.add_command(command);
-        Read {
+        KeyRead {
             at,
             key,
             reply: PhantomData,
@@ -160,7 +160,7 @@ impl Reads {
     }
 
     /// The user or the slot with the highest score.
-    fn top(&mut self, name: &'static str, key: &str) -> Read<Scored> {
+    fn top(&mut self, name: &'static str, key: &str) -> KeyRead<Scored> {
         self.add(name, Cmd::zrevrange_withscores(key, 0, 0))
     }
 }
@@ -173,7 +173,7 @@ pub(super) struct Replies {
 }
 
 impl Replies {
-    pub(super) fn get<T: FromRedisValue + Default>(&mut self, read: &Read<T>) -> T {
+    pub(super) fn get<T: FromRedisValue + Default>(&mut self, read: &KeyRead<T>) -> T {
         match self.values.get_mut(read.at).map(mem::take) {
             None | Some(Value::Nil) => T::default(),
             Some(value) => T::from_redis_value(value).unwrap_or_else(|_| {
@@ -207,7 +207,7 @@ impl Replies {
     }
 
     /// A key that holds a number. Other text counts as missing.
-    pub(super) fn number(&mut self, read: &Read<Vec<u8>>) -> Option<i64> {
+    pub(super) fn number(&mut self, read: &KeyRead<Vec<u8>>) -> Option<i64> {
         number_of(self.get(read))
     }
 }
@@ -352,13 +352,16 @@ impl Redis {
         keys: Vec<[&str; N]>,
     ) -> RedisResult<Vec<[Option<Vec<u8>>; N]>> {
         let parts: Vec<&[[&str; N]]> = keys.chunks(self.keys_at_once()).collect();
-        let read = self.pipe_each(&parts, |pipe: &mut Pipeline, part| {
-            pipe.cmd("MGET").arg(part.as_flattened());
-        });
-        let read: Vec<Vec<Option<Vec<u8>>>> = read.await?;
-        let mut read = read.into_iter().flatten();
-        let one = |_| array::from_fn(|_| read.next().flatten());
-        Ok(keys.iter().map(one).collect())
+        let found: Vec<Vec<Option<Vec<u8>>>> = self
+            .pipe_each(&parts, |pipe: &mut Pipeline, part| {
+                pipe.cmd("MGET").arg(part.as_flattened());
+            })
+            .await?;
+        let mut values = found.into_iter().flatten();
+        Ok(keys
+            .iter()
+            .map(|_| array::from_fn(|_| values.next().flatten()))
+            .collect())
     }
 
     /// Returns which of these keys exist. Asks for many at once, and halves what is neither all nor
@@ -367,10 +370,11 @@ impl Redis {
         let mut found = HashSet::new();
         let mut parts: Vec<&[&str]> = keys.chunks(self.keys_at_once()).collect();
         while !parts.is_empty() {
-            let counted = self.pipe_each(&parts, |pipe: &mut Pipeline, part| {
-                pipe.cmd("EXISTS").arg(*part);
-            });
-            let counted: Vec<usize> = counted.await?;
+            let counted: Vec<usize> = self
+                .pipe_each(&parts, |pipe: &mut Pipeline, part| {
+                    pipe.cmd("EXISTS").arg(*part);
+                })
+                .await?;
             let mut mixed = Vec::new();
             for (part, number) in parts.into_iter().zip(counted) {
                 if number == part.len() {
@@ -446,7 +450,7 @@ impl Redis {
             let read = redis::cmd("HMGET").arg(&keys.times).arg(timed).to_owned();
             reads.add::<Vec<Option<Vec<u8>>>>("times", read)
         });
-        let mut slots: Vec<[Read<Scored>; 2]> = Vec::new();
+        let mut slots: Vec<[KeyRead<Scored>; 2]> = Vec::new();
         for (first, last) in ranges {
             let between = |set: &str| Cmd::zrangebyscore_withscores(set, first, last);
             slots.push([
@@ -501,7 +505,7 @@ impl Redis {
         let mut reads = Reads::new();
         let [_, _, claimants, ..] = keys::coupon_keys(self.prefix(), coupon);
         let claimants = reads.marked("claimants", &claimants);
-        let users: Vec<Read<u64>> = drops
+        let users: Vec<KeyRead<u64>> = drops
             .iter()
             .map(|keys| reads.add("users", Cmd::zcard(&keys.users)))
             .collect();

@@ -10,7 +10,7 @@ use crate::domain::{DropId, Slot, UserId};
 
 /// One user's status in a drop, and in its coupon.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Standing {
+pub struct ClaimStanding {
     /// Redis's time, in Unix milliseconds.
     pub now_ms: i64,
     pub loaded: bool,
@@ -40,7 +40,7 @@ impl Redis {
         keys: &DropKeys,
         era: u64,
         user: &UserId,
-    ) -> RedisResult<Standing> {
+    ) -> RedisResult<ClaimStanding> {
         let user = user.as_str();
         let mut reads = Reads::new();
         let time = reads.add::<(i64, i64)>("time", redis::cmd("TIME"));
@@ -80,7 +80,7 @@ impl Redis {
         });
         let holds = slot.is_some() || claimant.is_some_and(|(drop, _)| drop != keys.drop);
         let is_open = gate.is_open(server.as_ref(), era) && replies.unreadable.is_empty();
-        Ok(Standing {
+        Ok(ClaimStanding {
             now_ms: seconds * 1_000 + micros / 1_000,
             loaded,
             trusted: loaded && is_open && (holds || is_complete && count == Some(sum)),

@@ -34,7 +34,7 @@ pub enum UserAuth {
 }
 
 #[derive(Debug, Clone, Args)]
-#[command(next_help_heading = "Identity")]
+#[command(next_help_heading = "UserIdentity")]
 pub struct IdentityArgs {
     /// How users are identified. There is no default, because with the wrong one, any client can
     /// claim as any user. `jwt` also needs JWT_ALGORITHM, JWT_ISSUER, JWT_AUDIENCE and a key (see
@@ -46,7 +46,7 @@ pub struct IdentityArgs {
 }
 
 /// Identifies the user of a request.
-pub(crate) enum Identity {
+pub(crate) enum UserIdentity {
     TrustedHeader,
     Jwt {
         verifier: Box<Verifier>,
@@ -61,7 +61,7 @@ pub(crate) struct Requester {
     pub(crate) groups: Groups,
 }
 
-impl Identity {
+impl UserIdentity {
     /// Warns if the API trusts a header although clients may reach this address without the
     /// gateway. Returns an error if settings are missing, contradict each other, or would be
     /// ignored.

@@ -9,7 +9,7 @@ use firstcome_shared::mysql::DbError;
 use firstcome_shared::mysql::issued::IssuedRow;
 use firstcome_shared::mysql::promises::{BrokenPromiseRow, PersonRecord};
 use firstcome_shared::redis::RedisError;
-use firstcome_shared::redis::standing::Standing;
+use firstcome_shared::redis::standing::ClaimStanding;
 use firstcome_shared::trace;
 use serde::Serialize;
 use tokio::time::Instant;
@@ -136,7 +136,7 @@ fn settle(
     coupon: &CouponWithDrops,
     drop: Option<&Drop>,
     record: Result<PersonRecord, DbError>,
-    standing: Result<Standing, RedisError>,
+    standing: Result<ClaimStanding, RedisError>,
 ) -> Result<MyClaim, ClaimRefusal> {
     tracing::debug!(mysql = ?record.as_ref().err(), redis = ?standing.as_ref().err(), "looked up");
     let record = record.ok();
@@ -162,7 +162,7 @@ pub(super) async fn standing_shown<'a>(
     app: &App,
     coupon: &'a CouponWithDrops,
     user: &UserId,
-) -> (Option<&'a Drop>, Result<Standing, RedisError>) {
+) -> (Option<&'a Drop>, Result<ClaimStanding, RedisError>) {
     let shown = drop_to_show(coupon, app.now(coupon.coupon.id)).map(|one| one.drop);
     (shown, standing_in(app, coupon, shown, user).await)
 }
@@ -173,7 +173,7 @@ pub(super) async fn standing_in(
     coupon: &CouponWithDrops,
     drop: Option<&Drop>,
     user: &UserId,
-) -> Result<Standing, RedisError> {
+) -> Result<ClaimStanding, RedisError> {
     let Some(drop) = drop.filter(|drop| drop.sealed_at.is_none()) else {
         return Ok(NOT_IN_REDIS);
     };
@@ -182,7 +182,7 @@ pub(super) async fn standing_in(
 }
 
 /// The keys of sealed drops expire in Redis, so MySQL alone knows who holds a slot.
-const NOT_IN_REDIS: Standing = Standing {
+const NOT_IN_REDIS: ClaimStanding = ClaimStanding {
     now_ms: 0,
     loaded: true,
     trusted: true,
@@ -209,12 +209,12 @@ fn drop_to_show(coupon: &CouponWithDrops, now: DateTime<Utc>) -> Option<DropWith
 }
 
 /// Returns the status of the claim, or `None` if it is uncertain. A store that did not answer is
-/// passed as `None`. Even if Redis answered, it may have lost data ([`Standing::trusted`]).
+/// passed as `None`. Even if Redis answered, it may have lost data ([`ClaimStanding::trusted`]).
 pub(super) fn judge(
     once_per: OncePer,
     drop: Option<DropId>,
     record: Option<&PersonRecord>,
-    standing: Option<Standing>,
+    standing: Option<ClaimStanding>,
 ) -> Option<MyClaim> {
     let counts = |id: DropId| once_per == OncePer::Coupon || Some(id) == drop;
     let knows_mysql = record.is_some();
@@ -322,23 +322,23 @@ mod tests {
     #[test]
     fn status_follows_from_the_records_of_both_stores() {
         let none = Some(NOT_IN_REDIS);
-        let holds = Some(Standing {
+        let holds = Some(ClaimStanding {
             slot: Some(3),
             ..NOT_IN_REDIS
         });
-        let waits = Some(Standing {
+        let waits = Some(ClaimStanding {
             position: Some(4),
             ..NOT_IN_REDIS
         });
-        let elsewhere = Some(Standing {
+        let elsewhere = Some(ClaimStanding {
             claimant: Some((DropId(1), 5)),
             ..NOT_IN_REDIS
         });
-        let doubtful = Some(Standing {
+        let doubtful = Some(ClaimStanding {
             trusted: false,
             ..NOT_IN_REDIS
         });
-        let perhaps = Some(Standing {
+        let perhaps = Some(ClaimStanding {
             slot: Some(3),
             trusted: false,
             ..NOT_IN_REDIS

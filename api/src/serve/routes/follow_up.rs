@@ -10,13 +10,16 @@ use firstcome_shared::http::Problem;
 use firstcome_shared::recover::{LostSettings, recover};
 
 use super::extract::invalid;
-use crate::serve::auth::Identity;
+use crate::serve::auth::UserIdentity;
 use crate::serve::catalogue::coupon_with_drops::CouponWithDrops;
 use crate::serve::state::Services;
 
 /// Refuses groups if a gateway identifies users, because the gateway names no groups, so no user
 /// would be admitted.
-pub(super) fn check_audience(identity: &Identity, allow: Option<&Allow>) -> Result<(), Problem> {
+pub(super) fn check_audience(
+    identity: &UserIdentity,
+    allow: Option<&Allow>,
+) -> Result<(), Problem> {
     if matches!(allow, Some(Allow::Group(_))) && !identity.wants_token() {
         return Err(invalid(
             "allow: a coupon of a group needs USER_AUTH=jwt; with USER_AUTH=trusted-header \

@@ -18,7 +18,7 @@ use firstcome_shared::coupon::{CouponSettings, Drop};
 use firstcome_shared::domain::{CouponId, DropId, Slot};
 use firstcome_shared::http::Problem;
 use firstcome_shared::mysql::issued::IssuedRow;
-use firstcome_shared::mysql::row_pages::{HolderRange, HoldersPage};
+use firstcome_shared::mysql::row_pages::{HolderRange, IssuedRowsPage};
 use firstcome_shared::mysql::used_rows::RowClaim;
 use firstcome_shared::mysql::uses::CodeUse;
 use firstcome_shared::mysql::{Db, DbError};
@@ -231,7 +231,7 @@ fn wants_csv(headers: &HeaderMap) -> bool {
     csv > 0.0 && csv >= json
 }
 
-async fn page(app: &App, which: HolderRange, limit: usize) -> Result<HoldersPage, Problem> {
+async fn page(app: &App, which: HolderRange, limit: usize) -> Result<IssuedRowsPage, Problem> {
     let found = app.mysql.operators.holders(which, limit).await;
     found?.ok_or_else(|| Problem::not_found("this coupon has no such drop"))
 }
@@ -291,8 +291,7 @@ fn rows(issued: Vec<IssuedCoupon>, is_first: bool, labels: &Labels) -> anyhow::R
         .terminator(Terminator::CRLF)
         .from_writer(text);
     let schedule = labels.0.schedule.as_ref();
-    let zone = schedule.and_then(Schedule::time_zone);
-    let zone = zone.unwrap_or(Tz::utc());
+    let zone = schedule.and_then(Schedule::time_zone).unwrap_or(Tz::utc());
     for row in issued {
         csv.serialize(CsvRow {
             coupon: &name,

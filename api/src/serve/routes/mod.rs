@@ -69,7 +69,7 @@ pub(crate) fn contract(token: OpsToken) -> serde_json::Result<(Router<App>, Stri
         .routes(routes!(codes::code))
         .routes(routes!(codes::use_code, codes::undo))
         .layer(from_fn_with_state(token, ops::require_redeem));
-    let (routes, document) = OpenApiRouter::with_openapi(openapi::Description::openapi())
+    let (routes, document) = OpenApiRouter::with_openapi(openapi::ApiDescription::openapi())
         .routes(routes!(coupons::list))
         .routes(routes!(coupons::one))
         .routes(routes!(claims::claim))

@@ -25,7 +25,7 @@ use utoipa::openapi::security::{ApiKey, ApiKeyValue, HttpAuthScheme, HttpBuilder
     components(schemas(Problem)),
     paths(openapi::healthz, readyz, openapi::metrics, openapi::openapi_json)
 )]
-pub(super) struct Description;
+pub(super) struct ApiDescription;
 
 /// Returns the tokens of users, shops and operators, by name.
 pub(super) fn tokens() -> [(&'static str, SecurityScheme); 4] {

@@ -19,7 +19,7 @@ fn found(state: DropState) -> CouponDrops {
     serde_json::from_value(found).unwrap()
 }
 
-fn parse(fields: &str, found: &CouponDrops, now_minute: i64) -> Result<Change, String> {
+fn parse(fields: &str, found: &CouponDrops, now_minute: i64) -> Result<CouponChange, String> {
     let fields = fields.split('&').map(|field| {
         let (name, value) = field.split_once('=').unwrap();
         (name.to_owned(), value.to_owned())
@@ -273,7 +273,7 @@ fn coupon(changed: &Value) -> CouponDetails {
     serde_json::from_value(coupon).unwrap()
 }
 
-const AWAY: Openness<'_> = Openness {
+const AWAY: CouponOpenness<'_> = CouponOpenness {
     open: None,
     opens: None,
 };
@@ -330,7 +330,7 @@ fn sentence_about_a_resumed_coupon_says_whether_and_when_people_can_claim() {
     ] {
         let present = Present {
             coupon: &coupon(&json!({})),
-            now: Openness { open, opens },
+            now: CouponOpenness { open, opens },
             daily: None,
         };
         assert_eq!(sentence("resume", &present), says);

@@ -78,7 +78,7 @@ const SERVER_ONLY: [&str; 7] = [
 ];
 
 /// The content of a page below its title.
-enum Body {
+enum PageBody {
     Notice(&'static str),
     /// The data that rarely changes. The script requests the rest.
     Coupon {
@@ -95,7 +95,7 @@ enum Body {
 struct PageHtml<'a> {
     language: Language,
     title: &'a str,
-    body: Body,
+    body: PageBody,
 }
 
 /// Renders the page of a coupon.
@@ -110,7 +110,7 @@ pub(super) fn coupon(
     let page = PageHtml {
         language,
         title: &coupon.coupon.name,
-        body: Body::Coupon {
+        body: PageBody::Coupon {
             id: coupon.coupon.id,
             quantity: match quantity {
                 1 => language.word("quantity_one").to_owned(),
@@ -131,7 +131,7 @@ pub(super) fn notice(words: &str, language: Language) -> askama::Result<String> 
     let page = PageHtml {
         language,
         title: language.word(words),
-        body: Body::Notice(language.word(&format!("{words}_why"))),
+        body: PageBody::Notice(language.word(&format!("{words}_why"))),
     };
     page.render()
 }
