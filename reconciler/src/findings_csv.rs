@@ -1,6 +1,10 @@
 //! A report of a run to keep, as CSV: the numbers of each drop before and after, and all findings.
 //! The run's id and times are not in it, so two reports of an unchanged system are equal.
 
+use std::fs;
+use std::path::Path;
+
+use anyhow::Context as _;
 use chrono::NaiveDate;
 use csv::{Terminator, WriterBuilder};
 use firstcome_shared::spreadsheet::guarded;
@@ -102,6 +106,11 @@ pub(crate) fn write(run: &Run) -> anyhow::Result<Vec<u8>> {
         csv.serialize(Line::default())?;
     }
     Ok(csv.into_inner()?)
+}
+
+/// Writes a run to a file.
+pub(crate) fn write_file(run: &Run, file: &Path) -> anyhow::Result<()> {
+    fs::write(file, write(run)?).with_context(|| format!("cannot write {}", file.display()))
 }
 
 #[cfg(test)]

@@ -1,11 +1,9 @@
 //! `firstcome-reconciler once`: runs one pass now, and prints its result to the terminal.
 
 use std::collections::BTreeSet;
-use std::fs;
 use std::process::ExitCode;
 use std::time::Duration;
 
-use anyhow::Context as _;
 use firstcome_shared::domain::{CouponId, DropId};
 use firstcome_shared::subject::Subject;
 use firstcome_shared::tuning::Tuning;
@@ -71,8 +69,7 @@ pub async fn run(args: OnceArgs, stop: CancellationToken) -> anyhow::Result<Exit
         Err(error) => return Err(error.into()),
     };
     if let Some(file) = &args.report {
-        let report = findings_csv::write(&run)?;
-        fs::write(file, report).with_context(|| format!("cannot write {}", file.display()))?;
+        findings_csv::write_file(&run, file)?;
     }
     let code = mail_and_print(Some(&notifier), &run, args.json, args.full_ids).await?;
     if !args.json {

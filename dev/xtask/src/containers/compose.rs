@@ -52,6 +52,13 @@ impl Compose {
         output(self.command(&run).args(words))
     }
 
+    /// Runs the service `attach` with these words. Returns what it complains about.
+    pub(super) fn run_attach(&self, words: &[&str]) -> Result<String> {
+        let run = ["--profile", "attach", "run", "--rm", "-T", "attach"];
+        let done = self.command(&run).args(words).output()?;
+        Ok(String::from_utf8_lossy(&done.stderr).into_owned())
+    }
+
     pub(super) fn up(&self) -> Result<()> {
         self.quietly(&["up", "--no-build", "-d"])
     }

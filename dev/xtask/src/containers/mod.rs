@@ -8,6 +8,7 @@
 mod compose;
 mod images;
 
+use std::fs;
 use std::process::Command;
 use std::time::{Duration, Instant};
 
@@ -65,6 +66,7 @@ pub(crate) fn run(engine: Engine, prebuilt: bool) -> Result<()> {
             compose.build()?;
         }
     }
+    attach(&compose)?;
     demo(&compose, engine, prebuilt.then_some(&profile))?;
     compose.remove()?;
     let outage = if prebuilt { SHORT_OUTAGE } else { OUTAGE };
@@ -75,6 +77,19 @@ pub(crate) fn run(engine: Engine, prebuilt: bool) -> Result<()> {
     let removed = compose.remove();
     checked.and(removed)?;
     eprintln!("[containers] exact: {QUANTITY} of each coupon, after an outage and a restart");
+    Ok(())
+}
+
+/// Checks that the service `attach` reads a file of this folder: here one whose login is not given.
+fn attach(compose: &Compose) -> Result<()> {
+    const FILE: &str = "target/attach-check.toml";
+    let check = "[[check]]\nname = \"One\"\nsql = \"SELECT 1\"\nto_do = \"Nothing.\"\n";
+    fs::write(FILE, format!("database = \"$SHOP\"\n{check}"))?;
+    let said = compose.run_attach(&[FILE, "--once"])?;
+    ensure!(
+        said.contains("the variable SHOP is not set"),
+        "the service `attach` said: {said}"
+    );
     Ok(())
 }
 
