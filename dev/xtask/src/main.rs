@@ -9,6 +9,7 @@ mod lint;
 mod mutants;
 mod programs;
 mod shell;
+mod slowest;
 mod suite;
 
 use std::env;

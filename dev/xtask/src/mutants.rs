@@ -3,12 +3,13 @@
 
 use std::collections::BTreeMap;
 use std::fs;
+use std::path::Path;
 
 use anyhow::{Context, Result, ensure};
 use clap::Subcommand;
 
 use crate::shell::{cargo, command, output, read, setting};
-use crate::suite::{MORE_CASES, SYSTEM, cargo_test, processors};
+use crate::suite::{MORE_CASES, SYSTEM, build_system_tests, cargo_test, processors, system_tests};
 
 const LIST: &str = "dev/xtask/mutants.txt";
 
@@ -56,10 +57,10 @@ impl Mutant {
     }
 
     /// Returns the tests that fail while the fault is planted.
-    fn caught_by(&self) -> Result<Vec<String>> {
+    fn caught_by(&self, system: Option<&Path>) -> Result<Vec<String>> {
         let (before, after) = self.texts()?;
         fs::write(&self.file, after)?;
-        let failing = failing(&self.tests);
+        let failing = failing(&self.tests, system);
         fs::write(&self.file, before)?;
         failing.with_context(|| self.what.clone())
     }
@@ -80,22 +81,27 @@ fn filters(tests: &[String]) -> Vec<&String> {
     filters
 }
 
+fn is_of_system(tests: &[String]) -> bool {
+    tests.iter().any(|word| word == SYSTEM)
+}
+
 /// Runs tests. Returns the names of those that fail. Fails if a filter selects no test, which
-/// happens when tests are renamed.
-fn failing(tests: &[String]) -> Result<Vec<String>> {
-    if tests.iter().any(|word| word == SYSTEM) {
-        // These tests start the programs, which `cargo test` does not build for them. Only these
-        // two programs contain rules, and linking all programs takes longer than the tests.
+/// happens when tests are renamed. The tests of the whole system start the programs, so a fault in
+/// a program needs no new build of these tests (`system`), which takes longer than most of them.
+fn failing(tests: &[String], system: Option<&Path>) -> Result<Vec<String>> {
+    let mut run = if let Some(system) = system.filter(|_| is_of_system(tests)) {
         let mut build = cargo(&["build", "--workspace", "--locked", "--quiet"]);
         build.args(["--bin", "firstcome-api", "--bin", "firstcome-reconciler"]);
         let built = build.output().context("cargo build")?;
         ensure!(built.status.success(), "the programs cannot be built");
-    }
-    let mut cargo = cargo_test(2 * processors(), tests);
-    cargo.envs(MORE_CASES);
+        system_tests(system, &filters(tests))?
+    } else {
+        cargo_test(2 * processors(), tests)
+    };
+    run.envs(MORE_CASES);
     // Finding the smallest input of a failure takes minutes, and proves nothing more.
-    cargo.env("PROPTEST_MAX_SHRINK_ITERS", "0");
-    let ended = cargo.output().context("cargo test")?;
+    run.env("PROPTEST_MAX_SHRINK_ITERS", "0");
+    let ended = run.output().context("the tests")?;
     let log = String::from_utf8_lossy(&ended.stdout);
     // A fault that does not compile proves nothing.
     ensure!(log.contains("running "), "the tests did not run");
@@ -143,22 +149,26 @@ pub(crate) fn run(part: Option<Part>) -> Result<()> {
     for mutant in &mutants {
         of_tests.entry(&mutant.tests).or_default().push(mutant);
     }
+    let needs_system = mutants.iter().any(|mutant| is_of_system(&mutant.tests));
+    let system = needs_system.then(build_system_tests).transpose()?;
+    let system = system.as_deref();
     let mut not_caught = 0;
-    for (tests, mutants) in of_tests {
-        // Tests that fail or do not run without a fault prove nothing.
-        let why = match failing(tests) {
-            Ok(already) if already.is_empty() => None,
-            Ok(already) => Some(already.join(", ")),
-            Err(error) => Some(format!("{error:#}")),
+    // Tests that fail or do not run without a fault prove nothing. All of them run before the first
+    // fault, because each fault rebuilds their programs.
+    of_tests.retain(|tests, mutants| {
+        let why = match failing(tests, system) {
+            Ok(already) if already.is_empty() => return true,
+            Ok(already) => already.join(", "),
+            Err(error) => format!("{error:#}"),
         };
-        if let Some(why) = why {
-            println!("FAIL without a fault, {} faults: {why}", mutants.len());
-            not_caught += mutants.len();
-            continue;
-        }
+        println!("FAIL without a fault, {} faults: {why}", mutants.len());
+        not_caught += mutants.len();
+        false
+    });
+    for mutants in of_tests.into_values() {
         for mutant in mutants {
             let what = &mutant.what;
-            match mutant.caught_by() {
+            match mutant.caught_by(system) {
                 Ok(failed) if !failed.is_empty() => {
                     println!("caught {what}: {}", failed.join(", "));
                     continue;

@@ -1,7 +1,8 @@
 //! Selects and runs the tests on real servers. Tests of the whole system with
 //! `#[ignore = "release"]` cost several times as much as others and run before a release.
 
-use std::path::Path;
+use std::io::{BufRead as _, BufReader};
+use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::thread;
 use std::time::{Duration, Instant};
@@ -11,6 +12,7 @@ use anyhow::{Context, Result, anyhow};
 use crate::histories;
 use crate::programs::{Profile, build_all_and_fetch};
 use crate::shell::{cargo, command, judge, output, run, setting};
+use crate::slowest::{self, with_times};
 
 /// The program with the tests of the whole system.
 pub(crate) const SYSTEM: &str = "it";
@@ -75,6 +77,32 @@ pub(crate) fn test_it(args: &[&str]) -> Command {
     tests
 }
 
+/// Builds the test program of the whole system. Returns its path.
+pub(crate) fn build_system_tests() -> Result<PathBuf> {
+    let mut build = cargo(&["test", "--workspace", "--locked", "--no-run"]);
+    let built = build.args(["--test", SYSTEM]).output();
+    let built = built.context("cannot start cargo")?;
+    let said = String::from_utf8_lossy(&built.stderr);
+    judge(&build, built.status).with_context(|| said.clone().into_owned())?;
+    let (_, program) = said
+        .rsplit_once("Executable tests/it/main.rs (")
+        .context("cargo names no test program")?;
+    let program = program.split(')').next().unwrap_or_default();
+    Ok(std::path::absolute(program)?)
+}
+
+/// Returns the command of the built test program of the whole system, which starts the programs as
+/// they are now.
+pub(crate) fn system_tests(program: &Path, filters: &[&String]) -> Result<Command> {
+    let folder = std::path::absolute("dev/harness")?;
+    let mut tests = command(program);
+    tests.args(filters).current_dir(&folder);
+    tests.env("CARGO_MANIFEST_DIR", folder);
+    tests.env("RUST_TEST_THREADS", (2 * processors()).to_string());
+    in_memory(&mut tests);
+    Ok(tests)
+}
+
 /// Runs the tests of every change. The system tests wait for servers most of the time, so all other
 /// tests run concurrently, and their output is shown at the end. The fault schedules follow when all
 /// tests have ended: run together with tests, each would take nearly twice the CPU time, and time
@@ -84,12 +112,14 @@ fn every_change(profile: &Profile) -> Result<()> {
     let mut others = cargo_test(3 * processors(), &others);
     let mut system = cargo_test(3 * processors(), &["--test", "checker", "--test", SYSTEM]);
     thread::scope(|scope| {
-        let others = scope.spawn(|| kept(&mut others));
+        let others = scope.spawn(|| kept(with_times(&mut others), Shown::AtTheEnd));
         let checker = scope.spawn(histories::build);
         let begun = Instant::now();
-        let system = run(&mut system);
+        let (times, system) = kept(with_times(&mut system), Shown::AtOnce)?;
         let (log, others) = joined(others)?;
         print!("{log}");
+        slowest::print(&times);
+        slowest::print(&log);
         let left = UNTIL.saturating_sub(begun.elapsed());
         let minutes = (left.as_secs_f64() / 60.0).clamp(MINUTES[0], MINUTES[1]);
         let searched = schedules(profile, minutes).and_then(|mut chaos| run(&mut chaos));
@@ -106,17 +136,31 @@ fn joined<T>(thread: thread::ScopedJoinHandle<'_, Result<T>>) -> Result<T> {
         .flatten()
 }
 
+/// When the output of tests is shown.
+#[derive(PartialEq)]
+enum Shown {
+    AtOnce,
+    AtTheEnd,
+}
+
 /// Runs a command. Returns its output on both streams, and its result.
-fn kept(command: &mut Command) -> Result<(String, Result<()>)> {
-    let (mut reader, writer) = std::io::pipe()?;
+fn kept(command: &mut Command, shown: Shown) -> Result<(String, Result<()>)> {
+    let (reader, writer) = std::io::pipe()?;
     command.stdout(writer.try_clone()?).stderr(writer);
     let mut child = command.spawn().context("cannot start the tests")?;
     // Drops the writing ends that the command holds. Otherwise the pipe would never end.
     command.stdout(Stdio::null()).stderr(Stdio::null());
-    let mut log = Vec::new();
-    std::io::Read::read_to_end(&mut reader, &mut log)?;
+    let mut log = String::new();
+    for line in BufReader::new(reader).split(b'\n') {
+        let line = String::from_utf8_lossy(&line?).into_owned();
+        if shown == Shown::AtOnce {
+            println!("{line}");
+        }
+        log += &line;
+        log.push('\n');
+    }
     let result = judge(command, child.wait()?);
-    Ok((String::from_utf8_lossy(&log).into_owned(), result))
+    Ok((log, result))
 }
 
 /// Returns the command of the fault schedules. Each commit draws different ones, so that new
