@@ -9,6 +9,7 @@ use firstcome_harness::{
     Fixture, Http, LIMIT, MadeCoupon, OPS_TOKEN, World, agreed, coupon_body, eventually,
 };
 use firstcome_load::identity::{token, token_settings};
+use futures_util::future::join_all;
 use serde_json::json;
 use tokio::process::Command;
 
@@ -111,11 +112,13 @@ async fn fuzzed_requests_crash_no_service_and_mysql_and_redis_agree_after_a_pass
     for name in ["One", "Two", "Three"] {
         fixture.api.create_coupon(&coupon_body(name, 50, 5)).await;
     }
-    fixture.api.claim(1, "u-1").await;
+    for user in ["u-1", "u-2"] {
+        fixture.api.claim(1, user).await;
+    }
     let with_tokens = world.serve_with(&token_settings(JWT_SECRET)).await;
     let daemon = world.daemon().await;
     let ops = format!("Authorization: Bearer {OPS_TOKEN}");
-    let person = token(JWT_SECRET, "u-1").unwrap();
+    let person = token(JWT_SECRET, "u-2").unwrap();
     let person = format!("Authorization: Bearer {person}");
     let (api, tokens) = (fixture.api.http(), with_tokens.http());
     let operator = [ops.as_str(), "X-User-Id: u-1"];
@@ -127,13 +130,15 @@ async fn fuzzed_requests_crash_no_service_and_mysql_and_redis_agree_after_a_pass
         ("reconciler", daemon.http(), &operator[..1], "ignored_auth"),
     ];
     let only = from_env("ONLY", "");
-    let mut held = Vec::new();
-    for (what, http, headers, but) in attacks.into_iter().filter(|it| it.0.contains(&only)) {
-        held.push(attack(what, http.base(), headers, but).await);
-        assert_eq!(http.get("/healthz").await.status, 200);
-    }
+    let chosen = attacks.into_iter().filter(|it| it.0.contains(&only));
+    // Each is one process that waits for answers most of the time.
+    let held = chosen.map(|(what, http, headers, but)| attack(what, http.base(), headers, but));
+    let held = join_all(held).await;
     assert!(!held.is_empty(), "ONLY={only:?} selects no set");
     assert!(!held.contains(&false), "the failures are printed above");
+    for http in [api, tokens, daemon.http()] {
+        assert_eq!(http.get("/healthz").await.status, 200);
+    }
     eventually("every message is written", LIMIT, async || {
         world.unwritten().await.is_ok_and(|number| number == 0)
     })

@@ -48,7 +48,7 @@ async fn claims_returns_and_quantities_newer_than_a_dump_are_restored_if_redis_i
     let daemon = world.daemon().await;
     let body = coupon_body("Winter", 20, 5);
     let (winter, held) = fixture.held_of(&body, 10).await;
-    let shop = Shop::of(world, &[api.http()]);
+    let shop = Shop::of(world, api.http());
     let codes = codes(world, winter.drop).await;
     let code = |number: usize| {
         let (_, slot) = held[number].1.promised().unwrap();
@@ -203,7 +203,7 @@ async fn a_coupon_that_a_failover_lost_comes_back_with_its_rows_and_codes() {
     let revoked = "SELECT id, drop_id, user_id, again_from FROM revoked_coupons ORDER BY id";
     let revoked_before = world.sql.query(revoked).await;
     assert_eq!(revoked_before.len(), 2);
-    let shop = Shop::of(world, &[fixture.api.http()]);
+    let shop = Shop::of(world, fixture.api.http());
     let codes = codes(world, coupon.drop).await;
     assert_eq!(shop.use_code(&codes[0], "order-1").await, used());
     let tables = ["issued_coupons", "revoked_coupons", "slot_limits", "drops"];

@@ -465,7 +465,7 @@ async fn a_code_is_found_with_its_orders_and_its_use_is_undone_with_a_reason(
 ) {
     let (coupon, _) = f.held("Winter coupon", 5, 1).await;
     let code = codes(&f.world, coupon.drop).await.remove(0);
-    let shop = Shop::of(&f.world, &[f.api.http()]);
+    let shop = Shop::of(&f.world, f.api.http());
     let search = [("person", &*code)];
     let found = kim.submit("/people", &search).await;
     let place = format!("Slot 1 of drop {}", coupon.drop);

@@ -10,7 +10,7 @@ use firstcome_harness::{
     Answer, Fixture, Http, World, WorldStores, all_issued, eventually, eventually_some, rush,
 };
 use firstcome_shared::report::{FailureCause, StoreRefusal};
-use firstcome_stack::{KafkaCluster, MysqlOptions, MysqlServer, RedisServer};
+use firstcome_stack::{KafkaCluster, MysqlOptions, MysqlServer};
 
 use crate::drift::support::{mailed, subjects};
 
@@ -47,117 +47,41 @@ async fn is_over(world: &World, refusal: StoreRefusal) {
     world.mail.clear();
 }
 
-/// A refusal, the commands that make Redis refuse, and the commands that end the refusal, with `|`
-/// between the words of a command.
-type Scene = (
-    StoreRefusal,
-    &'static [&'static str],
-    &'static [&'static str],
-);
-
 /// Selects the product's default delay before alerts instead of the one for tests.
 const PATIENT: [(&str, &str); 1] = [("FIRSTCOME_TEST_ALERT_PATIENCE_SECONDS", "")];
 
 /// The limit for the mail about a refusal, with the product's default delay.
 const MAILED_WITHIN: Duration = Duration::from_secs(60);
 
-/// Makes a private Redis refuse, and waits until readiness, metric and mail report it, and the pass
-/// if it cannot begin. With settings such as [`PATIENT`], the mail must also be in time.
-async fn redis_refuses(
-    name: &str,
-    settings: &[(&str, &str)],
-    prepare: impl FnOnce(&RedisServer),
-    scenes: &[Scene],
-) {
-    let (f, server) = Fixture::with_own_redis(name, settings).await;
-    prepare(&server);
-    let daemon = f.world.daemon().await;
-    let coupon = f.api.open_coupon(1_000).await;
-    let run = async |commands: &[&str]| {
-        for command in commands {
-            let words: Vec<&str> = command.split('|').collect();
-            f.world.redis.command::<()>(&words).await;
-        }
-    };
-    for (number, (refusal, begin, end)) in scenes.iter().enumerate() {
-        let begun = Instant::now();
-        run(begin).await;
-        eventually(
-            "both are not ready, and the metric is down",
-            WITHIN,
-            async || {
-                let up = f.api.http().metric("firstcome_redis_up", &[]).await;
-                let are_not_ready = is_not_ready(f.api.http(), *refusal).await
-                    && is_not_ready(daemon.http(), *refusal).await;
-                are_not_ready && up == Some(0.0)
-            },
-        )
-        .await;
-        // A replica is refused before a pass begins. The others refuse only writes.
-        if *refusal == StoreRefusal::RedisReplica {
-            let once = f.world.once_with(&["--dry-run"], &[]).await;
-            assert_eq!(once.code, 2, "{}", once.log);
-            let said = StoreRefusal::from_error(FailureCause::Redis, &once.log);
-            assert_eq!(said, Some(*refusal), "{}", once.log);
-        }
-        is_mailed(&f.world, *refusal).await;
-        let took = begun.elapsed();
-        eprintln!("{refusal:?} is mailed after {took:?}");
-        assert!(
-            settings.is_empty() || took < MAILED_WITHIN,
-            "{refusal:?}: {took:?}"
-        );
-        run(end).await;
-        eventually("claims are admitted", WITHIN, async || {
-            let claim = f.api.claim(coupon.id, &format!("u-{number}")).await;
-            matches!(claim, Answer::Accepted { .. } | Answer::Already { .. })
-        })
-        .await;
-        is_over(&f.world, *refusal).await;
-    }
-}
-
-/// The usual first failure of a full or read-only disk, with Redis's default `save`.
+/// The usual first failure of a full or read-only disk, with Redis's default `save`. The other
+/// refusals of Redis differ only in their text (`shared/tests/scripts`).
 #[tokio::test]
 async fn a_failed_redis_snapshot_is_reported_by_its_cause() {
+    let refusal = StoreRefusal::RedisSnapshot;
+    let (f, server) = Fixture::with_own_redis("misconf", &[]).await;
     // A folder of this name makes every snapshot fail.
-    let block = |server: &RedisServer| {
-        std::fs::create_dir_all(server.data_dir().join("dump.rdb/x")).unwrap();
+    std::fs::create_dir_all(server.data_dir().join("dump.rdb/x")).unwrap();
+    let daemon = f.world.daemon().await;
+    let coupon = f.api.open_coupon(1_000).await;
+    let save = async |when: &str| {
+        let set = ["CONFIG", "SET", "save", when];
+        f.world.redis.command::<()>(&set).await;
     };
-    let scene: Scene = (
-        StoreRefusal::RedisSnapshot,
-        &["CONFIG|SET|save|3600 1", "BGSAVE"],
-        &["CONFIG|SET|save|"],
-    );
-    redis_refuses("misconf", &[], block, &[scene]).await;
-}
-
-#[tokio::test]
-#[ignore = "release"]
-async fn redis_without_memory_or_replicas_is_reported_by_its_cause() {
-    let memory: Scene = (
-        StoreRefusal::RedisMemory,
-        &["CONFIG|SET|maxmemory|1"],
-        &["CONFIG|SET|maxmemory|0"],
-    );
-    let replicas: Scene = (
-        StoreRefusal::RedisFewReplicas,
-        &["CONFIG|SET|min-replicas-to-write|1"],
-        &["CONFIG|SET|min-replicas-to-write|0"],
-    );
-    redis_refuses("refuses", &PATIENT, |_| {}, &[memory, replicas]).await;
-}
-
-/// Separately, because the mail about a third refusal within minutes waits for up to two minutes.
-#[tokio::test]
-#[ignore = "release"]
-async fn a_redis_that_became_a_replica_is_reported_by_its_cause() {
-    let replica: Scene = (
-        StoreRefusal::RedisReplica,
-        &["REPLICAOF|127.0.0.1|1"],
-        &["REPLICAOF|NO|ONE"],
-    );
-    redis_refuses("replica", &PATIENT, |_| {}, &[replica]).await;
+    save("3600 1").await;
+    f.world.redis.command::<()>(&["BGSAVE"]).await;
+    let what = "both are not ready, and the metric is down";
+    eventually(what, WITHIN, async || {
+        let up = f.api.http().metric("firstcome_redis_up", &[]).await;
+        let are_not_ready =
+            is_not_ready(f.api.http(), refusal).await && is_not_ready(daemon.http(), refusal).await;
+        are_not_ready && up == Some(0.0)
+    })
+    .await;
+    is_mailed(&f.world, refusal).await;
+    save("").await;
+    let admitted = f.api.until_answered(coupon.id, "u-1").await;
+    assert!(admitted.promised().is_some(), "{admitted:?}");
+    is_over(&f.world, refusal).await;
 }
 
 #[tokio::test]
