@@ -7,7 +7,7 @@ use firstcome_shared::domain::DropId;
 use reqwest::Method;
 use serde_json::{Value, json};
 
-use crate::world::{HttpAnswer, InProcessApi, OPS_TOKEN, ServeWorld, coupon, open, today, with};
+use super::world::{HttpAnswer, InProcessApi, OPS_TOKEN, ServeWorld, coupon, open, today, with};
 
 fn in_minutes(minutes: i64) -> String {
     (Utc::now() + TimeDelta::minutes(minutes)).to_rfc3339_opts(SecondsFormat::Millis, true)

@@ -9,7 +9,7 @@ use reqwest::{Method, RequestBuilder};
 use serde_json::json;
 use tokio::task::JoinSet;
 
-use crate::world::{InProcessApi, ServeWorld, open, stack, until};
+use super::world::{InProcessApi, ServeWorld, open, stack, until};
 
 async fn behind_mysql(world: &ServeWorld) -> (ServeWorld, FaultProxy) {
     let proxy = stack().await.mysql.proxy().await.unwrap();

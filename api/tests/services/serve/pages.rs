@@ -4,8 +4,8 @@
 use firstcome_stack::ProxyFault;
 use reqwest::Method;
 
-use crate::stores_away::{behind_mysql, behind_redis};
-use crate::world::{HttpAnswer, InProcessApi, ServeWorld, coupon, open, with};
+use super::stores_away::{behind_mysql, behind_redis};
+use super::world::{HttpAnswer, InProcessApi, ServeWorld, coupon, open, with};
 
 async fn page(
     api: &InProcessApi,

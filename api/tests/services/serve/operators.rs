@@ -6,7 +6,7 @@ use firstcome_stack::ProxyFault;
 use reqwest::Method;
 use serde_json::{Value, json};
 
-use crate::world::{HttpAnswer, InProcessApi, OPS_TOKEN, ServeWorld, open, stack, until, with};
+use super::world::{HttpAnswer, InProcessApi, OPS_TOKEN, ServeWorld, open, stack, until, with};
 
 #[tokio::test]
 async fn created_coupon_is_shown_and_listed() {

@@ -8,7 +8,7 @@ use rdkafka::admin::{AdminClient, AdminOptions, NewPartitions};
 use rdkafka::client::DefaultClientContext;
 use tokio::time::Instant;
 
-use crate::world::{ConsumeWorld, LIMIT, PARTITIONS, claim_event, until};
+use super::world::{ConsumeWorld, LIMIT, PARTITIONS, claim_event, until};
 
 /// Number of claims in each message, which is written whole.
 const TOGETHER: u32 = 100;

@@ -9,8 +9,8 @@ use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::TcpStream;
 use tokio::time::timeout;
 
-use crate::stores_away::behind_redis;
-use crate::world::{InProcessApi, LIMIT, ServeWorld, bearer, coupon, open, with};
+use super::stores_away::behind_redis;
+use super::world::{InProcessApi, LIMIT, ServeWorld, bearer, coupon, open, with};
 
 /// An API in its own world. Requests name its coupons `[C1]`, `[C2]`, …, and answers are read with
 /// these names and with `[D1]`, `[D2]`, … for their drops: the numbers differ in each world. The

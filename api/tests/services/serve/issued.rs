@@ -5,7 +5,7 @@ use firstcome_shared::domain::DropId;
 use reqwest::Method;
 use serde_json::{Value, json};
 
-use crate::world::{HttpAnswer, InProcessApi, OPS_TOKEN, ServeWorld, open, stack, with};
+use super::world::{HttpAnswer, InProcessApi, OPS_TOKEN, ServeWorld, open, stack, with};
 
 async fn ask(api: &InProcessApi, path: &str, accept: &str) -> HttpAnswer {
     let token = format!("Bearer {OPS_TOKEN}");

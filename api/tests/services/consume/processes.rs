@@ -5,7 +5,7 @@ use std::process::Command;
 use firstcome_stack::{Janitor, Program, ProxyFault};
 use tokio::net::TcpSocket;
 
-use crate::world::{ConsumeWorld, LIMIT, until};
+use super::world::{ConsumeWorld, LIMIT, until};
 
 /// Sends a GET, and returns status and body.
 async fn get(address: &str, path: &str) -> (u16, String) {

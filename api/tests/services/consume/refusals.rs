@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use firstcome_shared::domain::{CouponId, DropId, NamedDrop, OncePer};
 
-use crate::world::{ConsumeWorld, claim_event};
+use super::world::{ConsumeWorld, claim_event};
 
 /// Builds messages that are refused, each with the reason.
 fn poison(

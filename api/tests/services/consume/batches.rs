@@ -9,7 +9,7 @@ use rdkafka::message::{Header, OwnedHeaders};
 use rdkafka::producer::{FutureProducer, FutureRecord};
 use secrecy::SecretString;
 
-use crate::world::{ConsumeWorld, LIMIT, PARTITIONS, SIGNING_KEY, claim_event, until};
+use super::world::{ConsumeWorld, LIMIT, PARTITIONS, SIGNING_KEY, claim_event, until};
 
 /// The signature and the payload.
 type Message = (Option<String>, String);

@@ -4,7 +4,7 @@ use firstcome_shared::domain::DropId;
 use reqwest::Method;
 use serde_json::json;
 
-use crate::world::{ServeWorld, bearer, open, with};
+use super::world::{ServeWorld, bearer, open, with};
 
 #[tokio::test]
 async fn status_shows_accepted_waiting_issued_and_broken_claims() {

@@ -5,7 +5,7 @@ use diesel::sql_query;
 use firstcome_shared::claim::Claim;
 use firstcome_shared::domain::{DropId, NamedDrop, OncePer, Slot};
 
-use crate::world::{ConsumeWorld, PARTITIONS, claim_event};
+use super::world::{ConsumeWorld, PARTITIONS, claim_event};
 
 /// Builds a message of a claim admitted at this time.
 fn message(

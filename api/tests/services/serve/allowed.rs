@@ -6,8 +6,8 @@ use firstcome_stack::ProxyFault;
 use reqwest::Method;
 use serde_json::{Value, json};
 
-use crate::stores_away::behind_redis;
-use crate::world::{HttpAnswer, InProcessApi, OPS_TOKEN, ServeWorld, bearer, open, until, with};
+use super::stores_away::behind_redis;
+use super::world::{HttpAnswer, InProcessApi, OPS_TOKEN, ServeWorld, bearer, open, until, with};
 
 async fn send(api: &InProcessApi, verb: &str, id: i64, body: &str) -> HttpAnswer {
     let token = format!("Bearer {OPS_TOKEN}");

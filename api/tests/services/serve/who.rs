@@ -4,7 +4,7 @@ use firstcome_shared::domain::DropId;
 use reqwest::Method;
 use serde_json::{Value, json};
 
-use crate::world::{HttpAnswer, InProcessApi, OPS_TOKEN, ServeWorld, open};
+use super::world::{HttpAnswer, InProcessApi, OPS_TOKEN, ServeWorld, open};
 
 const VIEW_TOKEN: &str = "a-token-that-only-reads-of-38-characters";
 

@@ -2,7 +2,7 @@
 
 use serde_json::{Value, json};
 
-use crate::world::{ServeWorld, open, today, with};
+use super::world::{ServeWorld, open, today, with};
 
 /// Inserts this many finished coupons, with ids from 1000 on.
 async fn finished(world: &ServeWorld, many: u32) {

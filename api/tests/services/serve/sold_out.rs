@@ -7,7 +7,7 @@ use futures_util::future::join_all;
 use reqwest::Method;
 use serde_json::{Value, json};
 
-use crate::world::{HttpAnswer, InProcessApi, ServeWorld, open, until};
+use super::world::{HttpAnswer, InProcessApi, ServeWorld, open, until};
 
 /// Creates a coupon from `body`, sells out its two slots, and returns its id and drop id.
 async fn sold_out(api: &InProcessApi, body: Value) -> (i64, i64) {

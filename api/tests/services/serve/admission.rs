@@ -4,7 +4,7 @@ use firstcome_shared::domain::DropId;
 use reqwest::Method;
 use serde_json::json;
 
-use crate::world::{ServeWorld, coupon, open, until, with};
+use super::world::{ServeWorld, coupon, open, until, with};
 
 #[tokio::test]
 async fn claims_get_slots_then_waiting_positions_then_sold_out() {

@@ -13,7 +13,7 @@ use reqwest::Method;
 use serde_json::{Value, json};
 use tokio::sync::oneshot;
 
-use crate::world::{
+use super::world::{
     HttpAnswer, InProcessApi, OPS_TOKEN, REDEEM_TOKEN, ServeWorld, open, until, with,
 };
 

@@ -8,8 +8,8 @@ use firstcome_stack::{FaultProxy, KafkaServer, ProxyFault};
 use futures_util::future::join_all;
 use serde_json::json;
 
-use crate::stores_away::behind_redis;
-use crate::world::{InProcessApi, ServeWorld, open, stack, today, until, with};
+use super::stores_away::behind_redis;
+use super::world::{InProcessApi, ServeWorld, open, stack, today, until, with};
 
 /// Creates a world on this Kafka, with a proxy in front of MySQL.
 async fn on(kafka: &KafkaServer, world: &ServeWorld) -> (ServeWorld, FaultProxy) {

@@ -5,7 +5,7 @@ use chrono::Utc;
 use firstcome_shared::domain::OncePer;
 use rdkafka::producer::{FutureProducer, FutureRecord};
 
-use crate::world::{ConsumeWorld, LIMIT};
+use super::world::{ConsumeWorld, LIMIT};
 
 #[tokio::test(flavor = "multi_thread")]
 async fn every_message_becomes_a_row_and_every_offset_is_committed() {

@@ -8,9 +8,9 @@ use firstcome_stack::{Clocks, FaultProxy, ProxyFault, RedisOptions, RedisServer}
 use reqwest::Method;
 use serde_json::json;
 
-use crate::promises::{move_window, two_days};
-use crate::stores_away::behind_redis;
-use crate::world::{HttpAnswer, InProcessApi, ServeWorld, until};
+use super::promises::{move_window, two_days};
+use super::stores_away::behind_redis;
+use super::world::{HttpAnswer, InProcessApi, ServeWorld, until};
 
 const HOUR: i64 = 3_600_000;
 

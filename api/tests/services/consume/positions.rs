@@ -2,7 +2,7 @@
 
 use firstcome_shared::domain::OncePer;
 
-use crate::world::{ConsumeWorld, PARTITIONS, until};
+use super::world::{ConsumeWorld, PARTITIONS, until};
 
 const ALL: &str =
     "SELECT slot, user_id, code, claimed_at, issued_at FROM issued_coupons ORDER BY slot";

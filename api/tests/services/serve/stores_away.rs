@@ -9,7 +9,7 @@ use firstcome_stack::{FaultProxy, KafkaServer, ProxyFault};
 use reqwest::Method;
 use serde_json::{Value, json};
 
-use crate::world::{ServeWorld, open, stack, until};
+use super::world::{ServeWorld, open, stack, until};
 
 pub(crate) async fn behind_mysql(world: &ServeWorld) -> (ServeWorld, FaultProxy) {
     let proxy = stack().await.mysql.proxy().await.unwrap();

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use firstcome_stack::ProxyFault;
 
-use crate::world::{ConsumeWorld, until};
+use super::world::{ConsumeWorld, until};
 
 #[tokio::test(flavor = "multi_thread")]
 async fn retry_finds_the_rows_of_a_write_whose_response_was_lost() {

@@ -9,8 +9,8 @@ use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::TcpStream;
 use tokio::time::timeout;
 
-use crate::stores_away::behind_redis;
-use crate::world::{InProcessApi, LIMIT, OPS_TOKEN, ServeWorld, open, until, with};
+use super::stores_away::behind_redis;
+use super::world::{InProcessApi, LIMIT, OPS_TOKEN, ServeWorld, open, until, with};
 
 async fn connect(api: &InProcessApi) -> TcpStream {
     TcpStream::connect(api.base.trim_start_matches("http://"))
