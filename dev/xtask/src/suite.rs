@@ -23,7 +23,7 @@ const HARNESS: &str = "firstcome-harness";
 const SEEDS: &str = "60";
 /// No more drawn schedules begin after this time since the start of the tests of the system, so
 /// that the tests end within six minutes.
-const UNTIL: Duration = Duration::from_secs(310);
+const UNTIL: Duration = Duration::from_secs(290);
 /// Drawn schedules begin for at least and at most these minutes, unless `MINUTES` is set.
 const MINUTES: [f64; 2] = [1.0, 2.0];
 
@@ -109,8 +109,8 @@ pub(crate) fn system_tests(program: &Path, filters: &[&String]) -> Result<Comman
 /// limits would be reached.
 fn every_change(profile: &Profile) -> Result<()> {
     let others = ["--exclude", HARNESS, "--tests"];
-    let mut others = cargo_test(3 * processors(), &others);
-    let mut system = cargo_test(3 * processors(), &["--test", "checker", "--test", SYSTEM]);
+    let mut others = cargo_test(4 * processors(), &others);
+    let mut system = cargo_test(4 * processors(), &["--test", "checker", "--test", SYSTEM]);
     thread::scope(|scope| {
         let others = scope.spawn(|| kept(with_times(&mut others), Shown::AtTheEnd));
         let checker = scope.spawn(histories::build);

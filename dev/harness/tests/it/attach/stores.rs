@@ -4,7 +4,7 @@
 use std::time::Duration;
 
 use firstcome_harness::{LIMIT, eventually};
-use firstcome_stack::{FaultProxy, KafkaServer, ProxyFault, Stack, StackOptions};
+use firstcome_stack::{FaultProxy, KafkaServer, ProxyFault, Stack};
 use rdkafka::admin::{AdminClient, AdminOptions, NewTopic, TopicReplication};
 use rdkafka::client::DefaultClientContext;
 use rdkafka::consumer::{BaseConsumer, CommitMode, Consumer as _};
@@ -37,11 +37,8 @@ async fn make_topic(kafka: &KafkaServer) {
 async fn each_unavailable_store_of_theirs_raises_one_alert_that_names_it() {
     let shop = Shop::new("attach-away").await;
     let stack = Stack::shared().await.unwrap();
-    let options = StackOptions::without_fsync();
-    let (kafka, kafka_way) = KafkaServer::start_behind_proxy(options.kafka)
-        .await
-        .unwrap();
-    make_topic(&kafka).await;
+    let kafka = KafkaServer::breakable().await.unwrap();
+    make_topic(kafka.server).await;
     let mysql_way = FaultProxy::start(stack.mysql.port()).await.unwrap();
     let redis_way = FaultProxy::start(stack.redis.port()).await.unwrap();
     let database = format!("{}_shop", shop.world.database());
@@ -49,7 +46,7 @@ async fn each_unavailable_store_of_theirs_raises_one_alert_that_names_it() {
         "database = '{}'\nredis = '{}'\nkafka = '{}'",
         stack.mysql.database_url_via(&mysql_way, &database),
         stack.redis.url_via(&redis_way),
-        kafka.bootstrap(),
+        kafka.server.bootstrap(),
     );
     let file = shop.file(&stores, "queue = [{ kafka = 'coupon', group = 'coupon' }]");
     shop.sell(0..30).await;
@@ -63,7 +60,7 @@ async fn each_unavailable_store_of_theirs_raises_one_alert_that_names_it() {
     for (kind, way, says) in [
         ("theirs_mysql", &mysql_way, "their MySQL"),
         ("theirs_redis", &redis_way, "their Redis"),
-        ("theirs_kafka", &kafka_way, "their Kafka"),
+        ("theirs_kafka", kafka.proxy, "their Kafka"),
     ] {
         way.set(ProxyFault::Cut).await.unwrap();
         if kind == "theirs_kafka" {
