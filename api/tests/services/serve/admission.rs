@@ -36,7 +36,7 @@ async fn claims_get_slots_then_waiting_positions_then_sold_out() {
         );
     }
     let late = api.claim(id, "u-4").await;
-    assert_eq!(late.code(), (409, "sold_out"));
+    late.is(409, "sold_out");
     assert_eq!(late.headers["content-type"], "application/problem+json");
     assert_eq!(world.messages().await, 2, "one message per admission");
 
@@ -74,15 +74,15 @@ async fn refusals_leave_redis_unchanged() {
     let before = world.dump().await;
 
     let not_open = api.claim(early, "u-1").await;
-    assert_eq!(not_open.code(), (409, "not_open"));
+    not_open.is(409, "not_open");
     let opens_at = not_open.json["opens_at"].as_str().unwrap();
     assert!(
         chrono::DateTime::parse_from_rfc3339(opens_at).is_ok(),
         "{opens_at}"
     );
-    assert_eq!(api.claim(late, "u-1").await.code(), (410, "closed"));
-    assert_eq!(api.claim(stopped, "u-1").await.code(), (409, "paused"));
-    assert_eq!(api.claim(4_711, "u-1").await.code(), (404, "not_found"));
+    api.claim(late, "u-1").await.is(410, "closed");
+    api.claim(stopped, "u-1").await.is(409, "paused");
+    api.claim(4_711, "u-1").await.is(404, "not_found");
     let others = [
         "x".into(),
         "-1".into(),
@@ -128,10 +128,10 @@ async fn closed_gate_refuses_claims_with_retry_after() {
     world.ask_redis::<i64>(&["DEL", &*gate]).await;
     let before = world.dump().await;
     let refused = api.claim(id, "u-1").await;
-    assert_eq!(refused.code(), (503, "unavailable"));
+    refused.is(503, "unavailable");
     assert!(refused.headers.contains_key("retry-after"));
-    assert_eq!(api.get("/readyz").await.status, 503);
-    assert_eq!(api.get("/healthz").await.status, 200);
+    api.get("/readyz").await.has_status(503);
+    api.get("/healthz").await.has_status(200);
     assert_eq!(world.dump().await, before);
 
     world.open_gate().await;
@@ -139,7 +139,7 @@ async fn closed_gate_refuses_claims_with_retry_after() {
         api.get("/readyz").await.status == 200
     })
     .await;
-    assert_eq!(api.claim(id, "u-1").await.code(), (202, "accepted"));
+    api.claim(id, "u-1").await.is(202, "accepted");
 }
 
 #[tokio::test]
@@ -155,7 +155,7 @@ async fn body_of_a_claim_is_ignored() {
             r#"{"user_id":"u-2"}"#,
         )
         .await;
-    assert_eq!(claimed.code(), (202, "accepted"));
+    claimed.is(202, "accepted");
     assert_eq!(api.mine(id, "u-2").await.json["status"], "none");
     let huge = api
         .ask(
@@ -165,5 +165,5 @@ async fn body_of_a_claim_is_ignored() {
             "x".repeat(20_000),
         )
         .await;
-    assert_eq!(huge.code(), (202, "accepted"));
+    huge.is(202, "accepted");
 }

@@ -112,7 +112,7 @@ async fn coupon_with_a_list_admits_only_listed_users() {
         (&removed.json["changed"], &removed.json["people"]),
         (&json!(2), &json!(1))
     );
-    assert_eq!(api.claim(id, "u-1").await.code(), (200, "already_claimed"));
+    api.claim(id, "u-1").await.is(200, "already_claimed");
     api.claim(id, "a|b:c=d+e@f.g_h-1").await.is(202, "waiting");
     agreed(&world, id).await;
     let acts = world
@@ -141,20 +141,20 @@ async fn restriction_of_a_coupon_can_be_changed_and_removed() {
     );
     // The list has no effect until `allow` is `list`.
     add(&api, id, "u-1").await;
-    assert_eq!(api.claim(id, "u-2").await.code(), (202, "accepted"));
+    api.claim(id, "u-2").await.is(202, "accepted");
     assert_eq!(
         api.patch(id, json!({"allow": "list"})).await.json["allow"],
         "list"
     );
-    assert_eq!(api.claim(id, "u-3").await.code(), (403, "not_allowed"));
-    assert_eq!(api.claim(id, "u-1").await.code(), (202, "accepted"));
-    assert_eq!(api.claim(id, "u-2").await.code(), (200, "already_claimed"));
+    api.claim(id, "u-3").await.is(403, "not_allowed");
+    api.claim(id, "u-1").await.is(202, "accepted");
+    api.claim(id, "u-2").await.is(200, "already_claimed");
     assert_eq!(
         api.patch(id, json!({"quantity": 10})).await.json["allow"],
         "list",
         "missing fields stay unchanged"
     );
-    assert_eq!(api.patch(id, json!({"paused": true})).await.status, 200);
+    api.patch(id, json!({"paused": true})).await.has_status(200);
     api.claim(id, "u-3").await.is(409, "paused"); // the pause takes precedence
     assert_eq!(
         api.patch(id, json!({"paused": false, "allow": null}))
@@ -162,7 +162,7 @@ async fn restriction_of_a_coupon_can_be_changed_and_removed() {
             .json["allow"],
         Value::Null
     );
-    assert_eq!(api.claim(id, "u-3").await.code(), (202, "accepted"));
+    api.claim(id, "u-3").await.is(202, "accepted");
     let meta: Option<String> = world
         .ask_redis(&["HGET", &world.keys(id, DropId(drop)).meta, "allow"])
         .await;
@@ -213,14 +213,14 @@ async fn refused_allow_list_requests_change_nothing() {
     ];
     let path = format!("/v1/coupons/{id}/allow-list/add");
     let refused = api.ask(Method::POST, &path, &compressed, "u-2").await;
-    assert_eq!(refused.code(), (415, "unsupported_encoding"));
+    refused.is(415, "unsupported_encoding");
     refused.says("gzip");
     let huge = "x\n".repeat(5_000_000);
-    assert_eq!(add(&api, id, &huge).await.code(), (413, "too_large"));
+    add(&api, id, &huge).await.is(413, "too_large");
     api.patch(id, json!({"name": "x".repeat(20_000)}))
         .await
         .is(413, "too_large"); // the limit of other bodies
-    assert_eq!(add(&api, 4_711, "u-1").await.code(), (404, "not_found"));
+    add(&api, 4_711, "u-1").await.is(404, "not_found");
     assert_eq!(world.dump().await, before);
     assert_eq!(
         world.sql("SELECT COUNT(*) FROM {db}.ops_actions").await,
@@ -250,7 +250,7 @@ async fn long_list_is_changed_by_one_request() {
     let repeated = changed("add", 0..25_000).await;
     assert_eq!(repeated, [0, 25_001], "it is idempotent");
     let too_long = add(&api, id, &body(100_000..280_000)).await;
-    assert_eq!(too_long.code(), (422, "not_possible"));
+    too_long.is(422, "not_possible");
     assert_eq!(agreed(&world, id).await.len(), 25_001);
     assert_eq!(changed("remove", 1..25_001).await, [25_000, 1]);
     assert_eq!(agreed(&world, id).await, ["u-000000"]);
@@ -385,19 +385,19 @@ async fn coupon_for_a_group_admits_users_whose_token_names_it() {
         let refused = claim("u-1", groups.clone()).await;
         assert_eq!(refused.code(), (403, "not_allowed"), "{groups}");
     }
-    assert_eq!(claim("u-1", json!("vip")).await.code(), (202, "accepted"));
+    claim("u-1", json!("vip")).await.is(202, "accepted");
     claim("u-2", json!(["staff", "vip"]))
         .await
         .is(202, "accepted");
-    assert_eq!(claim("u-3", json!("vip")).await.code(), (202, "waiting"));
-    assert_eq!(claim("u-4", json!("vip")).await.code(), (409, "sold_out"));
+    claim("u-3", json!("vip")).await.is(202, "waiting");
+    claim("u-4", json!("vip")).await.is(409, "sold_out");
     // Holders and waiting users get their status without the group.
     claim("u-1", Value::Null).await.is(200, "already_claimed");
-    assert_eq!(claim("u-3", Value::Null).await.code(), (202, "waiting"));
+    claim("u-3", Value::Null).await.is(202, "waiting");
     claim("u-5", json!("staff")).await.is(403, "not_allowed");
     let renamed = jwt.with("jwt-groups-claim", "roles").api().await;
     let token = token("u-6", &json!("vip"));
     let headers = [("authorization", token.as_str())];
     let refused = renamed.ask(Method::POST, &path, &headers, "").await;
-    assert_eq!(refused.code(), (403, "not_allowed"));
+    refused.is(403, "not_allowed");
 }

@@ -42,7 +42,7 @@ async fn finished_coupons_are_found_changed_and_listed() {
         (&shown["current_drop"]["remaining"], &shown["next_drop"]),
         (&json!(2), &Value::Null)
     );
-    assert_eq!(api.claim(3_499, "u-1").await.code(), (410, "closed"));
+    api.claim(3_499, "u-1").await.is(410, "closed");
     assert_eq!(api.mine(3_499, "u-1").await.json["status"], "none");
     assert_eq!(
         api.patch(3_499, json!({"name": "Renamed"})).await.json["name"],
@@ -78,8 +78,8 @@ async fn daily_coupon_without_drops_is_closed_only_after_its_last_day() {
     world.sql("DELETE FROM {db}.drops").await;
     let api = world.api().await;
     // The reconciler creates its drops again.
-    assert_eq!(api.claim(endless, "u-1").await.code(), (503, "unavailable"));
+    api.claim(endless, "u-1").await.is(503, "unavailable");
     // Nothing recreates the drops of this coupon, and it is unknown who held slots in them.
-    assert_eq!(api.claim(over, "u-1").await.code(), (410, "closed"));
-    assert_eq!(api.mine(over, "u-1").await.code(), (503, "unavailable"));
+    api.claim(over, "u-1").await.is(410, "closed");
+    api.mine(over, "u-1").await.is(503, "unavailable");
 }

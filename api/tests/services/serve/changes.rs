@@ -100,21 +100,21 @@ async fn patch_with(
 async fn changing_the_waiting_list_keeps_the_users_who_wait() {
     let (world, api) = ServeWorld::with_api().await;
     let (id, _) = api.make(open(1)).await;
-    assert_eq!(api.claim(id, "u-1").await.status, 202);
-    assert_eq!(api.claim(id, "u-2").await.code(), (409, "sold_out"));
+    api.claim(id, "u-1").await.has_status(202);
+    api.claim(id, "u-2").await.is(409, "sold_out");
     assert_eq!(
         api.patch(id, json!({"waiting_list": 2})).await.json["waiting_list"],
         2
     );
     assert_agree(&world, id).await;
     for user in ["u-2", "u-3"] {
-        assert_eq!(api.claim(id, user).await.code(), (202, "waiting"));
+        api.claim(id, user).await.is(202, "waiting");
     }
     assert_eq!(
         api.patch(id, json!({"waiting_list": 0})).await.json["waiting_list"],
         0
     );
-    assert_eq!(api.claim(id, "u-4").await.code(), (409, "sold_out"));
+    api.claim(id, "u-4").await.is(409, "sold_out");
     assert_eq!(api.claim(id, "u-3").await.json["position"], 2);
     assert_agree(&world, id).await;
 }
@@ -203,7 +203,7 @@ async fn earlier_last_day_removes_drops_that_nobody_holds() {
     // A row that was inserted manually.
     world.issue(id, DropId(last), 1, "u-by-hand").await;
     let refused = api.patch(id, json!({"last_day": day(1)})).await;
-    assert_eq!(refused.code(), (422, "not_possible"));
+    refused.is(422, "not_possible");
     refused.says("has coupons already");
     assert_eq!(assert_agree(&world, id).await, made);
     assert_eq!(api.claim(id, "u-2").await.json["drop_id"], today);
@@ -217,7 +217,7 @@ async fn new_quantities_and_windows_are_refused_while_a_drop_is_lost() {
     let (once, _) = api.make(open(5)).await;
     let daily = daily(&api, "UTC", "00:00"..="00:00").await;
     for id in [once, daily] {
-        assert_eq!(api.claim(id, "u-1").await.status, 202);
+        api.claim(id, "u-1").await.has_status(202);
         let lose = format!(
             "DELETE /*+ SET_VAR(foreign_key_checks=OFF) */ FROM {{db}}.drops \
              WHERE coupon_id = {id} AND opens_at <= UTC_TIMESTAMP(3)"
@@ -258,7 +258,7 @@ async fn close_now_stops_admission_immediately_and_is_idempotent() {
         .ask_redis(&["ZCARD", &world.keys(id, DropId(drop)).users])
         .await;
     for late in claims(100).await {
-        assert_eq!(late.code(), (410, "closed"));
+        late.is(410, "closed");
     }
     let [_, _, _, closes, early] = &assert_agree(&world, id).await[0];
     assert_eq!(early, "1");
@@ -353,7 +353,7 @@ async fn quantity_below_given_out_is_refused_without_taking_a_revision() {
     let (world, api) = ServeWorld::with_api().await;
     let (id, _) = api.make(open(5)).await;
     for user in ["u-1", "u-2", "u-3"] {
-        assert_eq!(api.claim(id, user).await.status, 202);
+        api.claim(id, user).await.has_status(202);
     }
     let tag = api.get(&format!("/v1/coupons/{id}")).await.headers["etag"]
         .to_str()

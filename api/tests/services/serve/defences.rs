@@ -33,7 +33,7 @@ async fn claims_above_the_limit_are_refused_immediately() {
     let second = api.claim(id, "u-2");
     tokio::pin!(first, second);
     let refused = tokio::select! { answer = &mut first => answer, answer = &mut second => answer };
-    assert_eq!(refused.code(), (503, "unavailable"));
+    refused.is(503, "unavailable");
     refused.says("too many");
     assert!(refused.headers.contains_key("retry-after"));
     // Operators have no limit, and a new name needs no answer of Redis.
@@ -92,7 +92,7 @@ async fn size_of_heads_and_bodies_is_limited() {
             body,
         )
         .await;
-    assert_eq!(refused.code(), (413, "too_large"));
+    refused.is(413, "too_large");
     let refused = api
         .ask(Method::GET, "/v1/coupons", &[("x-filler", &long)], "")
         .await;
@@ -128,7 +128,7 @@ async fn coupon_created_at_one_process_is_visible_at_another_immediately() {
     let other = world.with("catalogue-refresh-ms", 60_000).api().await;
     for _ in 0..20 {
         let (id, _) = one.make(open(1)).await;
-        assert_eq!(other.claim(id, "u-1").await.code(), (202, "accepted"));
+        other.claim(id, "u-1").await.is(202, "accepted");
     }
 }
 
@@ -137,7 +137,7 @@ async fn metrics_have_route_outcome_and_the_age_of_the_last_successful_pass() {
     let world = ServeWorld::new().await;
     let api = world.with("catalogue-refresh-ms", 50).api().await;
     let (id, _) = api.make(open(5)).await;
-    assert_eq!(api.claim(id, "u-1").await.status, 202);
+    api.claim(id, "u-1").await.has_status(202);
     assert!(
         api.metric("firstcome_claims_total{outcome=\"accepted\"}")
             .await

@@ -151,7 +151,7 @@ async fn change_applies_to_all_open_and_future_drops_or_to_none() {
         all("5"),
         "no drop was changed"
     );
-    assert_eq!(api.patch(id, json!({"quantity": 3})).await.status, 200);
+    api.patch(id, json!({"quantity": 3})).await.has_status(200);
     assert_eq!(in_stores(&world, id, DropId(today)).await, all("3"));
     assert_eq!(in_stores(&world, id, DropId(tomorrow)).await, all("3"));
 }
@@ -183,7 +183,10 @@ async fn change_after_concurrent_changes_leaves_both_stores_equal() {
     );
     // Concurrent writes may leave Redis behind until the last change is repeated, or the reconciler
     // corrects it.
-    assert_eq!(apis[0].patch(id, json!({"quantity": 12})).await.status, 200);
+    apis[0]
+        .patch(id, json!({"quantity": 12}))
+        .await
+        .has_status(200);
     assert_eq!(in_stores(&world, id, DropId(drop)).await, all("12"));
 }
 
@@ -252,7 +255,7 @@ async fn repeat_with_idempotency_key_creates_no_second_coupon() {
         serde_json::to_string_pretty(&serde_json::from_str::<Value>(&body).unwrap()).unwrap();
     assert_eq!(make_with(&apis[0], "k-1", &same).await.json, made[0].json);
     let other = make_with(&apis[1], "k-1", &open(8).to_string()).await;
-    assert_eq!(other.code(), (422, "idempotency_key_used"));
+    other.is(422, "idempotency_key_used");
     for bad in ["", &"x".repeat(256)] {
         let refused = make_with(&apis[0], bad, &body).await;
         assert_eq!(refused.code(), (400, "invalid"), "{bad:?}");
@@ -287,7 +290,7 @@ async fn repeat_after_a_lost_response_creates_one_coupon() {
     let body = open(7).to_string();
     mysql.set(ProxyFault::DropReplies).await.unwrap();
     let lost = make_with(&api, "k", &body).await;
-    assert_eq!(lost.code(), (503, "unavailable"));
+    lost.is(503, "unavailable");
     lost.says("same Idempotency-Key");
     mysql.set(ProxyFault::Pass).await.unwrap();
     until("the request succeeds", async || {

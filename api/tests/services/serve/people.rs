@@ -19,7 +19,7 @@ async fn status_shows_accepted_waiting_issued_and_broken_claims() {
     let nothing = state("none", None, None, None);
     assert_eq!(api.mine(id, "u-1").await.json, nothing);
     for user in ["u-1", "u-2", "u-3"] {
-        assert_eq!(api.claim(id, user).await.status, 202);
+        api.claim(id, user).await.has_status(202);
     }
     let accepted = state("accepted", Some(drop), Some(1), None);
     let mine = api.mine(id, "u-1").await;
@@ -100,7 +100,7 @@ async fn coupon_ids_are_accepted_in_one_form_and_user_ids_percent_encoded() {
     let (id, _) = api.make(open(2)).await;
     let long = format!("{}/{}", "x".repeat(100), "y".repeat(27));
     for (user, encoded) in [("u:1", "u%3A1"), (&long, &long.replace('/', "%2F"))] {
-        assert_eq!(api.claim(id, user).await.status, 202);
+        api.claim(id, user).await.has_status(202);
         let path = format!("/v1/coupons/{id}/people/{encoded}/revoke");
         let revoked = api
             .ops(Method::POST, &path, &json!({"reason": "x", "by": "y"}))
@@ -163,7 +163,7 @@ async fn user_is_the_subject_of_the_token_and_not_the_header() {
     assert_eq!(world.dump().await, before);
 
     let claimed = ask(&[("authorization", &good), ("x-user-id", "u-2")]).await;
-    assert_eq!(claimed.code(), (202, "accepted"));
+    claimed.is(202, "accepted");
     let score: Option<u32> = world
         .ask_redis(&["ZSCORE", &world.keys(id, DropId(drop)).users, "u-1"])
         .await;

@@ -63,8 +63,8 @@ async fn only_a_retry_confirms_a_claim_stored_after_both_deadlines() {
         .set(ProxyFault::Delay(Duration::from_millis(1_600)))
         .await
         .unwrap();
-    assert_eq!(api.claim(id, "late").await.code(), (503, "unavailable"));
-    assert_eq!(api.mine(id, "late").await.code(), (503, "unavailable"));
+    api.claim(id, "late").await.is(503, "unavailable");
+    api.mine(id, "late").await.is(503, "unavailable");
     proxy.set(ProxyFault::Pass).await.unwrap();
     until("the claim is confirmed", async || {
         api.claim(id, "late").await.code() == (200, "already_claimed")
@@ -92,7 +92,7 @@ async fn api_issues_only_claims_that_kafka_does_not_acknowledge() {
 
     kafka.proxy.set(ProxyFault::Cut).await.unwrap();
     let answers = join_all((4..=50).map(async |n| api.claim(id, &format!("u-{n}")).await)).await;
-    assert_eq!(api.get("/readyz").await.status, 200);
+    api.get("/readyz").await.has_status(200);
     let rows = issued(&world).await;
     for (answer, n) in answers.iter().zip(4..) {
         assert_eq!(
@@ -105,7 +105,7 @@ async fn api_issues_only_claims_that_kafka_does_not_acknowledge() {
         assert!(rows.contains(&kept.to_vec()), "{kept:?} in {rows:?}");
     }
     // This process has recorded that the claim is durable, and writes nothing.
-    assert_eq!(api.claim(id, "u-4").await.code(), (200, "already_claimed"));
+    api.claim(id, "u-4").await.is(200, "already_claimed");
     assert_eq!(issued(&world).await, rows);
     // Another process has no such record and finds the row.
     other.claim(id, "u-4").await.is(200, "already_claimed");
@@ -263,8 +263,8 @@ async fn retry_after_closing_finds_its_claim_and_takes_no_slot_of_the_next_drop(
     let (world, api) = ServeWorld::with_api().await;
     let (id, first, second) = two_days(&world, &api, "drop").await;
     move_window(&world, id, DropId(second), [HOUR, 2 * HOUR]).await;
-    assert_eq!(api.claim(id, "u-1").await.code(), (202, "accepted"));
-    assert_eq!(api.claim(id, "early").await.code(), (202, "accepted"));
+    api.claim(id, "u-1").await.is(202, "accepted");
+    api.claim(id, "early").await.is(202, "accepted");
     let held = json!({"status": "already_claimed", "drop_id": first, "slot": 1});
 
     move_window(&world, id, DropId(first), [-HOUR, -1]).await;
@@ -292,7 +292,7 @@ async fn retry_after_closing_finds_its_claim_and_takes_no_slot_of_the_next_drop(
     })
     .await;
     assert_eq!(api.claim(id, "u-1").await.json, held, "sealed");
-    assert_eq!(api.claim(id, "u-2").await.code(), (409, "not_open"));
+    api.claim(id, "u-2").await.is(409, "not_open");
 
     // The next drop follows without a gap. The claim of a user who was admitted long before closing
     // is for the next drop.

@@ -13,9 +13,9 @@ use super::world::{HttpAnswer, InProcessApi, ServeWorld, open, until};
 async fn sold_out(api: &InProcessApi, body: Value) -> (i64, i64) {
     let (id, drop) = api.make(body).await;
     for user in ["u-1", "u-2"] {
-        assert_eq!(api.claim(id, user).await.code(), (202, "accepted"));
+        api.claim(id, user).await.is(202, "accepted");
     }
-    assert_eq!(api.claim(id, "late").await.code(), (409, "sold_out"));
+    api.claim(id, "late").await.is(409, "sold_out");
     (id, drop)
 }
 
@@ -29,20 +29,29 @@ async fn claims_at_other_processes_see_a_change_immediately() {
     let api = world.api().await;
     let other = world.api().await;
     let (id, drop) = sold_out(&api, open(2)).await;
-    assert_eq!(other.patch(id, json!({"paused": true})).await.status, 200);
-    assert_eq!(api.claim(id, "u-3").await.code(), (409, "paused"));
-    assert_eq!(api.claim(id, "u-1").await.code(), (200, "already_claimed"));
-    assert_eq!(other.patch(id, json!({"paused": false})).await.status, 200);
-    assert_eq!(api.claim(id, "u-3").await.code(), (409, "sold_out"));
+    other
+        .patch(id, json!({"paused": true}))
+        .await
+        .has_status(200);
+    api.claim(id, "u-3").await.is(409, "paused");
+    api.claim(id, "u-1").await.is(200, "already_claimed");
+    other
+        .patch(id, json!({"paused": false}))
+        .await
+        .has_status(200);
+    api.claim(id, "u-3").await.is(409, "sold_out");
 
-    assert_eq!(other.patch(id, json!({"quantity": 3})).await.status, 200);
+    other
+        .patch(id, json!({"quantity": 3}))
+        .await
+        .has_status(200);
     assert_eq!(api.claim(id, "u-3").await.json["slot"], 3);
-    assert_eq!(api.claim(id, "u-4").await.code(), (409, "sold_out"));
+    api.claim(id, "u-4").await.is(409, "sold_out");
 
     let meta = world.keys(id, DropId(drop)).meta;
     set(&world, &["HSET", &meta, "closes_at_ms", "1"]).await;
-    assert_eq!(api.claim(id, "u-4").await.code(), (410, "closed"));
-    assert_eq!(api.claim(id, "u-3").await.code(), (200, "already_claimed"));
+    api.claim(id, "u-4").await.is(410, "closed");
+    api.claim(id, "u-3").await.is(200, "already_claimed");
 }
 
 #[tokio::test]
@@ -53,14 +62,14 @@ async fn sold_out_is_never_answered_with_a_closed_gate_or_without_redis() {
     let api = world.with("store-timeout-ms", 1_500).api().await;
     let (id, drop) = sold_out(&api, open(2)).await;
     set(&world, &["SCRIPT", "FLUSH"]).await;
-    assert_eq!(api.claim(id, "u-3").await.code(), (409, "sold_out"));
+    api.claim(id, "u-3").await.is(409, "sold_out");
     set(&world, &["DEL", &world.keys(id, DropId(drop)).gate]).await;
-    assert_eq!(api.claim(id, "u-3").await.code(), (503, "unavailable"));
+    api.claim(id, "u-3").await.is(503, "unavailable");
     world.open_gate().await;
-    assert_eq!(api.claim(id, "u-3").await.code(), (409, "sold_out"));
+    api.claim(id, "u-3").await.is(409, "sold_out");
 
     redis.freeze().await.unwrap();
-    assert_eq!(api.claim(id, "u-3").await.code(), (503, "unavailable"));
+    api.claim(id, "u-3").await.is(503, "unavailable");
     redis.thaw().await.unwrap();
     until("Redis answers again", async || {
         api.claim(id, "u-3").await.code() == (409, "sold_out")
@@ -68,7 +77,7 @@ async fn sold_out_is_never_answered_with_a_closed_gate_or_without_redis() {
     .await;
 
     set(&world, &["FLUSHALL"]).await;
-    assert_eq!(api.claim(id, "u-3").await.code(), (503, "unavailable"));
+    api.claim(id, "u-3").await.is(503, "unavailable");
 }
 
 /// Claims for many users at once. Returns how many got `sold_out`.
@@ -92,17 +101,17 @@ async fn crowd_is_answered_from_memory_but_a_holder_never_is() {
         // On a busy machine a crowd's answers may take longer than a lease. A few claims do not.
         for _ in 0..3 {
             let loser = api.claim(id, "loser-0").await;
-            assert_eq!(loser.code(), (409, "sold_out"));
+            loser.is(409, "sold_out");
         }
         from_memory().await > before
     })
     .await;
     for user in ["u-1", "u-2"] {
-        assert_eq!(api.claim(id, user).await.code(), (200, "already_claimed"));
+        api.claim(id, user).await.is(200, "already_claimed");
     }
     let give_back = format!("/v1/coupons/{id}/claims/me");
     let given_back = other.ask(Method::DELETE, &give_back, &[("x-user-id", "u-1")], "");
-    assert_eq!(given_back.await.status, 200);
+    given_back.await.has_status(200);
     // The crowd keeps claiming, and one of its users gets the slot as soon as the lease ends.
     until("the slot is given again", async || {
         crowd(&api, id).await == 199
@@ -120,7 +129,7 @@ async fn crowd_is_answered_from_memory_but_a_holder_never_is() {
     };
     for _ in 0..5 {
         assert_eq!(crowd(&api, id).await, 199, "the winner has a coupon");
-        assert_eq!(api.claim(id, winner).await.code(), (200, "already_claimed"));
+        api.claim(id, winner).await.is(200, "already_claimed");
     }
 }
 

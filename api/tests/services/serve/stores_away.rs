@@ -136,11 +136,11 @@ async fn without_redis_claims_and_uncertain_reads_get_503() {
     redis.set(ProxyFault::Cut).await.unwrap();
 
     let refused = api.claim(id, "u-1").await;
-    assert_eq!(refused.code(), (503, "unavailable"));
+    refused.is(503, "unavailable");
     assert!(refused.headers.contains_key("retry-after"));
-    assert_eq!(api.get("/readyz").await.status, 503);
+    api.get("/readyz").await.has_status(503);
     assert_eq!(api.mine(id, "u-5").await.json["status"], "issued");
-    assert_eq!(api.mine(id, "u-1").await.code(), (503, "unavailable"));
+    api.mine(id, "u-1").await.is(503, "unavailable");
     until("the cached coupons are too old", async || {
         api.get(&format!("/v1/coupons/{id}")).await.json["current_drop"]["remaining"] == Value::Null
     })
@@ -150,7 +150,7 @@ async fn without_redis_claims_and_uncertain_reads_get_503() {
         made.status, 201,
         "the coupon exists, and the reconciler loads it"
     );
-    assert_eq!(api.patch(id, json!({"quantity": 5})).await.status, 503);
+    api.patch(id, json!({"quantity": 5})).await.has_status(503);
     api.patch(id, json!({"quantity": 4, "name": "x"}))
         .await
         .is(503, "unavailable");
@@ -179,7 +179,7 @@ async fn retry_finds_the_admission_whose_reply_was_lost() {
     let api = proxied.api().await;
     let (id, drop) = api.make(open(5)).await;
     redis.set(ProxyFault::DropReplies).await.unwrap();
-    assert_eq!(api.claim(id, "u-1").await.code(), (503, "unavailable"));
+    api.claim(id, "u-1").await.is(503, "unavailable");
     redis.set(ProxyFault::Pass).await.unwrap();
     let retried = json!({"status": "already_claimed", "drop_id": drop, "slot": 1});
     until("the retry finds the admission", async || {
@@ -218,7 +218,7 @@ async fn claim_continues_after_its_client_disconnects() {
     })
     .await;
     redis.set(ProxyFault::Pass).await.unwrap();
-    assert_eq!(api.claim(id, "u-1").await.code(), (200, "already_claimed"));
+    api.claim(id, "u-1").await.is(200, "already_claimed");
 }
 
 #[tokio::test]
@@ -319,8 +319,8 @@ async fn api_that_starts_without_mysql_serves_claims_from_the_copy_in_redis() {
     mysql.set(ProxyFault::Cut).await.unwrap();
 
     let api = proxied.with("catalogue-refresh-ms", 50).api().await;
-    assert_eq!(api.claim(id, "u-1").await.code(), (202, "accepted"));
-    assert_eq!(api.claim(id, "u-1").await.code(), (200, "already_claimed"));
+    api.claim(id, "u-1").await.is(202, "accepted");
+    api.claim(id, "u-1").await.is(200, "already_claimed");
     assert_eq!(api.mine(id, "u-1").await.json["status"], "accepted");
     let ready = api.get("/readyz").await;
     assert_eq!(ready.status, 200);
@@ -329,15 +329,15 @@ async fn api_that_starts_without_mysql_serves_claims_from_the_copy_in_redis() {
         "{ready:?}"
     );
     // The copy alone proves neither that a coupon is missing nor that it is over.
-    assert_eq!(api.claim(4_711, "u-1").await.code(), (503, "unavailable"));
-    assert_eq!(api.claim(over, "u-1").await.code(), (503, "unavailable"));
+    api.claim(4_711, "u-1").await.is(503, "unavailable");
+    api.claim(over, "u-1").await.is(503, "unavailable");
 
     mysql.set(ProxyFault::Pass).await.unwrap();
     until("coupons are read from MySQL", async || {
         api.claim(over, "u-1").await.code() == (410, "closed")
     })
     .await;
-    assert_eq!(api.claim(4_711, "u-1").await.status, 404);
+    api.claim(4_711, "u-1").await.has_status(404);
     assert_eq!(
         api.get(&format!("/v1/coupons/{id}")).await.json["current_drop"]["id"],
         drop

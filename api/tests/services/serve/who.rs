@@ -97,7 +97,7 @@ async fn changes_of_operators_are_recorded() {
     ask(Method::POST, "/v1/coupons", "Kim K.", "k", &open(6))
         .await
         .has_status(422);
-    assert_eq!(api.claim(id, "u-1").await.status, 202);
+    api.claim(id, "u-1").await.has_status(202);
     for refused in [json!({"quantity": 0}), json!({"opens": "15:00"})] {
         assert!(ask(Method::PATCH, &path, "Lee", "-", &refused).await.status >= 400);
     }
@@ -110,7 +110,9 @@ async fn changes_of_operators_are_recorded() {
     )
     .await
     .has_status(200);
-    assert_eq!(api.patch(id, json!({"close_now": true})).await.status, 200);
+    api.patch(id, json!({"close_now": true}))
+        .await
+        .has_status(200);
     ask(Method::PATCH, &path, "", "-", &json!({"paused": true}))
         .await
         .is(400, "invalid");
