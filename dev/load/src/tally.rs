@@ -76,7 +76,7 @@ impl CrowdProgress {
 /// The answers of one connection. Each connection has separate counts, so that counting needs no
 /// lock.
 #[derive(Debug)]
-pub(crate) struct ConnectionTally {
+pub struct ConnectionTally {
     winners: Histogram<u32>,
     others: Histogram<u32>,
     promises: Vec<(u32, AnswerKind, PromisedSlot)>,
@@ -86,7 +86,11 @@ pub(crate) struct ConnectionTally {
 }
 
 impl ConnectionTally {
-    pub(crate) fn new() -> Self {
+    #[allow(
+        clippy::new_without_default,
+        reason = "a tally begins with its histograms"
+    )]
+    pub fn new() -> Self {
         Self {
             winners: latencies(),
             others: latencies(),
@@ -98,7 +102,7 @@ impl ConnectionTally {
     }
 
     /// Counts an answer to a request that was due at `asked`, or that was then sent as a retry.
-    pub(crate) fn note(&mut self, person: u32, answer: &CrowdAnswer, asked: Instant) {
+    pub fn note(&mut self, person: u32, answer: &CrowdAnswer, asked: Instant) {
         let histogram = if answer.kind == AnswerKind::Accepted {
             &mut self.winners
         } else {
@@ -171,7 +175,7 @@ pub struct Tally {
 
 impl Tally {
     /// Summarises the counts of all connections. `name` returns the ID of a user.
-    pub(crate) fn sum(
+    pub fn sum(
         progress: &CrowdProgress,
         people: u32,
         seconds: f64,
@@ -328,49 +332,5 @@ impl PromiseLedger {
         }
         found.sort();
         found
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn tally(yes: &[(u32, AnswerKind, u32)]) -> Tally {
-        let mut part = ConnectionTally::new();
-        for (person, kind, slot) in yes {
-            let promise = Some(PromisedSlot {
-                drop_id: 1,
-                slot: *slot,
-            });
-            let answer = CrowdAnswer {
-                kind: *kind,
-                promise,
-            };
-            part.note(*person, &answer, Instant::now());
-        }
-        let name = |person| format!("p{person}");
-        Tally::sum(&CrowdProgress::default(), 9, 1.0, vec![part], name)
-    }
-
-    #[test]
-    fn tally_lists_contradictions_but_no_repeated_promise() {
-        use AnswerKind::{Accepted, AlreadyClaimed};
-        for (yes, expected) in [
-            ([(1, AlreadyClaimed, 5), (1, Accepted, 5)], ""),
-            ([(1, Accepted, 5), (2, Accepted, 6)], ""),
-            (
-                [(1, Accepted, 5), (1, AlreadyClaimed, 6)],
-                "p1 was promised slots [5, 6]",
-            ),
-            (
-                [(1, Accepted, 5), (1, Accepted, 5)],
-                "p1 was accepted 2 times",
-            ),
-        ] {
-            assert_eq!(tally(&yes).contradictions.concat(), expected);
-        }
-        let shared = tally(&[(1, Accepted, 5), (2, AlreadyClaimed, 5)]);
-        assert_eq!(shared.contradictions.len(), 1);
-        assert_eq!((shared.winners.count, shared.others.count), (1, 1));
     }
 }

@@ -62,9 +62,10 @@ pub(crate) fn build(profile: &Profile, packages: &[&[&str]]) -> Result<()> {
     run(&mut build)
 }
 
-/// Builds every program and test.
+/// Builds every program and test. `--all-targets` would also build each library and program as a
+/// benchmark, which none of them is.
 pub(crate) fn build_all(profile: &Profile) -> Result<()> {
-    const ALL: [&str; 4] = ["build", "--workspace", "--all-targets", "--locked"];
+    const ALL: [&str; 5] = ["build", "--workspace", "--bins", "--tests", "--locked"];
     run(cargo(&ALL).args(["--profile", &profile.name]))
 }
 
