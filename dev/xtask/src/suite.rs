@@ -28,7 +28,11 @@ const UNTIL: Duration = Duration::from_secs(290);
 const MINUTES: [f64; 2] = [1.0, 2.0];
 
 /// The numbers of random cases in tests that draw fewer for every change.
-pub(crate) const MORE_CASES: [(&str, &str); 2] = [("SCHEDULES", "3000"), ("SYSTEMS", "40")];
+pub(crate) const MORE_CASES: [(&str, &str); 3] = [
+    ("SCHEDULES", "3000"),
+    ("SYSTEMS", "40"),
+    ("TIMELINES", "1000"),
+];
 
 /// Runs the tests of every change. With arguments, runs `cargo test` with them.
 pub(crate) fn test(args: &[String]) -> Result<()> {

@@ -531,7 +531,7 @@ fn play(seed: u64, mutant: Option<Mutant>) -> Result<usize, Broken> {
 
 fn timelines() -> u32 {
     let asked = std::env::var("TIMELINES").ok();
-    asked.and_then(|number| number.parse().ok()).unwrap_or(300)
+    asked.and_then(|number| number.parse().ok()).unwrap_or(100)
 }
 
 proptest! {
