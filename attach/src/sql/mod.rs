@@ -24,7 +24,7 @@ pub const REPAIR_LIMIT: Duration = Duration::from_secs(1);
 
 /// Seconds after which the server ends the session of a repair that says nothing, so that its locks
 /// end when our host vanishes.
-const SILENT_SECONDS: u64 = 10;
+const SILENT_SECONDS: u64 = 5;
 
 /// The address of their database.
 #[allow(clippy::large_enum_variant, reason = "one for each file")]

@@ -6,6 +6,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use firstcome_shared::report::{Finding, Kind, Outcome};
+use firstcome_stack::eventually_some;
 use rand::RngExt as _;
 use tokio::task::JoinSet;
 use tokio::time::{interval, sleep};
@@ -13,6 +14,9 @@ use tokio_util::sync::CancellationToken;
 
 use crate::daemon::{Daemon, told};
 use crate::world::World;
+
+/// How long a condition may take on a busy machine.
+const LIMIT: Duration = Duration::from_mins(5);
 
 struct Size {
     users: u32,
@@ -144,9 +148,10 @@ async fn crowd(size: Size) {
     );
 }
 
-/// Passes until exactly these users are named. No pass names another.
+/// Waits until exactly these users are named. No pass names another.
 async fn find(daemon: &Daemon, planted: &BTreeSet<String>) -> Vec<Finding> {
-    loop {
+    eventually_some("all planted users are named", LIMIT, async || {
+        daemon.engine.advance().await;
         let run = daemon.pass().await;
         let found: Vec<Finding> = run.all_findings().cloned().collect();
         let named: BTreeSet<String> = found.iter().filter_map(|it| it.user_id.clone()).collect();
@@ -155,13 +160,11 @@ async fn find(daemon: &Daemon, planted: &BTreeSet<String>) -> Vec<Finding> {
         let users = found.iter().filter(|it| it.user_id.is_some());
         assert_eq!(users.count(), found.len(), "{:?}", told(&found));
         if named == *planted {
-            return found;
+            return Ok(found);
         }
-        for _ in 0..4 {
-            sleep(Duration::from_millis(250)).await;
-            daemon.engine.advance().await;
-        }
-    }
+        Err(format!("{} of {}", named.len(), planted.len()))
+    })
+    .await
 }
 
 /// A person confirms the rows, adds the missing members and closes what has a row.
@@ -227,52 +230,32 @@ impl Crowd {
         let mut every = interval(Duration::from_secs(1) / self.per_second);
         let mut consumers = JoinSet::new();
         let mut claimed = 0;
-        let closed = CancellationToken::new();
-        let popping = tokio::spawn(pop(self.world.clone(), closed.clone()));
         while !stop.is_cancelled() {
             every.tick().await;
             let user = format!("crowd-{claimed}");
             self.shape.take(&self.world, 1).await;
             let () = self.world.redis(&format!("SADD @users {user}")).await;
             claimed += 1;
-            match self.shape {
-                Shape::CountsUp => _ = consumers.spawn(consume(self.world.clone(), user)),
-                Shape::CountsDownWithQueue => {
-                    let () = self.world.redis(&format!("RPUSH @queue {user}")).await;
-                }
+            if self.shape == Shape::CountsDownWithQueue {
+                let () = self.world.redis(&format!("RPUSH @queue {user}")).await;
             }
+            consumers.spawn(consume(self.world.clone(), self.shape, user));
             while let Some(consumed) = consumers.try_join_next() {
                 consumed.unwrap();
             }
         }
         consumers.join_all().await;
-        closed.cancel();
-        popping.await.unwrap();
         claimed
     }
 }
 
-/// Inserts a row up to a second later.
-async fn consume(world: Arc<World>, user: String) {
+/// Inserts a row up to a second later, of the user of the claim or of the first message.
+async fn consume(world: Arc<World>, shape: Shape, user: String) {
+    let user = match shape {
+        Shape::CountsUp => user,
+        Shape::CountsDownWithQueue => world.redis("LPOP @queue").await,
+    };
     let lag = rand::rng().random_range(0..900);
     sleep(Duration::from_millis(lag)).await;
     world.add_rows([user]).await;
-}
-
-/// Pops messages until the list is empty and nobody pushes any more.
-async fn pop(world: Arc<World>, closed: CancellationToken) {
-    let mut consumers = JoinSet::new();
-    loop {
-        let is_last = closed.is_cancelled();
-        let popped: Option<String> = world.redis("LPOP @queue").await;
-        match popped {
-            Some(user) => _ = consumers.spawn(consume(world.clone(), user)),
-            None if is_last => break,
-            None => sleep(Duration::from_millis(5)).await,
-        }
-        while let Some(consumed) = consumers.try_join_next() {
-            consumed.unwrap();
-        }
-    }
-    consumers.join_all().await;
 }

@@ -1,5 +1,8 @@
 //! A process of the reconciler over a file, whose time passes at once.
 
+use std::future::poll_fn;
+use std::pin::Pin;
+use std::task::Poll;
 use std::time::Duration;
 
 use chrono::Utc;
@@ -8,7 +11,6 @@ use firstcome_attach::{Confirm, Engine, PassOptions, Shown};
 use firstcome_shared::config::TlsArgs;
 use firstcome_shared::report::{Finding, Outcome, Run, Trigger};
 use parking_lot::Mutex;
-use secrecy::SecretString;
 use tokio_util::sync::CancellationToken;
 
 use crate::world::World;
@@ -21,32 +23,33 @@ const REDIS_TIMEOUT_MS: u64 = 5_000;
 pub(crate) struct Daemon {
     pub(crate) engine: Engine,
     text: String,
-    ours: SecretString,
+    ours: String,
     shown: Mutex<Vec<String>>,
 }
 
 impl World {
     /// Starts a process over this file.
     pub(crate) fn daemon(&self, campaigns: &str) -> Daemon {
-        Daemon::start(self.file(campaigns), self.ours.clone())
+        Daemon::start(self.file(campaigns), &self.ours)
     }
 }
 
 impl Daemon {
-    pub(crate) fn start(text: String, ours: SecretString) -> Self {
+    pub(crate) fn start(text: String, ours: &str) -> Self {
         let file = AttachFile::parse(&text).unwrap_or_else(|error| panic!("{text}\n{error}"));
         let tls = TlsArgs::default();
         Self {
-            engine: Engine::new(file, Some(&ours), &tls, REDIS_TIMEOUT_MS).unwrap(),
+            engine: Engine::new(file, Some(&ours.to_owned().into()), &tls, REDIS_TIMEOUT_MS)
+                .unwrap(),
             text,
-            ours,
+            ours: ours.to_owned(),
             shown: Mutex::default(),
         }
     }
 
     /// Starts another process over the same file.
     pub(crate) fn restarted(&self) -> Self {
-        Self::start(self.text.clone(), self.ours.clone())
+        Self::start(self.text.clone(), &self.ours)
     }
 
     pub(crate) async fn pass(&self) -> Run {
@@ -104,13 +107,29 @@ impl Daemon {
     /// The commands of Redis that the last pass printed for people.
     pub(crate) fn commands(&self) -> Vec<String> {
         let shown = self.shown.lock();
-        let lines = shown.iter().map(|line| {
-            line.split_once("nothing changed: ")
-                .map_or(line.as_str(), |(_, command)| command)
-        });
-        let is_command = |line: &&str| ["SADD ", "EVAL "].iter().any(|word| line.starts_with(word));
-        lines.filter(is_command).map(str::to_owned).collect()
+        let commands = shown
+            .iter()
+            .filter_map(|line| firstcome_shops::command(line));
+        commands.map(str::to_owned).collect()
     }
+}
+
+/// Polls a future so many times. Returns its output if it ends meanwhile: a process that is killed
+/// has come up to some reading or statement.
+pub(crate) async fn first_polls<F: Future>(
+    number: usize,
+    future: Pin<&mut F>,
+) -> Option<F::Output> {
+    let mut future = future;
+    let mut left = number;
+    poll_fn(move |context| {
+        if left == 0 {
+            return Poll::Ready(None);
+        }
+        left -= 1;
+        future.as_mut().poll(context).map(Some)
+    })
+    .await
 }
 
 /// Counts the findings by kind and result, such as "2 unissued applied".

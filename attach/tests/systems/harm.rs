@@ -7,9 +7,10 @@ use firstcome_attach::file::AttachFile;
 use firstcome_shared::report::Outcome;
 
 use crate::daemon::{told, why};
-use crate::published::DOWN;
-use crate::system::System;
+use crate::system::Sold as _;
 use crate::world::{World, users};
+use firstcome_shops::System;
+use firstcome_shops::published::DOWN;
 
 pub(crate) async fn rows(world: &World) -> i64 {
     world.number("SELECT COUNT(*) FROM coupon").await
@@ -218,7 +219,7 @@ async fn strangers_of_another_campaign_are_named_and_repairs_wait() {
 
 const EVENTS: System = System {
     opens: &[
-        crate::published::COUPON,
+        firstcome_shops::published::COUPON,
         "CREATE TABLE failed (id INT, user_id BIGINT, done INT NOT NULL DEFAULT 0)",
     ],
     file: "[[campaign]]

@@ -4,15 +4,15 @@
 #![allow(clippy::unwrap_used, clippy::expect_used)]
 
 mod checks;
+mod cost;
 mod crowd;
 mod daemon;
 mod harm;
 mod locks;
 mod products;
-mod published;
 mod queue;
 mod repairs;
 mod schedules;
+mod shapes;
 mod system;
-mod tickets;
 mod world;

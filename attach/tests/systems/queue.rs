@@ -3,7 +3,7 @@
 
 use std::time::Duration;
 
-use firstcome_stack::{KafkaServer, StackOptions, eventually, eventually_some};
+use firstcome_stack::{KafkaServer, eventually, eventually_some};
 use rdkafka::ClientConfig;
 use rdkafka::admin::{AdminClient, AdminOptions, NewTopic, TopicReplication};
 use rdkafka::client::DefaultClientContext;
@@ -20,6 +20,9 @@ const LIMIT: Duration = Duration::from_secs(60);
 
 /// A stage that stands for so long is told.
 const STANDS: Duration = Duration::from_secs(301);
+
+/// No Kafka listens here.
+const NONE: &str = "localhost:1";
 
 /// Users who had a row before, messages that wait, and how many of them are lost.
 const BEFORE: u32 = 20;
@@ -38,17 +41,12 @@ fn file(queue: &str) -> String {
 
 /// A campaign that was sold to 20 users through this queue, and whose first plan was confirmed.
 /// A look follows each of the steps `show`, so that it sees each list filled once.
-async fn trusted(queue: &str, opens: &[&str], show: &[&str]) -> (World, Daemon) {
-    let world = World::new(&[crate::published::COUPON]).await;
+async fn trusted(brokers: &str, queue: &str, opens: &[&str], show: &[&str]) -> (World, Daemon) {
+    let world = World::new(&[firstcome_shops::published::COUPON]).await;
     world.run(opens).await;
     world.add_members("@users", users(0..BEFORE)).await;
     world.add_rows(users(0..BEFORE)).await;
-    let kafka = if queue.contains("kafka") {
-        ""
-    } else {
-        "kafka = 'localhost:1'\n"
-    };
-    let daemon = world.daemon(&format!("{kafka}{}", file(queue)));
+    let daemon = world.daemon(&format!("kafka = '{brokers}'\n{}", file(queue)));
     for step in show {
         world.run(&[step]).await;
         daemon.pass().await;
@@ -98,7 +96,7 @@ async fn messages_in_a_list_a_sorted_set_or_an_outbox_are_not_lost_promises() {
         "ZADD @queue 1",
     );
     for (stage, show, push) in [list, set] {
-        let (world, daemon) = trusted(&format!("[{stage}]"), &[], &show).await;
+        let (world, daemon) = trusted(NONE, &format!("[{stage}]"), &[], &show).await;
         world.add_members("@users", users(all())).await;
         for user in users(all()) {
             let _new: i64 = world.redis(&format!("{push} {user}")).await;
@@ -109,7 +107,7 @@ async fn messages_in_a_list_a_sorted_set_or_an_outbox_are_not_lost_promises() {
     }
     let outbox = "[{ sql = 'SELECT COUNT(*) FROM outbox' }]";
     let opens = ["CREATE TABLE outbox (n INT)"];
-    let (world, daemon) = trusted(outbox, &opens, &[]).await;
+    let (world, daemon) = trusted(NONE, outbox, &opens, &[]).await;
     world.add_members("@users", users(all())).await;
     world
         .run(&["INSERT INTO outbox VALUES (1), (2), (3)"])
@@ -123,7 +121,7 @@ async fn messages_in_a_list_a_sorted_set_or_an_outbox_are_not_lost_promises() {
 async fn messages_in_a_stream_are_not_lost_promises() {
     let opens = ["XGROUP CREATE @stream workers $ MKSTREAM"];
     let queue = "[{ stream = '@stream', group = 'workers' }]";
-    let (world, daemon) = trusted(queue, &opens, &[]).await;
+    let (world, daemon) = trusted(NONE, queue, &opens, &[]).await;
     world.add_members("@users", users(all())).await;
     for user in users(all()) {
         let _id: String = world.redis(&format!("XADD @stream * user {user}")).await;
@@ -149,6 +147,7 @@ async fn messages_in_a_stream_are_not_lost_promises() {
 async fn message_between_two_stages_is_not_a_lost_promise() {
     let queue = "[{ list = '@first' }, { list = '@second' }]";
     let (world, daemon) = trusted(
+        NONE,
         queue,
         &[],
         &["RPUSH @first x", "RPOPLPUSH @first @second", "DEL @second"],
@@ -175,16 +174,16 @@ async fn message_between_two_stages_is_not_a_lost_promise() {
 }
 
 /// A Kafka client of their consumer's group.
-fn client(kafka: &KafkaServer) -> ClientConfig {
+pub(crate) fn client(kafka: &KafkaServer) -> ClientConfig {
     let mut config = ClientConfig::new();
     config
         .set("bootstrap.servers", kafka.bootstrap())
-        .set("group.id", "coupon");
+        .set("group.id", "coupon")
+        .set("reconnect.backoff.max.ms", "200");
     config
 }
 
-async fn commit(kafka: &KafkaServer, topic: &str, offset: i64) {
-    let consumer: BaseConsumer = client(kafka).create().unwrap();
+pub(crate) async fn commit(consumer: &BaseConsumer, topic: &str, offset: i64) {
     let mut offsets = TopicPartitionList::new();
     offsets
         .add_partition_offset(topic, 0, Offset::Offset(offset))
@@ -195,43 +194,43 @@ async fn commit(kafka: &KafkaServer, topic: &str, offset: i64) {
     .await;
 }
 
-fn send<'a>(kafka: &KafkaServer, topic: &str, messages: impl IntoIterator<Item = &'a str>) {
-    let producer: BaseProducer = client(kafka).create().unwrap();
+pub(crate) fn send(
+    producer: &BaseProducer,
+    topic: &str,
+    messages: impl IntoIterator<Item = String>,
+) {
     for message in messages {
-        let record = BaseRecord::<(), str>::to(topic).payload(message);
+        let record = BaseRecord::<(), str>::to(topic).payload(&message);
         producer.send(record).unwrap();
     }
     producer.flush(LIMIT).unwrap();
 }
 
-#[tokio::test]
-async fn messages_in_a_topic_its_retry_topic_and_dead_letters_are_told_apart() {
-    let kafka = KafkaServer::start(StackOptions::without_fsync().kafka);
-    let kafka = kafka.await.unwrap();
-    let admin: AdminClient<DefaultClientContext> = client(&kafka).create().unwrap();
-    for name in ["coupon", "coupon-retry", "coupon-dlt"] {
-        let topic = NewTopic::new(name, 1, TopicReplication::Fixed(1));
-        let created = admin.create_topics([&topic], &AdminOptions::new()).await;
-        created.unwrap()[0].as_ref().unwrap();
-    }
-    send(&kafka, "coupon", ["first"]);
-    send(&kafka, "coupon-retry", ["first"]);
-    commit(&kafka, "coupon", 1).await;
-    commit(&kafka, "coupon-retry", 1).await;
-    let queue =
-        "[{ kafka = 'coupon', group = 'coupon' }, { kafka = 'coupon-retry', group = 'coupon' }]
-failed = { topic = 'coupon-dlt', user = '/userId', where = { '/couponId' = '7' } }";
-    let world = World::new(&[crate::published::COUPON]).await;
-    world.add_members("@users", users(0..BEFORE)).await;
-    world.add_rows(users(0..BEFORE)).await;
-    let daemon = world.daemon(&format!("kafka = '{}'\n{}", kafka.bootstrap(), file(queue)));
-    assert_eq!(told(&daemon.settle().await), [""; 0]);
-    world.run(&["SADD @users 9000"]).await;
-    daemon.settle().await;
-    daemon.confirm().await;
+pub(crate) async fn create_topics(kafka: &KafkaServer, names: &[&str], partitions: i32) {
+    let admin: AdminClient<DefaultClientContext> = client(kafka).create().unwrap();
+    let topics = names
+        .iter()
+        .map(|name| NewTopic::new(name, partitions, TopicReplication::Fixed(1)));
+    let topics: Vec<_> = topics.collect();
+    let created = admin.create_topics(&topics, &AdminOptions::new()).await;
+    assert!(created.unwrap().iter().all(Result::is_ok));
+}
 
-    let messages: Vec<String> = users(all()).collect();
-    send(&kafka, "coupon", messages.iter().map(String::as_str));
+#[tokio::test]
+async fn messages_in_a_topic_and_its_retry_topic_are_not_lost_promises() {
+    let broken = KafkaServer::breakable().await.unwrap();
+    let kafka = broken.server;
+    create_topics(kafka, &["coupon", "coupon-retry"], 1).await;
+    let producer: BaseProducer = client(kafka).create().unwrap();
+    let consumer: BaseConsumer = client(kafka).create().unwrap();
+    for topic in ["coupon", "coupon-retry"] {
+        send(&producer, topic, ["first".to_owned()]);
+        commit(&consumer, topic, 1).await;
+    }
+    let queue =
+        "[{ kafka = 'coupon', group = 'coupon' }, { kafka = 'coupon-retry', group = 'coupon' }]";
+    let (world, daemon) = trusted(&kafka.bootstrap(), queue, &[], &[]).await;
+    send(&producer, "coupon", users(all()));
     world.add_members("@users", users(all())).await;
     must_stand(
         &world,
@@ -239,26 +238,16 @@ failed = { topic = 'coupon-dlt', user = '/userId', where = { '/couponId' = '7' }
         &["queue stage 1, topic \"coupon\"", "1000"],
     )
     .await;
-    commit(&kafka, "coupon", 601).await;
+    commit(&consumer, "coupon", 601).await;
     must_stand(&world, &daemon, &["queue stage 1", "400"]).await;
     // The last message fails, and waits in the retry topic.
-    send(&kafka, "coupon-retry", ["last"]);
-    commit(&kafka, "coupon", 1_001).await;
+    send(&producer, "coupon-retry", ["last".to_owned()]);
+    commit(&consumer, "coupon", 1_001).await;
     must_stand(&world, &daemon, &["queue stage 2"]).await;
-    commit(&kafka, "coupon-retry", 2).await;
+    commit(&consumer, "coupon-retry", 2).await;
     must_repair(&world, &daemon).await;
 
-    // A dead letter of a user with a row is done; one of another coupon is not ours.
-    let letters = [
-        r#"{"userId": "8000", "couponId": 7}"#,
-        r#"{"userId": "5", "couponId": 7}"#,
-        r#"{"userId": "8001", "couponId": 8}"#,
-    ];
-    send(&kafka, "coupon-dlt", letters);
-    world.run(&["SADD @users 8000"]).await;
-    let found = daemon.settle().await;
-    assert_eq!(told(&found), ["1 failed_claim applied"], "{found:#?}");
-
+    let admin: AdminClient<DefaultClientContext> = client(kafka).create().unwrap();
     let deleted = admin.delete_topics(&["coupon-retry"], &AdminOptions::new());
     deleted.await.unwrap();
     eventually("the topic is deleted", LIMIT, async || {
@@ -272,6 +261,47 @@ failed = { topic = 'coupon-dlt', user = '/userId', where = { '/couponId' = '7' }
     assert!(told(&found).concat().contains("stalled"), "{found:#?}");
 }
 
+/// A letter is done once its user has a row, which nobody but the reader has to remember.
+#[tokio::test]
+async fn dead_letter_topic_is_read_without_a_group_and_a_letter_ends_with_its_row() {
+    let broken = KafkaServer::breakable().await.unwrap();
+    let kafka = broken.server;
+    create_topics(kafka, &["dlt"], 2).await;
+    let producer: BaseProducer = client(kafka).create().unwrap();
+    let queue = "[]\nfailed = { topic = 'dlt', user = '/userId', where = { '/couponId' = '7' } }";
+    let (world, daemon) = trusted(&kafka.bootstrap(), queue, &[], &[]).await;
+    let letters = [
+        r#"{"userId": "8000", "couponId": 7}"#,
+        r#"{"userId": "8001", "couponId": "7"}"#,
+        r#"{"userId": "5", "couponId": 7}"#,
+        r#"{"userId": "8003", "couponId": 8}"#,
+        "no JSON",
+    ];
+    send(&producer, "dlt", letters.map(str::to_owned));
+    world.run(&["SADD @users 8000"]).await;
+    let found = told(&daemon.settle().await);
+    // Of user 8001, a letter is all that is known.
+    assert_eq!(found, ["1 failed_claim applied", "1 failed_claim skipped"]);
+    let found = told(&daemon.restarted().settle().await);
+    assert_eq!(found, ["1 failed_claim skipped"]);
+    world
+        .run(&[
+            "SADD @users 8001",
+            "INSERT INTO coupon (user_id) VALUES (8001)",
+        ])
+        .await;
+    for daemon in [&daemon, &daemon.restarted()] {
+        assert_eq!(told(&daemon.settle().await), [""; 0]);
+    }
+    let consumer: BaseConsumer = client(kafka).create().unwrap();
+    let groups = consumer.fetch_group_list(None, LIMIT).unwrap();
+    let groups: Vec<&str> = groups.groups().iter().map(|group| group.name()).collect();
+    assert!(
+        !groups.iter().any(|name| name.contains("firstcome")),
+        "{groups:?}"
+    );
+}
+
 #[tokio::test]
 async fn stream_or_group_that_does_not_exist_is_told() {
     for (setup, expected) in [
@@ -279,7 +309,7 @@ async fn stream_or_group_that_does_not_exist_is_told() {
         ("RPUSH @stream x", "is no stream: it is a list"),
         ("XADD @stream * a b", "has no group \"workers\""),
     ] {
-        let world = World::new(&[crate::published::COUPON]).await;
+        let world = World::new(&[firstcome_shops::published::COUPON]).await;
         world.run(&[setup, "SADD @users 1"]).await;
         let daemon = world.daemon(&file("[{ stream = '@stream', group = 'workers' }]"));
         let said = daemon.engine.check().await.unwrap();

@@ -3,8 +3,9 @@
 
 use crate::daemon::{told, why};
 use crate::harm::{SET, rows};
-use crate::published::DOWN;
-use crate::system::System;
+use crate::system::Sold as _;
+use firstcome_shops::System;
+use firstcome_shops::published::DOWN;
 
 /// A campaign whose table and `issue` are given.
 fn with(opens: &'static [&'static str], issue: &str) -> System {
@@ -48,7 +49,7 @@ async fn key_that_does_not_refuse_a_row_beside_theirs_is_no_proof() {
 /// Each is confirmed by a person, so that only the transaction stands between it and a wrong row.
 #[tokio::test]
 async fn statement_that_does_not_write_exactly_one_right_row_is_rolled_back() {
-    let plain: &[&str] = &[crate::published::COUPON];
+    let plain: &[&str] = &[firstcome_shops::published::COUPON];
     let free: &[&str] = &[
         "CREATE TABLE coupon (id INT AUTO_INCREMENT PRIMARY KEY, user_id BIGINT, code INT)",
         "CREATE TABLE free (n INT)",
@@ -133,7 +134,7 @@ async fn upsert_does_not_bring_a_cancelled_row_back() {
 #[tokio::test]
 async fn parameter_in_quotes_is_refused() {
     let system = with(
-        &[crate::published::COUPON],
+        &[firstcome_shops::published::COUPON],
         "\"INSERT INTO coupon (user_id) VALUES (':user')\"",
     );
     let world = crate::world::World::new(system.opens).await;
@@ -159,7 +160,7 @@ async fn table_that_cannot_be_rolled_back_is_refused_before_anything_is_tried() 
 
 const STOCK: System = System {
     opens: &[
-        crate::published::COUPON,
+        firstcome_shops::published::COUPON,
         "CREATE TABLE stock (id INT PRIMARY KEY, sold INT NOT NULL)",
         "INSERT INTO stock VALUES (7, 0)",
     ],

@@ -5,13 +5,16 @@ use std::sync::atomic::{AtomicU32, Ordering};
 
 use firstcome_shared::config::{MysqlArgs, TlsArgs};
 use firstcome_shared::mysql::{DbSettings, migrations};
+use firstcome_shops::Product;
 use firstcome_stack::{
-    MariadbOptions, MariadbServer, MysqlServer, MysqlSessions, PostgresOptions, PostgresServer,
-    RedisServer, StackOptions, Tables,
+    LOCK_WAITS, MariadbOptions, MariadbServer, MysqlServer, MysqlSessions, PostgresOptions,
+    PostgresServer, RedisServer, StackOptions, Tables, mysql_connection,
 };
+use mysql_async::Conn;
+use mysql_async::prelude::Queryable as _;
 use redis::aio::MultiplexedConnection;
-use secrecy::SecretString;
 use tokio::sync::OnceCell;
+use tokio_postgres::NoTls;
 
 static SERVERS: OnceCell<(MysqlServer, RedisServer)> = OnceCell::const_new();
 static MARIADB: OnceCell<MariadbServer> = OnceCell::const_new();
@@ -21,14 +24,6 @@ static WORLDS: AtomicU32 = AtomicU32::new(0);
 
 const TIMEOUT_MS: u64 = 5_000;
 
-/// Which database a team uses.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Product {
-    Mysql,
-    Mariadb,
-    Postgres,
-}
-
 /// A team's database, their Redis, and our database.
 pub(crate) struct World {
     pub(crate) database: String,
@@ -36,12 +31,33 @@ pub(crate) struct World {
     pub(crate) redis_url: String,
     redis: MultiplexedConnection,
     prefix: String,
-    pub(crate) ours: SecretString,
+    pub(crate) ours: String,
 }
 
 enum Shop {
     Mysql(MysqlSessions),
     Postgres(tokio_postgres::Client),
+}
+
+/// A transaction of their own program.
+pub(crate) enum Transaction {
+    Mysql(Conn),
+    Postgres(tokio_postgres::Client),
+}
+
+impl Transaction {
+    pub(crate) async fn run(&mut self, statement: &str) -> Result<(), String> {
+        match self {
+            Self::Mysql(conn) => {
+                let done = conn.query_drop(statement).await;
+                done.map_err(|error| error.to_string())
+            }
+            Self::Postgres(client) => {
+                let done = client.batch_execute(statement).await;
+                done.map_err(|error| format!("{error:?}"))
+            }
+        }
+    }
 }
 
 pub(crate) async fn servers() -> &'static (MysqlServer, RedisServer) {
@@ -114,7 +130,7 @@ impl World {
             redis_url: redis.url(),
             redis: redis.connection().await.unwrap(),
             prefix: format!("w{number}:"),
-            ours: ours.into(),
+            ours,
         };
         for statement in statements {
             world.sql(statement).await;
@@ -151,6 +167,43 @@ impl World {
         }
     }
 
+    /// Begins a transaction of their own program. It is rolled back when it is dropped.
+    pub(crate) async fn transaction(&self) -> Transaction {
+        let mut transaction = match &self.shop {
+            Shop::Mysql(sessions) => {
+                Transaction::Mysql(mysql_connection(sessions.url()).await.unwrap())
+            }
+            Shop::Postgres(_) => {
+                let connecting = tokio_postgres::connect(&self.database, NoTls).await;
+                let (client, connection) = connecting.unwrap();
+                tokio::spawn(connection);
+                Transaction::Postgres(client)
+            }
+        };
+        transaction.run("BEGIN").await.unwrap();
+        transaction
+    }
+
+    /// Creates a login of MySQL with this right only.
+    pub(crate) async fn login(&self, grant: &str) -> String {
+        let name = self.named("reader_@").replace(':', "");
+        self.sql(&format!("CREATE USER {name}")).await;
+        self.sql(&format!("{grant} {name}")).await;
+        name
+    }
+
+    /// Whether a statement of their database waits for a lock.
+    pub(crate) async fn has_waiter(&self) -> bool {
+        let waiting = match &self.shop {
+            Shop::Mysql(_) => LOCK_WAITS,
+            Shop::Postgres(_) => {
+                "SELECT COUNT(*) FROM pg_stat_activity WHERE datname = current_database() \
+                AND wait_event_type = 'Lock'"
+            }
+        };
+        self.number(waiting).await > 0
+    }
+
     /// Returns the only value of a query.
     pub(crate) async fn number(&self, sql: &str) -> i64 {
         self.sql(sql).await[0][0].parse().unwrap()
@@ -184,11 +237,8 @@ impl World {
 
     /// Runs each step: a Redis command if it begins with its name in capitals and is no SQL.
     pub(crate) async fn run(&self, steps: &[&str]) {
-        const SQL: [&str; 8] = [
-            "INSERT", "UPDATE", "DELETE", "CREATE", "ALTER", "DROP", "TRUNCATE", "REPLACE",
-        ];
         for step in steps {
-            if SQL.iter().any(|word| step.starts_with(word)) {
+            if firstcome_shops::is_statement(step) {
                 self.sql(step).await;
             } else {
                 let _reply: redis::Value = self.redis(step).await;
@@ -198,7 +248,7 @@ impl World {
 
     /// Adds members to a set.
     pub(crate) async fn add_members(&self, key: &str, users: impl IntoIterator<Item = String>) {
-        for some in users.into_iter().collect::<Vec<_>>().chunks(5_000) {
+        for some in chunks(users) {
             let () = self.redis(&format!("SADD {key} {}", some.join(" "))).await;
         }
     }
@@ -206,7 +256,7 @@ impl World {
     /// Inserts a row of `coupon` for each user.
     pub(crate) async fn add_rows(&self, users: impl IntoIterator<Item = String>) {
         let values = users.into_iter().map(|user| format!("('{user}')"));
-        for some in values.collect::<Vec<_>>().chunks(5_000) {
+        for some in chunks(values) {
             let insert = format!("INSERT INTO coupon (user_id) VALUES {}", some.join(", "));
             self.sql(&insert).await;
         }
@@ -218,6 +268,15 @@ impl World {
         let rest = self.named(rest);
         format!("database = {database:?}\nredis = {redis:?}\n{rest}")
     }
+}
+
+/// Splits texts for commands and statements, and keeps no more of them in memory.
+fn chunks(texts: impl IntoIterator<Item = String>) -> impl Iterator<Item = Vec<String>> {
+    let mut texts = texts.into_iter();
+    std::iter::from_fn(move || {
+        let some: Vec<String> = texts.by_ref().take(5_000).collect();
+        (!some.is_empty()).then_some(some)
+    })
 }
 
 pub(crate) fn users(range: std::ops::Range<u32>) -> impl Iterator<Item = String> {

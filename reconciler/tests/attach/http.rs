@@ -6,7 +6,7 @@ use reqwest::redirect::Policy;
 use reqwest::{Client, Method, RequestBuilder};
 use serde_json::{Value, json};
 
-use crate::program::{DAEMON, FILE, LIMIT, Running, Shop, attach, shop};
+use crate::program::{DAEMON, FILE, LIMIT, Running, World, attach, shop};
 
 const TOKEN: &str = "0123456789abcdef0123456789abcdef";
 
@@ -36,7 +36,7 @@ impl Reply {
 impl Daemon {
     /// Starts a daemon whose schedule comes once a year, and waits for the pass that every daemon
     /// begins with.
-    async fn start(shop: &Shop) -> Self {
+    async fn start(shop: &World) -> Self {
         let mut command = attach(shop, FILE, &DAEMON);
         command.args(["--reconcile-cron", "@yearly"]);
         let running = Running::start(command.env("OPS_TOKEN", TOKEN));

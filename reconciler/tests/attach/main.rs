@@ -1,4 +1,4 @@
-//! `attach` as a program: its start, its HTTP API and page, and `--once`.
+//! `attach` as a program: its start, its HTTP API and page, `--once`, and its death.
 
 #![allow(clippy::unwrap_used, clippy::expect_used)]
 
@@ -6,3 +6,4 @@ mod http;
 mod once;
 mod program;
 mod start;
+mod stopped;

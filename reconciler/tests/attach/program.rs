@@ -1,8 +1,8 @@
 //! The program as a process.
 
-#[path = "../../../attach/tests/engine/shop.rs"]
+#[path = "../../../attach/tests/systems/world.rs"]
 #[allow(dead_code, reason = "the engine's own tests use all of it")]
-mod shop;
+mod world;
 
 use std::path::PathBuf;
 use std::process::Command;
@@ -11,7 +11,7 @@ use std::time::Duration;
 use firstcome_stack::{Janitor, Program};
 use tempfile::NamedTempFile;
 
-pub(crate) use shop::Shop;
+pub(crate) use world::World;
 
 /// How long a condition may take on a busy machine.
 pub(crate) const LIMIT: Duration = Duration::from_secs(60);
@@ -40,8 +40,8 @@ const TABLES: [&str; 2] = [
 
 /// Creates a shop with twelve users, of whom two have no row, and with an event of a user who was
 /// never promised a coupon.
-pub(crate) async fn shop() -> Shop {
-    let shop = Shop::new(&TABLES).await;
+pub(crate) async fn shop() -> World {
+    let shop = World::new(&TABLES).await;
     for user in 0..12 {
         let _: i64 = shop.redis(&format!("SADD @users user-{user}")).await;
         if user >= 2 {
@@ -58,16 +58,16 @@ pub(crate) async fn shop() -> Shop {
 /// The arguments of a daemon at a free port.
 pub(crate) const DAEMON: [&str; 2] = ["--listen-addr", "127.0.0.1:0"];
 
-pub(crate) fn file(shop: &Shop, campaigns: &str) -> PathBuf {
-    let (process, shop_name) = (std::process::id(), shop.prefix.trim_end_matches(':'));
-    let name = format!("attach-{process}-{shop_name}.toml");
+pub(crate) fn file(shop: &World, campaigns: &str) -> PathBuf {
+    let process = std::process::id();
+    let name = format!("attach-{process}-{}.toml", shop.named("@").replace(':', ""));
     let path = std::env::temp_dir().join(name);
-    std::fs::write(&path, shop.text(campaigns)).unwrap();
+    std::fs::write(&path, shop.file(campaigns)).unwrap();
     path
 }
 
 /// The program, without a database of ours.
-pub(crate) fn alone(shop: &Shop, campaigns: &str, args: &[&str]) -> Command {
+pub(crate) fn alone(shop: &World, campaigns: &str, args: &[&str]) -> Command {
     let mut command = Command::new(env!("CARGO_BIN_EXE_firstcome-reconciler"));
     command.arg("attach").arg(file(shop, campaigns)).args(args);
     // The default is too short for a busy machine.
@@ -75,7 +75,7 @@ pub(crate) fn alone(shop: &Shop, campaigns: &str, args: &[&str]) -> Command {
     command
 }
 
-pub(crate) fn attach(shop: &Shop, campaigns: &str, args: &[&str]) -> Command {
+pub(crate) fn attach(shop: &World, campaigns: &str, args: &[&str]) -> Command {
     let mut command = alone(shop, campaigns, args);
     command.env("DATABASE_URL", &shop.ours);
     command

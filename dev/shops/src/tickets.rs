@@ -2,21 +2,21 @@
 //! status, numbers beside the rows. Each is described by its team's own SQL.
 
 use crate::published::DOWN;
-use crate::system::{Repair, System, prove};
+use crate::{Repair, System, fault};
 
 const MISSING: &[&str] = &["1 missing_admission skipped"];
 const COUNT: &[&str] = &["1 count_mismatch skipped"];
 const CHECK: &[&str] = &["1 check skipped"];
 const UNISSUED: &[&str] = &["1 unissued skipped"];
 
-pub(crate) const OBSERVED: System = System {
+pub const OBSERVED: System = System {
     named: UNISSUED,
     repair: Repair::Observes,
-    faults: &[(&["SREM @users 5"], MISSING)],
+    faults: &[fault(&["SREM @users {U}"], MISSING)],
     ..DOWN
 };
 
-pub(crate) const SYSTEMS: &[System] = &[
+pub const SYSTEMS: &[System] = &[
     System {
         name: "kbo-ticketing-platform: rows follow the payment, and the set holds who has not paid",
         opens: &[
@@ -37,8 +37,8 @@ promised = \"SELECT p.user_id FROM payment p JOIN payment_membership m ON m.paym
 issued = 'SELECT user_id, is_deleted = 0 FROM membership_user WHERE membership_id = 7'",
         loses: &["DELETE FROM membership_user WHERE user_id = {U}"],
         faults: &[
-            (&["SADD @membership 900", "INSERT INTO payment (user_id, status) VALUES (900, 'READY')"], &[]),
-            (&["UPDATE membership_user SET is_deleted = 1 WHERE user_id = 5"], &[]),
+            fault(&["SADD @membership 900", "INSERT INTO payment (user_id, status) VALUES (900, 'READY')"], &[]),
+            fault(&["UPDATE membership_user SET is_deleted = 1 WHERE user_id = {U}"], &[]),
         ],
         ..OBSERVED
     },
@@ -56,7 +56,7 @@ promised = { set = '@users' }
 issued = \"SELECT user_id, status <> 'CANCELED' FROM reservations WHERE concert_id = 1\"
 count = { key = '@stock', counts = 'down' }",
         loses: &["DELETE FROM reservations WHERE user_id = {U}"],
-        faults: &[(&["UPDATE reservations SET status = 'CANCELED' WHERE user_id = 5", "INCR @stock"], &[])],
+        faults: &[fault(&["UPDATE reservations SET status = 'CANCELED' WHERE user_id = {U}", "INCR @stock"], &[])],
         ..OBSERVED
     },
     System {
@@ -87,8 +87,8 @@ check = ['SELECT id FROM coupons WHERE id = :id AND issued_quantity <> (SELECT C
         ],
         repair: Repair::Asks,
         faults: &[
-            (&["UPDATE coupons SET issued_quantity = issued_quantity + 1"], CHECK),
-            (&["UPDATE coupons SET issued_quantity = issued_quantity - 1"], &[]),
+            fault(&["UPDATE coupons SET issued_quantity = issued_quantity + 1"], CHECK),
+            fault(&["UPDATE coupons SET issued_quantity = issued_quantity - 1"], &[]),
         ],
         ..DOWN
     },
@@ -113,7 +113,7 @@ queue = []
 mode = 'repair'
 issue = [\"INSERT INTO coupon (user_id, campaign_id, status, issued_at) VALUES (:user, :id, 'ISSUED', NOW(6))\"]
 check = []",
-        faults: &[(&["SREM @users:7 5"], MISSING), (&["UPDATE coupon SET status = 'USED'"], &[])],
+        faults: &[fault(&["SREM @users:7 {U}"], MISSING), fault(&["UPDATE coupon SET status = 'USED'"], &[])],
         ..DOWN
     },
     System {
@@ -137,7 +137,7 @@ issue = ['INSERT INTO couponissuance SELECT 7, id, NOW() FROM `user` WHERE user_
 check = []",
         loses: &["DELETE FROM couponissuance WHERE user_id = {U}"],
         repair: Repair::Asks,
-        faults: &[(&["SREM @users login-5"], MISSING)],
+        faults: &[fault(&["SREM @users login-{U}"], MISSING)],
         ..DOWN
     },
     System {
@@ -161,8 +161,8 @@ issue = ['INSERT INTO user_coupons VALUES (:user, :id)', 'UPDATE coupons SET iss
 check = ['SELECT id FROM coupons WHERE id = :id AND issued_quantity <> (SELECT COUNT(*) FROM user_coupons WHERE coupon_id = :id)']",
         loses: &["DELETE FROM user_coupons WHERE user_id = {U}", "UPDATE coupons SET issued_quantity = issued_quantity - 1"],
         faults: &[
-            (&["UPDATE coupons SET issued_quantity = issued_quantity - 1"], CHECK),
-            (&["UPDATE coupons SET issued_quantity = issued_quantity + 1"], &[]),
+            fault(&["UPDATE coupons SET issued_quantity = issued_quantity - 1"], CHECK),
+            fault(&["UPDATE coupons SET issued_quantity = issued_quantity + 1"], &[]),
         ],
         ..DOWN
     },
@@ -185,7 +185,7 @@ issued = \"SELECT user_id, vld_stat = '1' FROM ms_reserve_detail WHERE res_id = 
 count = { key = '@stock:{id}', counts = 'down' }
 queue = [{ stream = '@orders', group = 'g1' }]",
         loses: &["DELETE FROM ms_reserve_detail WHERE user_id = {U}"],
-        faults: &[(&["UPDATE ms_reserve_detail SET vld_stat = '0' WHERE user_id = 5", "INCR @stock:7"], &[])],
+        faults: &[fault(&["UPDATE ms_reserve_detail SET vld_stat = '0' WHERE user_id = {U}", "INCR @stock:7"], &[])],
         ..OBSERVED
     },
     System {
@@ -206,7 +206,7 @@ name = 'Seckill'
 quantity = 30
 promised = { keys = '@user:7:{user}' }
 issued = 'SELECT user_id FROM coupon'",
-        faults: &[(&["DEL @user:7:5"], MISSING), (&["SET @user:7:5 1"], &[])],
+        faults: &[fault(&["DEL @user:7:{U}"], MISSING), fault(&["SET @user:7:{U} 1"], &[])],
         ..OBSERVED
     },
     System {
@@ -226,7 +226,7 @@ promised = { set = '@users:{id}' }
 issued = \"SELECT o.user_id, o.status = 'PAID' FROM orders o JOIN order_line l ON l.order_id = o.id \
             JOIN event_option e ON e.id = l.event_option_id WHERE e.event_id = :id\"",
         loses: &["DELETE FROM orders WHERE id = {U}", "DELETE FROM order_line WHERE order_id = {U}"],
-        faults: &[(&["SREM @users:7 5"], MISSING)],
+        faults: &[fault(&["SREM @users:7 {U}"], MISSING)],
         ..OBSERVED
     },
     System {
@@ -245,8 +245,8 @@ count = { key = '@store', field = 'inventory', counts = 'down' }",
         loses: &["DELETE FROM orders WHERE user_id = {U}"],
         named: COUNT,
         faults: &[
-            (&["UPDATE orders SET purchase_number = 3 WHERE user_id = 5", "HINCRBY @store inventory -2"], &[]),
-            (&["UPDATE orders SET is_delete = 1 WHERE user_id = 5"], COUNT),
+            fault(&["UPDATE orders SET purchase_number = 3 WHERE user_id = {U}", "HINCRBY @store inventory -2"], &[]),
+            fault(&["UPDATE orders SET is_delete = 1 WHERE user_id = {U}"], COUNT),
         ],
         ..OBSERVED
     },
@@ -276,8 +276,8 @@ check = ['SELECT i.id FROM sale_item i WHERE i.id = :id AND i.available_stock <>
         ],
         named: COUNT,
         faults: &[
-            (&["UPDATE sale_item SET available_stock = available_stock + 1"], CHECK),
-            (&["UPDATE sale_item SET available_stock = available_stock - 1"], &[]),
+            fault(&["UPDATE sale_item SET available_stock = available_stock + 1"], CHECK),
+            fault(&["UPDATE sale_item SET available_stock = available_stock - 1"], &[]),
         ],
         ..OBSERVED
     },
@@ -297,7 +297,7 @@ issued = 'SELECT user_id FROM coupon_0 UNION ALL SELECT user_id FROM coupon_1'
 count = { key = '@template', field = 'stock', counts = 'down' }",
         loses: &["DELETE FROM coupon_1 WHERE user_id = {U}"],
         named: COUNT,
-        faults: &[(&["HINCRBY @template stock 1"], COUNT)],
+        faults: &[fault(&["HINCRBY @template stock 1"], COUNT)],
         ..OBSERVED
     },
     System {
@@ -334,8 +334,8 @@ promised = { set = '@{id}' }
 issued = 'SELECT user_id, day = :id FROM daily WHERE day IN (:id, :id + INTERVAL 1 DAY)'",
         loses: &["DELETE FROM daily WHERE user_id = {U}"],
         faults: &[
-            (&["UPDATE daily SET day = '2026-02-04' WHERE user_id = 5"], MISSING),
-            (&["SREM @2026-02-04 5", "UPDATE daily SET day = '2026-02-03' WHERE user_id = 5"], &[]),
+            fault(&["UPDATE daily SET day = '2026-02-04' WHERE user_id = {U}"], MISSING),
+            fault(&["SREM @2026-02-04 {U}", "UPDATE daily SET day = '2026-02-03' WHERE user_id = {U}"], &[]),
         ],
         ..OBSERVED
     },
@@ -364,17 +364,12 @@ issue = ['INSERT INTO issued VALUES (UUID_TO_BIN(UUID()), UUID_TO_BIN(:user), UU
 check = []",
         loses: &["DELETE FROM issued WHERE user_id = UUID_TO_BIN('{UUID}')"],
         faults: &[
-            (
+            fault(
                 &["INSERT INTO failed SELECT UUID_TO_BIN(UUID()), user_id, coupon_id, 'READY' FROM issued LIMIT 1"],
                 &["1 failed_claim skipped"],
             ),
-            (&["DELETE FROM failed"], &[]),
+            fault(&["DELETE FROM failed"], &[]),
         ],
         ..DOWN
     },
 ];
-
-#[tokio::test]
-async fn ticket_seat_and_stock_systems_are_described_by_their_own_sql() {
-    prove(SYSTEMS).await;
-}

@@ -1,0 +1,77 @@
+//! Shapes that do not fit their file: each is one clear sentence, and nothing is written.
+
+use firstcome_shops::published::DOWN;
+use firstcome_shops::{System, shapes};
+
+use crate::daemon::{told, why};
+use crate::harm::{SET, rows};
+use crate::system::{Sold as _, prove};
+
+#[tokio::test]
+async fn ways_to_write_users_and_rows_are_described_broken_named_and_repaired() {
+    prove(shapes::SYSTEMS).await;
+}
+
+struct Misfit {
+    system: System,
+    /// What the file says instead.
+    says: [&'static str; 2],
+    steps: &'static [&'static str],
+    told: &'static [&'static str],
+    why: &'static str,
+}
+
+const WRONG_KIND: &str = "key holding the wrong kind of value";
+
+const AS_IT_IS: [&str; 2] = ["", ""];
+
+#[tokio::test]
+async fn what_does_not_fit_is_said_and_never_written() {
+    let stalled: &[&str] = &["1 stalled skipped"];
+    let misfit = |steps, told, why| Misfit {
+        system: SET,
+        says: AS_IT_IS,
+        steps,
+        told,
+        why,
+    };
+    let all = [
+        misfit(&["DEL @users", "SETBIT @users 5 1"], stalled, WRONG_KIND),
+        misfit(&["DEL @users", "XADD @users * user 5"], stalled, WRONG_KIND),
+        misfit(&["DEL @users", "RPUSH @users 5"], stalled, WRONG_KIND),
+        misfit(
+            &["EVAL return(redis.call('SADD',KEYS[1],'\\255')) 1 @users"],
+            &["1 stalled skipped"],
+            "plain",
+        ),
+        Misfit {
+            says: ["'@users' }", "'@users', member = 'user:{user}' }"],
+            ..misfit(&[], stalled, "member")
+        },
+        Misfit {
+            says: ["'@users' }", "'@users', form = 'java' }"],
+            ..misfit(&[], stalled, "form = \"plain\"")
+        },
+        Misfit {
+            system: DOWN,
+            says: ["counts = 'down'", "counts = 'up'"],
+            ..misfit(&[], &["1 count_mismatch skipped"], "the counter is 10")
+        },
+        Misfit {
+            says: ["FROM coupon'", "FROM coupons'"],
+            ..misfit(&[], stalled, "refuses issued: 1146")
+        },
+    ];
+    for misfit in all {
+        let (world, fitting) = misfit.system.sold().await;
+        drop(fitting);
+        world.run(misfit.steps).await;
+        let [from, to] = misfit.says;
+        let daemon = world.daemon(&misfit.system.file.replacen(from, to, 1));
+        let found = daemon.settle().await;
+        assert_eq!(told(&found), misfit.told, "{:?}: {found:#?}", misfit.steps);
+        assert!(why(&found).contains(misfit.why), "{found:#?}");
+        daemon.confirm().await;
+        assert_eq!(rows(&world).await, 20);
+    }
+}
