@@ -6,7 +6,8 @@ use std::collections::{BTreeSet, VecDeque};
 use std::pin::pin;
 use std::time::Duration;
 
-use firstcome_stack::{BreakableKafka, FaultProxy, KafkaServer, ProxyFault};
+use firstcome_shared::report::{Cause, Finding};
+use firstcome_stack::{BreakableKafka, FaultProxy, KafkaServer, ProxyFault, eventually};
 use rand::rngs::StdRng;
 use rand::seq::{IndexedRandom as _, IteratorRandom as _};
 use rand::{RngExt as _, SeedableRng as _};
@@ -16,6 +17,9 @@ use rdkafka::producer::BaseProducer;
 use crate::daemon::{Daemon, first_polls};
 use crate::queue::{client, commit, create_topics, send};
 use crate::world::{World, servers};
+
+/// How long a condition may take on a busy machine.
+const LIMIT: Duration = Duration::from_secs(60);
 
 const QUANTITY: u32 = 60;
 const STEPS: u32 = 90;
@@ -175,13 +179,14 @@ async fn schedule(seed: u64, kafka: &BreakableKafka) -> usize {
         daemon = shop.step(daemon, &proxies).await;
         shop.check().await;
     }
-    shop.end_outages(&proxies).await;
+    shop.end_outages(&daemon, &proxies).await;
     while shop.consume(false).await {}
-    shop.confirm(&daemon).await;
+    let found = shop.confirm(&daemon).await;
     let repaired = shop.check().await;
     // Whoever gave a coupon away still seems to lack one, and may be one too many.
     if !shop.has_transfers {
-        assert_eq!(repaired, shop.lost.len(), "every lost promise has its row");
+        let lost = shop.lost.len();
+        assert_eq!(repaired, lost, "a lost promise has no row: {found:#?}");
     }
     repaired
 }
@@ -203,7 +208,7 @@ impl Shop<'_> {
     }
 
     /// A person confirms the rows of those whose message was lost.
-    async fn confirm(&self, daemon: &Daemon) {
+    async fn confirm(&self, daemon: &Daemon) -> Vec<Finding> {
         daemon.settle().await;
         let mut shown = daemon.pass().await;
         let is_lost = |user: &str| self.lost.contains(&user.parse().unwrap());
@@ -211,7 +216,7 @@ impl Shop<'_> {
             drop.findings
                 .retain(|it| it.user_id.as_deref().is_some_and(is_lost));
         }
-        daemon.confirm_shown_by(&shown).await;
+        daemon.confirm_shown_by(&shown).await
     }
 
     async fn step(&mut self, daemon: Daemon, proxies: &[FaultProxy; 2]) -> Daemon {
@@ -236,13 +241,13 @@ impl Shop<'_> {
                     pass.await;
                 }
             }
-            66..73 => self.end_outages(proxies).await,
+            66..73 => self.end_outages(&daemon, proxies).await,
             73..77 => {
                 let polls = self.random.random_range(0..120);
                 let _killed = first_polls(polls, pin!(daemon.pass())).await;
                 return daemon.restarted();
             }
-            77..79 => self.confirm(&daemon).await,
+            77..79 => _ = self.confirm(&daemon).await,
             _ => {
                 tokio::join!(daemon.pass(), self.bustle());
                 let seconds = self.random.random_range(0..40);
@@ -252,10 +257,17 @@ impl Shop<'_> {
         daemon
     }
 
-    async fn end_outages(&self, proxies: &[FaultProxy; 2]) {
+    /// Lets all connections pass, and waits until the daemon has noticed.
+    async fn end_outages(&self, daemon: &Daemon, proxies: &[FaultProxy; 2]) {
         for proxy in proxies {
             proxy.set(ProxyFault::Pass).await.unwrap();
         }
+        eventually("all stores answer", LIMIT, async || {
+            let run = daemon.pass().await;
+            let mut findings = run.all_findings();
+            !findings.any(|it| matches!(it.cause, Cause::Away(_)))
+        })
+        .await;
     }
 
     async fn kafka_is_away(&self, daemon: &Daemon) {
