@@ -46,6 +46,10 @@ cat >../book.toml <<'END'
 title = "Firstcome"
 language = "en"
 
+# One of them renames README.md, but not the links to it.
+[build]
+use-default-preprocessors = false
+
 [output.html]
 no-section-label = true
 
