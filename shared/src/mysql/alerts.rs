@@ -20,7 +20,7 @@ use super::{Conn, Db, DbResult};
 use crate::columns::{At, Datetime};
 use crate::coupon::Drop;
 use crate::domain::{CouponId, DropId};
-use crate::report::{AlertState, DropReport, Numbers};
+use crate::report::{AlertKind, AlertState, DropReport, Numbers};
 use crate::schema::{
     broken_promises, coupons, drops, issued_coupons, levels, outbox, reconcile_findings, repairs,
     told,
@@ -407,7 +407,8 @@ pub async fn drop_reports<S: BuildHasher>(
 }
 
 /// Lists alerts, newest first: at most `limit`, with an id below `before`, in the given state.
-/// Those that nobody was told of and that are over are left out.
+/// Those that nobody was told of and that are over are left out, and so are repairs, which need
+/// nobody.
 pub async fn list(
     db: &Db,
     state: Option<AlertState>,
@@ -417,6 +418,7 @@ pub async fn list(
     let before = before.unwrap_or(i64::MAX);
     let mut query = told::table
         .filter(told::id.lt(before))
+        .filter(told::kind.ne(AlertKind::Repaired.word()))
         .order(told::id.desc())
         .limit(i64::from(limit) + 1)
         .select(ToldRow::as_select())
@@ -492,8 +494,9 @@ impl Db {
                  WHEN explained_by IS NOT NULL THEN 'explained' \
                  WHEN acknowledged_at IS NOT NULL THEN 'acknowledged' ELSE 'firing' END AS state, \
                  COUNT(*) AS number FROM told WHERE open_name IS NOT NULL \
-             AND told_at IS NOT NULL GROUP BY kind, state",
-        );
+             AND told_at IS NOT NULL AND kind <> ? GROUP BY kind, state",
+        )
+        .bind::<Text, _>(AlertKind::Repaired.word());
         self.rows("count alerts", open).await
     }
 }
