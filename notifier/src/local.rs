@@ -101,9 +101,10 @@ impl Local {
         adopted.into_values().collect()
     }
 
-    /// Forgets what was told: it is adopted.
+    /// Forgets what was told: it is adopted. What is on its way is adopted once it has arrived.
     pub(crate) fn forget(&self) {
-        self.told.lock().targets.clear();
+        let mut own = self.told.lock();
+        own.targets.retain(|_, target| target.is_under_way);
     }
 
     /// Tells each target what is due.
