@@ -4,6 +4,7 @@ use askama::Template;
 use axum::extract::Path;
 use axum::http::StatusCode;
 use axum::response::{IntoResponse as _, Redirect};
+use chrono::{DateTime, Utc};
 use firstcome_shared::domain::DropId;
 use firstcome_shared::mysql::alerts::{Alert, AlertPage, ListedAlert};
 use firstcome_shared::report::{AlertKind, AlertState, KindFacts, Remedy};
@@ -20,7 +21,7 @@ use super::text::Text;
 struct AlertsScreen<'a> {
     top: Top<'a>,
     alerts: &'a [ListedAlert],
-    /// `firing`, `resolved`, or `one` for a single alert.
+    /// `firing`, `quiet`, `resolved`, or `one` for a single alert.
     status: &'a str,
     next_before: Option<i64>,
 }
@@ -29,6 +30,23 @@ struct AlertsScreen<'a> {
 impl AlertsScreen<'_> {
     fn fires(&self, one: &ListedAlert) -> bool {
         one.alert.state == AlertState::Firing
+    }
+
+    /// What explains an alert that fires.
+    fn cause(&self, one: &ListedAlert) -> Option<&'static str> {
+        let word = one.alert.explained_by.as_deref();
+        let kind = AlertKind::from_word(word?).filter(|_| self.fires(one))?;
+        Some(kind.facts().noun[0])
+    }
+
+    fn is_unmailed(&self, one: &ListedAlert) -> bool {
+        self.fires(one) && one.alert.last_mailed_at.is_none()
+    }
+
+    fn gone_since(&self, one: &ListedAlert) -> Option<DateTime<Utc>> {
+        one.alert
+            .gone_since
+            .filter(|_| one.alert.state == AlertState::Quiet)
     }
 
     fn place(&self, one: &ListedAlert) -> Option<String> {
@@ -70,6 +88,7 @@ pub(super) struct AlertsScreenQuery {
 
 pub(super) async fn list(page: Page, OrDefault(query): OrDefault<AlertsScreenQuery>) -> Screen {
     let status = match query.status.as_deref() {
+        Some("quiet") => "quiet",
         Some("resolved") => "resolved",
         _ => "firing",
     };

@@ -35,13 +35,16 @@ const PAUSE: TimeDelta = TimeDelta::minutes(10);
 
 const HOUR: TimeDelta = TimeDelta::hours(1);
 
+/// After more than this number of mails about one problem, the next pause is an hour at least.
+const HOURLY: u32 = 4;
+
 /// What was told about a condition: one episode from its begin to its end.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Alert {
     /// `None`: not stored yet.
     pub id: Option<i64>,
     pub name: String,
-    /// The word of its kind, which a later version may have written.
+    /// The word of the kind that was told last, which a later version may have written.
     pub kind: String,
     pub coupon: Option<CouponId>,
     pub drop: Option<DropId>,
@@ -226,6 +229,7 @@ pub fn decide(
             alert.tell(reason, now);
             if let Some(condition) = condition {
                 alert.told = causes.unexplained(condition);
+                condition.kind.word().clone_into(&mut alert.kind);
             }
             verdict.notices.push(Notice {
                 reason,
@@ -247,7 +251,10 @@ fn observed(condition: &Condition, known: &Alerts, causes: &Causes, now: DateTim
     if alert.gone_at.take().is_some() {
         alert.returns = (alert.returns + 1).min(RETURNS);
     }
-    condition.kind.word().clone_into(&mut alert.kind);
+    // A store that was told as away is over as that, even if it was refusing for a moment since.
+    if alert.told_at.is_none() {
+        condition.kind.word().clone_into(&mut alert.kind);
+    }
     alert.told = alert.told.and(&condition.cases);
     alert.explained_by = causes.explaining(condition);
     if alert.explained_by.is_some() {
@@ -266,8 +273,9 @@ fn due_reason(
     policy: &Policy,
     now: DateTime<Utc>,
 ) -> Option<Reason> {
+    let times = policy.times(condition.kind);
     let lasted = condition.seen.lasted(alert.waits_from?, now);
-    if lasted < policy.times(condition.kind).patience {
+    if lasted < times.patience {
         return None;
     }
     let Some(told_at) = alert.told_at else {
@@ -281,7 +289,8 @@ fn due_reason(
     let pause = policy.repeat.max(told_at - alert.began_at);
     let may_repeat =
         alert.acknowledged_at.is_none() && !alert.is_unsent && condition.seen.is_after(told_at);
-    (may_repeat && since >= pause).then_some(Reason::Repeat)
+    // What has no end is not repeated either: each repair is in one mail.
+    (times.says_over && may_repeat && since >= pause).then_some(Reason::Repeat)
 }
 
 /// Returns an alert whose condition is not present, and whether that is told. Of an unknown `kind`
@@ -392,7 +401,11 @@ impl Alert {
     fn tell(&mut self, reason: Reason, now: DateTime<Utc>) {
         match reason {
             Reason::New | Reason::Repeat => {}
-            Reason::Changed => self.acknowledged_at = None,
+            Reason::Changed if self.acknowledged_at.take().is_some() => {
+                // An operator works on it: further news come hourly at most.
+                self.tells = self.tells.max(HOURLY);
+            }
+            Reason::Changed => {}
             Reason::Over => {
                 self.ended_at = Some(now);
                 return;

@@ -239,7 +239,14 @@ impl Evaluator {
         verdict: Verdict,
     ) -> QueryResult<bool> {
         let subject = self.subject();
-        let input = MailInput::read(conn, &self.settings.links, &read.seen, &verdict, read.now);
+        let input = MailInput::read(
+            conn,
+            &self.settings.links,
+            &read.seen,
+            &read.known,
+            &verdict,
+            read.now,
+        );
         let mut input = input.await?;
         let mut rows: HashMap<&str, &ToldRow> = HashMap::new();
         for row in cache.told.iter().filter(|row| row.ended_at.is_none()) {

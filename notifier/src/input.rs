@@ -5,14 +5,16 @@ use std::collections::{BTreeSet, HashMap, HashSet};
 
 use chrono::{DateTime, Utc};
 use diesel::QueryResult;
-use firstcome_shared::domain::DropId;
+use firstcome_shared::domain::{CouponId, DropId};
 use firstcome_shared::mysql::alerts::{self, BrokenPromise, RepairsRow, ToldRow};
 use firstcome_shared::mysql::{Conn, stored_run};
+use firstcome_shared::subject::Subject;
 
 use crate::condition::{Condition, Facts};
-use crate::decide::{Notice, Reason, Verdict};
+use crate::decide::{Alerts, Notice, Reason, Verdict};
 use crate::mails::{AlertMail, EndedAlert, Links, Problem, ProblemNotice};
 use crate::report::{AlertKind, DropReport, Kind, Run};
+use crate::wording::capital;
 
 /// Maximum number of runs that a mail quotes.
 const RUNS: usize = 50;
@@ -35,6 +37,10 @@ pub(crate) struct MailInput<'a> {
     repairs: Vec<RepairsRow>,
     broken: Vec<BrokenPromise>,
     older_since: Option<DateTime<Utc>>,
+    explained: Vec<String>,
+    closed: BTreeSet<CouponId>,
+    has_waiting_list: bool,
+    is_confirmed: bool,
     /// What the tables say about the drops.
     reports: Vec<DropReport>,
     fates: HashMap<DropId, [i64; 2]>,
@@ -48,6 +54,7 @@ impl<'a> MailInput<'a> {
         conn: &mut Conn,
         links: &'a Links,
         seen: &[Condition],
+        known: &Alerts,
         verdict: &Verdict,
         now: DateTime<Utc>,
     ) -> QueryResult<Self> {
@@ -74,7 +81,21 @@ impl<'a> MailInput<'a> {
             input.broken = alerts::broken_promises(conn, &drops).await?;
         }
         input.repairs = repairs;
-        input.older_since = alerts::reopened_since(conn, &input.repairs).await?;
+        input.older_since = alerts::reopened_since(conn, &behind(&input.repairs)).await?;
+        let of: Vec<i64> = input.repairs.iter().map(|row| row.drop_id).collect();
+        if links.subject() == Subject::Drop && of.iter().any(|id| *id != 0) {
+            input.has_waiting_list = alerts::has_waiting_list(conn, &of).await?;
+        }
+        let runs_of: BTreeSet<&str> = (input.repairs.iter())
+            .map(|it| it.run_id.as_str())
+            .collect();
+        input.is_confirmed = alerts::are_confirmed(conn, &runs_of).await?;
+        input.explained = explained(seen, known, verdict);
+        for condition in seen {
+            if let Facts::Closed(coupons) = &condition.facts {
+                input.closed.extend(coupons);
+            }
+        }
         for notice in verdict
             .notices
             .iter()
@@ -128,6 +149,10 @@ impl<'a> MailInput<'a> {
             repairs: Vec::new(),
             broken: Vec::new(),
             older_since: None,
+            explained: Vec::new(),
+            closed: BTreeSet::new(),
+            has_waiting_list: false,
+            is_confirmed: false,
             reports: Vec::new(),
             fates: HashMap::new(),
             told: Vec::new(),
@@ -182,6 +207,10 @@ impl<'a> MailInput<'a> {
             broken: &self.broken,
             ids: ids.clone(),
             older_since: self.older_since,
+            explained: self.explained.clone(),
+            closed: self.closed.clone(),
+            has_waiting_list: self.has_waiting_list,
+            is_confirmed: self.is_confirmed,
             reports: &self.reports,
             fates: self.fates.clone(),
             ..AlertMail::empty(self.links, self.now)
@@ -210,6 +239,54 @@ fn drops_of(verdict: &Verdict, repairs: &[RepairsRow]) -> Vec<DropId> {
 /// The drops about which something is left.
 fn left(seen: &[Condition]) -> HashSet<DropId> {
     seen.iter().filter_map(|condition| condition.drop).collect()
+}
+
+/// Returns what else is wrong because of something that is told now, a line for each.
+fn explained(seen: &[Condition], known: &Alerts, verdict: &Verdict) -> Vec<String> {
+    let told = (verdict.notices.iter()).filter(|it| it.reason != Reason::Over);
+    let causes: HashSet<AlertKind> = told
+        .filter_map(|notice| notice.condition.as_ref())
+        .map(|condition| condition.kind)
+        .collect();
+    let is_explained = |condition: &&Condition| {
+        let changed = (verdict.alerts.iter()).find(|alert| alert.name == condition.name);
+        let alert = changed.or_else(|| known.open(&condition.name));
+        let cause = alert.and_then(|alert| alert.explained_by);
+        cause.is_some_and(|cause| causes.contains(&cause))
+    };
+    let mut lines: Vec<String> = seen
+        .iter()
+        .filter(is_explained)
+        .map(|condition| capital(&Problem::of(condition, None, &[]).summary))
+        .collect();
+    lines.dedup();
+    lines
+}
+
+/// Returns the repairs that show that Redis was behind the rows. A restart alone writes nothing to
+/// Redis.
+fn behind(repairs: &[RepairsRow]) -> Vec<RepairsRow> {
+    let of_redis = |kind: Kind| match kind {
+        Kind::MissingAdmission
+        | Kind::SlotConflict
+        | Kind::OverAdmitted
+        | Kind::CountMismatch
+        | Kind::RedisLost => true,
+        Kind::Unissued
+        | Kind::FailedClaim
+        | Kind::SettingsMismatch
+        | Kind::Unfilled
+        | Kind::BrokenPromise
+        | Kind::Stalled
+        | Kind::OverIssued
+        | Kind::DuplicateRow
+        | Kind::BadUse
+        | Kind::MissingDrop
+        | Kind::Check
+        | Kind::NotReady => false,
+    };
+    let is_behind = |row: &&RepairsRow| row.kind.parse().is_ok_and(of_redis);
+    repairs.iter().filter(is_behind).cloned().collect()
 }
 
 /// The names of the alerts that are told, or that begin to be listed.

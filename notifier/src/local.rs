@@ -288,3 +288,98 @@ impl Alert {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use firstcome_shared::report::COMMITS_HANG;
+
+    use super::*;
+    use crate::mails::Links;
+    use crate::times::Policy;
+
+    fn settings() -> MailSettings {
+        MailSettings {
+            recipients: vec!["a@example.org".to_owned()],
+            domain: "example.org".to_owned(),
+            links: Links::default(),
+            policy: Policy {
+                repeat: TimeDelta::hours(4),
+                patience: TimeDelta::seconds(30),
+            },
+            hooks: Vec::new(),
+        }
+    }
+
+    fn without(error: &str, state: &ProcessState) -> Vec<Condition> {
+        let failure = MysqlFailure {
+            error: error.to_owned(),
+            is_away: true,
+        };
+        seen(&failure, state)
+    }
+
+    fn away() -> Vec<Condition> {
+        without("Connection refused", &ProcessState::default())
+    }
+
+    /// Attempts at this second what is due then.
+    fn attempt(local: &Local, seen: &[Condition], second: i64) -> Option<Attempt> {
+        let at = local.zero.0 + TimeDelta::seconds(second);
+        local.attempt("a@example.org", &settings(), seen, at)
+    }
+
+    #[test]
+    fn target_that_is_away_is_tried_again_after_a_minute() {
+        let local = Local::default();
+        assert!(attempt(&local, &away(), 0).is_none());
+        let first = attempt(&local, &away(), 30).unwrap();
+        assert!(attempt(&local, &away(), 35).is_none(), "it is under way");
+        local.ended(&first, false);
+        assert!(attempt(&local, &away(), 55).is_none());
+        assert!(attempt(&local, &away(), 95).is_some());
+    }
+
+    #[test]
+    fn what_nobody_got_is_not_told() {
+        let local = Local::default();
+        attempt(&local, &away(), 0);
+        let first = attempt(&local, &away(), 30).unwrap();
+        local.ended(&first, false);
+        assert_eq!(local.to_adopt(local.now()), []);
+    }
+
+    /// MySQL may be back before the mail server has answered.
+    #[test]
+    fn mail_that_arrives_after_mysql_is_back_is_adopted() {
+        let local = Local::default();
+        attempt(&local, &away(), 0);
+        let first = attempt(&local, &away(), 30).unwrap();
+        assert_eq!(local.to_adopt(local.now()), []);
+        local.forget();
+        local.ended(&first, true);
+        let adopted = local.to_adopt(local.now());
+        assert_eq!(adopted.len(), 1);
+        local.forget();
+        assert_eq!(local.to_adopt(local.now()), [], "once");
+    }
+
+    #[test]
+    fn what_is_due_together_is_one_mail() {
+        let local = Local::default();
+        let state = ProcessState {
+            redis: Some(StoreState::Away("Connection refused".to_owned())),
+            ..ProcessState::default()
+        };
+        let seen = without("Connection refused", &state);
+        attempt(&local, &seen, 0);
+        let first = attempt(&local, &seen, 30).unwrap();
+        assert_eq!(first.verdict.notices.len(), 2);
+        assert_eq!(first.messages.len(), 1);
+    }
+
+    #[test]
+    fn commits_that_hang_are_named() {
+        let seen = without(COMMITS_HANG, &ProcessState::default());
+        assert_eq!(seen[0].kind, AlertKind::MysqlRefuses);
+    }
+}

@@ -28,10 +28,6 @@ impl Look {
     /// repaired, it takes no lock.
     pub(crate) async fn note(&self, conn: &mut Conn) -> QueryResult<bool> {
         let subject = self.settings.links.subject();
-        let now = match self.at {
-            Some(at) => at,
-            None => stored::clock(conn).await?,
-        };
         let mut run = self.run.clone();
         if self.is_stored {
             // An earlier run may store the same findings; this one's row is deleted after a day.
@@ -39,13 +35,15 @@ impl Look {
             run.run_id = same.unwrap_or(run.run_id);
         }
         let run = &run;
-        self.tell_sealed(conn, now).await?;
-        let repairs = repairs_of(run, now);
-        let is_idle = repairs.is_empty() && found(run, now).is_empty();
+        self.tell_sealed(conn).await?;
+        let is_idle = repairs(run).is_empty() && found(run, run.started_at).is_empty();
         if is_idle && !stored::any(conn, subject).await? {
             return Ok(false);
         }
         let row = NotifyRow::lock(conn, subject).await?;
+        // Not earlier: repairs from before the last mail about repairs count as told.
+        let now = self.now(conn).await?;
+        let repairs = repairs_of(run, now);
         let old = stored::all(conn, subject).await?;
         let old: BTreeMap<String, Level> = old
             .into_iter()
@@ -86,9 +84,17 @@ impl Look {
         stored::give_up(conn, &given_up).await
     }
 
+    async fn now(&self, conn: &mut Conn) -> QueryResult<DateTime<Utc>> {
+        match self.at {
+            Some(at) => Ok(at),
+            None => stored::clock(conn).await,
+        }
+    }
+
     /// Puts the events of sealed drops into the outbox. Drops that were sealed before are left out:
     /// a deep pass reads their rows, but no users.
-    async fn tell_sealed(&self, conn: &mut Conn, now: DateTime<Utc>) -> QueryResult<()> {
+    async fn tell_sealed(&self, conn: &mut Conn) -> QueryResult<()> {
+        let now = self.now(conn).await?;
         let sealed = self.run.drops.iter().filter(|drop: &&DropReport| {
             drop.sealed && drop.after.users == drop.after.rows && drop.examined.users > 0
         });

@@ -97,10 +97,12 @@ impl Policy {
                 patience: TimeDelta::zero(),
                 ..watched(Source::Consumers)
             },
+            // A campaign that cannot be compared may have met a short failover.
             AlertKind::RunFailed
             | AlertKind::TheirsRedis
             | AlertKind::TheirsMysql
-            | AlertKind::TheirsKafka => Times {
+            | AlertKind::TheirsKafka
+            | AlertKind::Left(Kind::Stalled) => Times {
                 patience: self.patience,
                 ..looks
             },
@@ -136,7 +138,6 @@ impl Policy {
                 | Kind::CountMismatch
                 | Kind::SettingsMismatch
                 | Kind::Unfilled
-                | Kind::Stalled
                 | Kind::OverIssued
                 | Kind::DuplicateRow
                 | Kind::Check

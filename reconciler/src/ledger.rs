@@ -52,14 +52,12 @@ impl Ledger {
         self
     }
 
-    /// Gives all findings this outcome, and appends the reason to the details of those that are
-    /// listed.
+    /// Gives all findings this outcome.
     #[must_use]
-    pub fn with_outcome(self, to: Outcome, why: Option<&str>) -> Self {
+    pub fn with_outcome(self, to: Outcome) -> Self {
         let mut all = Self::default();
         for mut found in self.named {
             found.result = to;
-            found.detail.extend(why.iter().flat_map(|why| [": ", why]));
             all.named.push(found);
         }
         for ((kind, action, _), number) in self.counts {
@@ -238,10 +236,9 @@ mod tests {
             let found = Finding::report(Kind::CountMismatch, "differs");
             ledger.add(found.naming(i64::try_from(slot).ok(), None));
         }
-        let ledger = ledger.with_outcome(Outcome::Planned, Some("held back"));
+        let ledger = ledger.with_outcome(Outcome::Planned);
         let found = ledger.findings(Some(CouponId(1)), Some(DropId(7)));
         assert!(found.iter().all(|it| it.result == Outcome::Planned));
-        assert_eq!(found[0].detail, "differs: held back");
         let number: u64 = found.iter().map(|it| it.cause.number()).sum();
         assert_eq!(number, NAMED_AT_MOST + 3);
     }

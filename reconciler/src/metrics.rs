@@ -30,7 +30,7 @@ const METRICS: [(Type, &str, &str); 13] = [
         Unix time; 0 if none did"),
     (Type::Gauge, "firstcome_mails_waiting", "Mails in the outbox that are not sent yet"),
     (Type::Gauge, "firstcome_webhooks_waiting", "Events in the outbox that are not posted yet, all targets together"),
-    (Type::Gauge, "firstcome_alerts", "Problems that were mailed and are not over, by kind"),
+    (Type::Gauge, "firstcome_alerts", "Problems that were mailed and are not over, by kind and state: firing, quiet, explained, acknowledged"),
     (Type::Gauge, "firstcome_redis_managed", "1 if nothing checks that Redis is durable (REDIS_DURABILITY=managed)"),
 ];
 

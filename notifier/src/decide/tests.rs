@@ -248,6 +248,38 @@ fn eleventh_mail_of_an_hour_waits_unless_a_store_takes_it_along() {
     assert_eq!(untold(&line), 0);
 }
 
+/// After a failover to a MySQL whose clock is behind.
+#[test]
+fn times_ahead_of_the_clock_count_as_now() {
+    let mut line = Timeline::default();
+    line.evaluate(3_600, &[redis()], &[]);
+    assert_eq!(line.evaluate(3_630, &[redis()], &[]), [Reason::New]);
+    line.known = Alerts::new(line.known.all().cloned(), at(0));
+    assert_eq!(line.tells(0, 1_000, &[redis()]), []);
+    assert_eq!(line.tells(1_005, 1_100, &[]), [(1_065, Reason::Over)]);
+}
+
+/// MySQL that answers again for a moment is neither another outage nor another end.
+#[test]
+fn store_is_over_as_what_was_told_about_it() {
+    let mysql = |kind| Condition {
+        name: "mysql".to_owned(),
+        ..condition(kind, &[1])
+    };
+    let mut line = Timeline::default();
+    line.tells(0, 60, &[mysql(AlertKind::MysqlUnreachable)]);
+    line.tells(65, 120, &[mysql(AlertKind::AlertsNotRecorded)]);
+    let mut kinds = line.known.all_open().map(|alert| alert.kind.as_str());
+    assert_eq!(kinds.next(), Some("mysql_unreachable"));
+}
+
+#[test]
+fn repairs_are_not_repeated() {
+    let mut line = Timeline::default();
+    let repaired = [condition(AlertKind::Repaired, &[1])];
+    assert_eq!(line.tells(0, 30_000, &repaired), [(0, Reason::New)]);
+}
+
 #[test]
 fn alert_of_a_kind_that_a_later_version_wrote_does_not_end() {
     let mut line = Timeline::default();

@@ -60,6 +60,13 @@ fn blocks(summary: &PassSummary<'_>) -> Vec<Block> {
         blocks.push(more);
         blocks.extend(open_problems(links));
     }
+    if let Some(explained) = Block::list(summary.explained.clone()) {
+        blocks.push(Block::Title("Because of this".to_owned()));
+        blocks.push(explained);
+        let ends = "No mail of its own comes about these: they end with their cause, or are mailed \
+            if they outlast it.";
+        blocks.push(Block::Paragraph(ends.to_owned()));
+    }
     if mail.resolved.len() > 1 {
         blocks.push(Block::Title("Over".to_owned()));
         blocks.extend(Block::list(summary.over.clone()));
@@ -78,7 +85,7 @@ fn blocks(summary: &PassSummary<'_>) -> Vec<Block> {
 /// Lists the repairs of this pass and of earlier ones.
 fn repairs(summary: &PassSummary<'_>) -> Vec<Block> {
     let links = summary.mail.links;
-    let mut blocks = vec![Block::Title("Repaired by itself".to_owned())];
+    let mut blocks = vec![Block::Title(summary.repaired_how().to_owned())];
     blocks.extend(Block::list(summary.repaired.clone()));
     for rows in summary.earlier_repairs.iter().take(LINES) {
         let first = &rows[0];

@@ -2,6 +2,7 @@
 //! subject and the lists of alerts, and `title` in `mails/summary.rs`.
 
 use crate::report::{AlertKind, Finding, Kind};
+use crate::wording;
 
 /// What the line about a problem says.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -12,8 +13,8 @@ pub(crate) enum Headline {
     Sentence,
     /// The text of the first finding; the title counts the cases instead.
     Example,
-    /// How many repairs wait.
-    TooMany,
+    /// How many users would lose their slot by the repairs that wait.
+    HeldBack(u64),
     /// How many cases there are.
     Number,
     Forged,
@@ -22,7 +23,7 @@ pub(crate) enum Headline {
 }
 
 impl Headline {
-    pub(crate) fn decide(kind: AlertKind, findings: &[Finding]) -> Self {
+    pub(crate) fn decide(kind: AlertKind, findings: &[Finding], held_back: Option<u64>) -> Self {
         let if_whole = |one, several| match findings {
             [found] if found.is_whole() => one,
             _ => several,
@@ -41,7 +42,7 @@ impl Headline {
             | AlertKind::TheirsRedis
             | AlertKind::TheirsMysql
             | AlertKind::TheirsKafka => Self::Outage,
-            AlertKind::Braked => Self::TooMany,
+            AlertKind::Braked => held_back.map_or(Self::Number, Self::HeldBack),
             AlertKind::Forged => Self::Forged,
             AlertKind::Repaired | AlertKind::Left(Kind::BrokenPromise) => Self::Number,
             AlertKind::ConsumerStands
@@ -68,4 +69,10 @@ impl Headline {
             ) => if_whole(Self::Sentence, Self::NotRepaired),
         }
     }
+}
+
+/// Such as "60 users would lose their slot, if confirmed".
+pub(crate) fn would_lose(users: u64) -> String {
+    let users = wording::count(users, "user", "users");
+    format!("{users} would lose their slot, if confirmed")
 }

@@ -29,6 +29,14 @@ pub struct AlertMail<'a> {
     /// When Redis was first found restarted or replaced, if a pass that made some of the repairs
     /// found it so. Unless Redis lost a drop's data, it came back with an older copy.
     pub older_since: Option<DateTime<Utc>>,
+    /// What else is wrong because of the problems of the mail, and gets no mail of its own.
+    pub explained: Vec<String>,
+    /// Coupons that are closed.
+    pub closed: BTreeSet<CouponId>,
+    /// Whether a coupon of which Redis lost data has a waiting list.
+    pub has_waiting_list: bool,
+    /// Whether an operator confirmed the repairs.
+    pub is_confirmed: bool,
     /// What the tables say about drops that the pass does not list.
     pub reports: &'a [DropReport],
     /// How many of a drop's broken promises were kept after all, and how many ended without a
@@ -50,6 +58,10 @@ impl<'a> AlertMail<'a> {
             broken: &[],
             ids: HashMap::new(),
             older_since: None,
+            explained: Vec::new(),
+            closed: BTreeSet::new(),
+            has_waiting_list: false,
+            is_confirmed: false,
             reports: &[],
             fates: HashMap::new(),
             links,
@@ -58,7 +70,8 @@ impl<'a> AlertMail<'a> {
     }
 
     /// Returns the facts of a problem. Those of a broken promise differ if its drop is sealed,
-    /// because such a drop gives no more slots.
+    /// because such a drop gives no more slots, and those of repairs that wait if the coupon is
+    /// closed.
     pub(crate) fn facts(&self, problem: &Problem, drop: Option<&NamedDrop<'_>>) -> KindFacts {
         let facts = self.links.facts(problem.kind, problem.coupon_id);
         let report = drop.and_then(|drop| drop.report);
@@ -67,6 +80,15 @@ impl<'a> AlertMail<'a> {
             return KindFacts {
                 users: "They were promised a coupon and have none, and their drop is finished.",
                 to_do: "Tell them, and note it in their story; the last note ends this alert.",
+                ..facts
+            };
+        }
+        let is_closed = problem
+            .coupon_id
+            .is_some_and(|it| self.closed.contains(&it));
+        if is_closed && problem.kind == AlertKind::Braked {
+            return KindFacts {
+                users: "Nothing was changed in Redis. The coupon is closed: claims get 503.",
                 ..facts
             };
         }

@@ -26,7 +26,7 @@ pub(super) fn lead(summary: &PassSummary<'_>) -> Vec<String> {
     }
     lead.extend(lost_data(summary));
     if !summary.done.is_empty() {
-        lead.push(format!("Repaired by itself: {}.", summary.done));
+        lead.push(format!("{}: {}.", summary.repaired_how(), summary.done));
     }
     if mail.problems.is_empty() {
         lead.extend(single_drop(summary));
@@ -39,12 +39,14 @@ pub(super) fn lead(summary: &PassSummary<'_>) -> Vec<String> {
 fn lost_data(summary: &PassSummary<'_>) -> Vec<String> {
     if !summary.lost.is_empty() {
         let of = of_coupons(&summary.lost);
-        let waiting = "Waiting lists are lost: people who waited must claim again; the coupon page \
-            tells those who open it again in the same browser.";
-        return vec![
-            format!("Redis lost data{of}, and was written again from the rows."),
-            waiting.to_owned(),
-        ];
+        let mut said = vec![format!(
+            "Redis lost data{of}, and was written again from the rows."
+        )];
+        if summary.mail.has_waiting_list {
+            let waiting = "Waiting lists are lost: people who waited must claim again.";
+            said.push(waiting.to_owned());
+        }
+        return said;
     }
     let Some(since) = summary.older_since else {
         return Vec::new();
@@ -53,8 +55,12 @@ fn lost_data(summary: &PassSummary<'_>) -> Vec<String> {
     let written = format!(
         "Redis may have come back with older data at {since}, and was written again from the rows."
     );
-    let waiting = "If so, people who joined a waiting list after that copy must claim again.";
-    vec![written, waiting.to_owned()]
+    let mut said = vec![written];
+    if summary.mail.has_waiting_list {
+        let waiting = "If so, people who joined a waiting list after that copy must claim again.";
+        said.push(waiting.to_owned());
+    }
+    said
 }
 
 /// Gives the state of the drop after the pass, if the mail is about only one drop.
@@ -82,7 +88,9 @@ fn what_is_needed(summary: &PassSummary<'_>) -> &'static str {
         "Nothing compares it any more: what is left can only be repaired by hand."
     } else if !summary.is_compared {
         "The next pass compares again, and a mail says if something is left."
-    } else if !summary.lost.is_empty() || summary.older_since.is_some() {
+    } else if summary.mail.has_waiting_list
+        && (!summary.lost.is_empty() || summary.older_since.is_some())
+    {
         "Nothing needs to be done about it tonight; those who run the coupons may want to tell the \
             people who waited."
     } else if summary.earlier_repairs.is_empty() || !summary.mail.resolved.is_empty() {

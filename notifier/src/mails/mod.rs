@@ -31,11 +31,15 @@ pub use links::{AttachedCampaign, Links};
 pub use problem::{EndedAlert, Problem, ProblemNotice};
 pub(crate) use summary::was;
 
-/// Formats a duration in whole seconds, minutes (below 2 h), hours (below 2 days) or days.
+/// Formats a duration: below ten minutes with its seconds, below 2 h in minutes, below 2 days in
+/// hours, else in days.
 pub(crate) fn duration(time: TimeDelta) -> String {
     let minutes = time.num_minutes();
     match minutes {
         ..1 => format!("{} s", time.num_seconds().max(0)),
+        1..10 if time.num_seconds() % 60 > 0 => {
+            format!("{minutes} min {} s", time.num_seconds() % 60)
+        }
         1..120 => format!("{minutes} min"),
         120..2880 => format!("{} h", minutes / 60),
         _ => format!("{} days", minutes / 1440),

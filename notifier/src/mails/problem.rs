@@ -4,12 +4,15 @@ use chrono::{DateTime, Utc};
 use firstcome_shared::domain::{CouponId, DropId};
 use firstcome_shared::mysql::alerts::BrokenPromise;
 
-use super::headline::Headline;
+use super::headline::{Headline, would_lose};
 use crate::condition::{Condition, Facts, LateRun, StoreProblem};
 use crate::decide::{Alert, Reason};
 use crate::levels::findings_of;
 use crate::report::{AlertKind, Cause, FailureCause, Finding, Kind, Run, StoreRefusal};
 use crate::wording;
+
+/// Maximum length of a store's words in a title, in characters.
+const QUOTED: usize = 100;
 
 /// One problem.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -23,6 +26,8 @@ pub struct Problem {
     pub summary: String,
     /// The number of cases.
     pub size: u64,
+    /// How many users would lose their slot, if repairs wait for a confirmation.
+    pub held_back: Option<u64>,
     /// The findings that the problem consists of.
     pub findings: Vec<Finding>,
 }
@@ -96,7 +101,7 @@ impl Problem {
                 })
                 .collect(),
             Facts::Standstill(standstill) => {
-                let waits = wording::count(standstill.unread, "promise waits", "promises wait");
+                let unread = wording::count(standstill.unread, "message is", "messages are");
                 let partitions: Vec<String> = standstill
                     .partitions
                     .iter()
@@ -111,7 +116,7 @@ impl Problem {
                 };
                 vec![Finding {
                     cause: Cause::ConsumerStands,
-                    ..Finding::report(Kind::Stalled, format!("{who}: about {waits} for a row"))
+                    ..Finding::report(Kind::Stalled, format!("{who}: {unread} unread"))
                 }]
             }
             Facts::Promises => broken
@@ -123,18 +128,22 @@ impl Problem {
                 run.map_or_else(Vec::new, |run| findings_of(&condition.name, run))
             }
         };
-        Self::found(condition, findings)
+        let mut reports = run.into_iter().flat_map(|run| &run.drops);
+        let report = reports.find(|report| Some(report.drop_id) == condition.drop);
+        let held_back = report.and_then(|report| report.held_back);
+        Self::found(condition, findings, held_back.map(|it| it.users))
     }
 
-    fn found(condition: &Condition, mut findings: Vec<Finding>) -> Self {
+    fn found(condition: &Condition, mut findings: Vec<Finding>, held_back: Option<u64>) -> Self {
         let kind = condition.kind;
         findings.sort_by(|a, b| {
             (a.kind, a.slot, &a.user_id, &a.detail).cmp(&(b.kind, b.slot, &b.user_id, &b.detail))
         });
         let size = condition.cases.number();
         Self {
-            summary: summary(kind, condition.drop, &findings, size),
+            summary: summary(kind, condition.drop, &findings, size, held_back),
             size,
+            held_back,
             // The summary of an outage says everything.
             findings: if kind.is_outage() {
                 Vec::new()
@@ -154,6 +163,7 @@ impl Problem {
             drop_id: condition.drop,
             summary: summary.into(),
             size: 1,
+            held_back: None,
             findings: Vec::new(),
         }
     }
@@ -184,10 +194,17 @@ impl Problem {
             }
             _ => (FailureCause::Mysql, "MySQL cannot be used"),
         };
-        if let Some(refusal) = first.and_then(|problem| problem.refusal) {
+        if let Some((problem, refusal)) = first.and_then(|it| Some((it, it.refusal?))) {
+            let says = refusal.facts().says;
+            let summary = match refusal {
+                StoreRefusal::RedisOther | StoreRefusal::MysqlOther | StoreRefusal::KafkaOther => {
+                    format!("{says}: {}", wording::line(&problem.error, QUOTED))
+                }
+                _ => says.to_owned(),
+            };
             return Self {
                 findings,
-                ..Self::outage(condition, refusal.facts().says)
+                ..Self::outage(condition, summary)
             };
         }
         let plain = first.and_then(|problem| wording::unavailable(store, &problem.error));
@@ -211,7 +228,7 @@ impl Problem {
     }
 
     pub(crate) fn headline(&self) -> Headline {
-        Headline::decide(self.kind, &self.findings)
+        Headline::decide(self.kind, &self.findings, self.held_back)
     }
 
     /// Returns the refusal of a store, if the problem is one.
@@ -243,16 +260,23 @@ fn broken_promise(promise: &BrokenPromise) -> Finding {
 }
 
 /// Summarizes a problem in one line.
-fn summary(kind: AlertKind, drop: Option<DropId>, findings: &[Finding], size: u64) -> String {
+fn summary(
+    kind: AlertKind,
+    drop: Option<DropId>,
+    findings: &[Finding],
+    size: u64,
+    held_back: Option<u64>,
+) -> String {
     let [one, many] = kind.facts().noun;
     let things = || wording::count(size, one, many);
     let Some(first) = findings.first() else {
         return things();
     };
-    match Headline::decide(kind, findings) {
+    match Headline::decide(kind, findings, held_back) {
         Headline::Outage => their_outage(first),
         Headline::Sentence | Headline::Example => detail_with_place(first, drop),
-        Headline::TooMany | Headline::Number => things(),
+        Headline::HeldBack(users) => would_lose(users),
+        Headline::Number => things(),
         // Give no number: one dead letter may stand for many messages.
         Headline::Forged => "messages without our signature on the topic".to_owned(),
         Headline::NotRepaired => wording::count(

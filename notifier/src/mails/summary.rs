@@ -8,7 +8,7 @@ use firstcome_shared::domain::DropId;
 use firstcome_shared::mysql::alerts::RepairsRow;
 use firstcome_shared::subject::Subject;
 
-use super::headline::Headline;
+use super::headline::{Headline, would_lose};
 use super::input::{AlertMail, NamedDrop};
 use super::problem::{EndedAlert, ProblemNotice};
 use super::reasons::{Listed, Placed, reasons};
@@ -44,6 +44,8 @@ pub(super) struct PassSummary<'a> {
     pub(super) done: String,
     /// Repairs of earlier passes, by run.
     pub(super) earlier_repairs: Vec<&'a [RepairsRow]>,
+    /// What else is wrong because of a problem of the mail.
+    pub(super) explained: Vec<String>,
     /// The names of the coupons of whose drops Redis lost data.
     pub(super) lost: Vec<&'a str>,
     /// When Redis may have come back with older data, as far as these repairs tell.
@@ -78,6 +80,7 @@ impl<'a> PassSummary<'a> {
             repaired: reasons(&repaired, Listed::Repaired),
             done: joined(done, "; "),
             earlier_repairs,
+            explained: bounded(mail.explained.clone(), LINES),
             lost: mail.coupons_of(drops, |row| row.kind == Kind::RedisLost.as_str()),
             older_since: mail.older_since,
             is_compared: drops
@@ -137,6 +140,14 @@ impl<'a> PassSummary<'a> {
         }
     }
 
+    pub(super) fn repaired_how(&self) -> &'static str {
+        if self.mail.is_confirmed {
+            "Repaired after a confirmation"
+        } else {
+            "Repaired by itself"
+        }
+    }
+
     pub(super) fn has_failed(&self) -> bool {
         let run = self.mail.run;
         run.is_some_and(|run| run.status == Status::Failed)
@@ -159,6 +170,13 @@ impl<'a> PassSummary<'a> {
                 (older.to_owned(), repaired)
             }
             ([], []) => (String::new(), repaired),
+            ([], _) if !self.lost.is_empty() => {
+                let over = self.news(&place);
+                (
+                    format!("Redis lost data, and is written again; over: {over}"),
+                    String::new(),
+                )
+            }
             (_, _) if repaired.is_empty() => (self.news(&place), repaired),
             (_, _) => (self.news(&place), format!("repaired: {repaired}")),
         };
@@ -220,7 +238,10 @@ impl<'a> PassSummary<'a> {
                 Some(name) => format!("{name}: {summary}."),
                 None => format!("{}.", wording::capital(summary)),
             },
-            Headline::TooMany => format!("{things}{of}: this many at once are rarely right."),
+            Headline::HeldBack(users) => match name {
+                Some(name) => format!("{} ({name}).", would_lose(users)),
+                None => format!("{}.", would_lose(users)),
+            },
             Headline::Number => format!("{things}{of}."),
             Headline::Forged => {
                 "Messages without our signature are on the topic: somebody else writes to it."

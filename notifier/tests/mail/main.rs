@@ -9,6 +9,7 @@ mod operators;
 mod outbox;
 mod receiver;
 mod rendered;
+mod stores;
 mod test_email;
 mod webhooks;
 mod world;

@@ -12,7 +12,7 @@ use firstcome_stack::{LOCK_WAITS, eventually, mysql_rows};
 use tokio::sync::oneshot;
 
 use crate::desk::{A, Desk, SOON, mysql};
-use crate::mailed::{clean, drift, held_back};
+use crate::mailed::{clean, drift, held_back, repaired};
 use crate::world::at;
 
 /// Acknowledges an alert, however long another process holds the lock.
@@ -71,10 +71,8 @@ async fn acknowledged_alert_is_mailed_again_only_when_resolved() {
     assert!(takes(&desk, 99).await.is_none());
 }
 
-#[tokio::test]
-async fn acknowledgement_waits_for_a_process_that_records_alerts() {
-    let desk = Desk::new(A).await;
-    desk.pass(&drift("r1", &[3])).await;
+/// Does something while a process records alerts, which it must wait for.
+async fn after_others<T>(desk: &Desk, does: impl Future<Output = T>) -> T {
     let db = desk.db.clone();
     let (holds, held) = oneshot::channel();
     let (release, released) = oneshot::channel();
@@ -89,14 +87,37 @@ async fn acknowledgement_waits_for_a_process_that_records_alerts() {
     });
     held.await.unwrap();
     let url = mysql().await.database_url(&desk.database);
-    let waits = eventually("the acknowledgement waits", SOON, async || {
+    let waits = eventually("it waits", SOON, async || {
         mysql_rows(&url, LOCK_WAITS).await.unwrap() == [["1"]]
     });
-    let mut taken = pin!(takes(&desk, 1));
+    let mut does = pin!(does);
     tokio::select! {
-        _ = &mut taken => panic!("it did not wait"),
-        () = waits => release.send(()).unwrap(),
+        _ = &mut does => panic!("it did not wait"),
+        () = waits => {}
     }
-    assert!(taken.await.is_some());
+    desk.run("CREATE TABLE released (at DATETIME(3)) SELECT UTC_TIMESTAMP(3) AS at")
+        .await;
+    release.send(()).unwrap();
+    let done = does.await;
     records.await.unwrap().unwrap();
+    done
+}
+
+#[tokio::test]
+async fn acknowledgement_waits_for_a_process_that_records_alerts() {
+    let desk = Desk::new(A).await;
+    desk.pass(&drift("r1", &[3])).await;
+    assert!(after_others(&desk, takes(&desk, 1)).await.is_some());
+}
+
+/// A mail tells the repairs that are younger than the last mail about repairs.
+#[tokio::test]
+async fn repairs_that_waited_for_another_mail_are_younger_than_it() {
+    let desk = Desk::new(A).await;
+    let run = repaired("r1");
+    let notifier = desk.notifier();
+    let noted = after_others(&desk, notifier.note_look(&run, Some("r1"), None)).await;
+    noted.unwrap();
+    let younger = "SELECT COUNT(*) FROM repairs WHERE repaired_at >= (SELECT at FROM released)";
+    assert_eq!(desk.query(younger).await, [["1"]]);
 }

@@ -86,13 +86,11 @@ fn mail_of_any(
         problems: &told.problems,
         resolved: &told.resolved,
         repairs: &unmailed,
-        older_since: None,
-        reports: &[],
         broken,
         ids,
         fates: HashMap::from([(DropId(7), [2, 1])]),
-        links,
-        now: *now,
+        has_waiting_list: true,
+        ..AlertMail::empty(links, *now)
     };
     let has_news = !(told.problems.is_empty() && told.resolved.is_empty() && unmailed.is_empty());
     has_news.then(|| pass.render().unwrap())
@@ -429,6 +427,7 @@ fn outage(kind: AlertKind, summary: &str, why: &[&str]) -> ProblemNotice {
             drop_id: None,
             summary: summary.to_owned(),
             size: 1,
+            held_back: None,
             findings: why.collect(),
         },
         reason: Reason::New,

@@ -21,7 +21,7 @@ use crate::context::{PassError, PassRequest};
 use crate::notify::{self, LAST_DIGEST, Notifier, ScheduledRun};
 use crate::passes::Passes;
 use crate::record;
-use crate::report::{Cause, Run, Status, Trigger};
+use crate::report::{Kind, Run, Status, Trigger};
 use crate::times::Times;
 
 /// The scheduled jobs.
@@ -307,11 +307,10 @@ impl Schedules {
     }
 }
 
-/// Whether a run met something of an attached system that may be over in a moment. It is mailed once
+/// Whether a run could not compare something that it may compare in a moment. It is mailed once
 /// another look confirms it.
 fn is_unsure(run: &Run) -> bool {
-    let is_doubtful = |cause: &Cause| matches!(cause, Cause::Away(_) | Cause::NotCompared);
-    run.findings.iter().any(|found| is_doubtful(&found.cause))
+    run.all_findings().any(|found| found.kind == Kind::Stalled)
 }
 
 /// Waits for the next full second, or for a second if the clock was set back.

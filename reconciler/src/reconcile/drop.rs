@@ -237,10 +237,7 @@ impl DropDone<'_> {
                 verified = Some(compared.projected());
             }
             let projections = std::mem::take(&mut compared.projections);
-            let why = held_back.as_ref().map(limit::says);
-            compared
-                .ledger
-                .append(projections.with_outcome(outcome, why.as_deref()));
+            compared.ledger.append(projections.with_outcome(outcome));
         }
         Some(DropReport {
             sealed: self.is_sealed,

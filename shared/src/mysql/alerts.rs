@@ -22,8 +22,8 @@ use crate::coupon::Drop;
 use crate::domain::{CouponId, DropId};
 use crate::report::{AlertKind, AlertState, DropReport, Numbers};
 use crate::schema::{
-    broken_promises, coupons, drops, issued_coupons, levels, outbox, reconcile_findings, repairs,
-    told,
+    broken_promises, coupons, drops, issued_coupons, levels, outbox, reconcile_findings,
+    reconcile_runs, repairs, told,
 };
 use crate::subject::Subject;
 
@@ -240,6 +240,26 @@ pub async fn oldest_unsent(conn: &mut Conn) -> QueryResult<Option<DateTime<Utc>>
         .first(conn)
         .await
         .optional()
+}
+
+/// Whether any of these drops belongs to a coupon with a waiting list.
+pub async fn has_waiting_list(conn: &mut Conn, of: &[i64]) -> QueryResult<bool> {
+    let with_list = drops::table
+        .inner_join(coupons::table)
+        .filter(drops::id.eq_any(of.to_vec()))
+        .filter(coupons::waiting_list.gt(0_u32));
+    let number: i64 = with_list.count().get_result(conn).await?;
+    Ok(number > 0)
+}
+
+/// Whether an operator confirmed all of these runs.
+pub async fn are_confirmed(conn: &mut Conn, runs: &BTreeSet<&str>) -> QueryResult<bool> {
+    let ids: Vec<String> = runs.iter().map(|id| (*id).to_owned()).collect();
+    let confirmed = reconcile_runs::table
+        .filter(reconcile_runs::id.eq_any(ids))
+        .filter(reconcile_runs::confirmed);
+    let number: i64 = confirmed.count().get_result(conn).await?;
+    Ok(!runs.is_empty() && number == i64::try_from(runs.len()).unwrap_or(0))
 }
 
 /// Returns when the passes that made these repairs first opened coupons that had been closed

@@ -269,8 +269,8 @@ impl AlertKind {
                     "repair that waits for a confirmation",
                     "repairs that wait for a confirmation",
                 ],
-                users: "Nothing was changed in Redis. A closed coupon answers 503; an open one \
-                    goes on, and may give slots to users who then lose them.",
+                users: "Nothing was changed in Redis. The coupon is open, and may give slots to \
+                    users who then lose them.",
                 to_do: "If you don't know the cause, pause the coupon and wait for somebody who \
                     does. If you know it, and MySQL is complete, list the repairs and confirm \
                     them.",
@@ -523,7 +523,10 @@ mod tests {
         let critical = AlertKind::all().filter(is_critical);
         let critical: Vec<&str> = critical.map(AlertKind::word).collect();
         for operator in ["=~", "!~"] {
-            let kinds = format!("{{kind{operator}\"{}\"}}", critical.join("|"));
+            let kinds = format!(
+                "{{kind{operator}\"{}\",state=\"firing\"}}",
+                critical.join("|")
+            );
             assert!(rules.contains(&kinds), "{kinds}");
         }
     }

@@ -6,43 +6,30 @@ use strum::VariantArray;
 
 use super::{AlertKind, FailureCause};
 
-/// A refusal of a store that answers, by its cause.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize, VariantArray)]
+/// A refusal of a store that answers: those that have a remedy of their own, and the others, whose
+/// words the mail quotes.
+#[derive(
+    Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, VariantArray, Serialize, Deserialize,
+)]
 #[serde(rename_all = "snake_case")]
 pub enum StoreRefusal {
-    /// `MISCONF … AOF file`
-    RedisAppendOnlyFile,
-    /// `MISCONF … RDB snapshots`
-    RedisSnapshot,
+    /// `MISCONF`: the append-only file or the last snapshot cannot be written.
+    RedisDisk,
     /// `OOM`
     RedisMemory,
     /// `READONLY`
     RedisReplica,
-    /// `NOREPLICAS`
-    RedisFewReplicas,
-    /// `LOADING`
-    RedisLoading,
-    /// `BUSY`
-    RedisScript,
-    /// `ERR max number of clients reached`
-    RedisClients,
-    /// `CLUSTERDOWN`
-    RedisCluster,
     /// `NOAUTH`, `WRONGPASS`, `NOPERM`
     RedisLogin,
     MysqlDisk,
     /// Commits wait: [`COMMITS_HANG`].
     MysqlCommits,
     MysqlReadOnly,
-    MysqlConnections,
-    /// `NOT_ENOUGH_REPLICAS`
-    KafkaFewReplicas,
-    /// `KAFKA_STORAGE_ERROR`
-    KafkaDisk,
-    /// `TOPIC_AUTHORIZATION_FAILED`, `CLUSTER_AUTHORIZATION_FAILED`
-    KafkaRights,
-    /// `INVALID_TIMESTAMP`
-    KafkaClock,
+    /// Error 1045, or another about the rights of this user.
+    MysqlLogin,
+    RedisOther,
+    MysqlOther,
+    KafkaOther,
 }
 
 /// The text about a MySQL that answers reads while commits hang: usually, it waits for free space
@@ -69,25 +56,17 @@ impl StoreRefusal {
     pub const fn facts(self) -> RefusalFacts {
         use FailureCause::{Kafka, Mysql, Redis};
         match self {
-            Self::RedisAppendOnlyFile => RefusalFacts {
-                store: Redis,
-                signs: &["Errors writing to the AOF file"],
-                says: "Redis refuses writes: it cannot write its append-only file (MISCONF)",
-                to_do: "Its disk is full or read-only: free it. Redis then goes on by itself.",
-                command: [
-                    r#"redis-cli -u "${REDIS_URL%%,*}" CONFIG GET dir"#,
-                    "The folder (an ACL user needs +config); see its disk with df -h",
-                ],
-            },
-            Self::RedisSnapshot => RefusalFacts {
+            Self::RedisDisk => RefusalFacts {
                 store: Redis,
                 signs: &["MISCONF"],
-                says: "Redis refuses writes: its last snapshot failed (MISCONF)",
-                to_do: "Its disk is full or read-only, or it could not fork: remove that, or \
-                    stop the snapshots, which an append-only file replaces (also in redis.conf).",
+                says: "Redis refuses writes: it cannot write to its disk (MISCONF)",
+                to_do: "Its disk is full or read-only, or it could not fork: remove that. Redis \
+                    then goes on by itself. If only snapshots fail, an append-only file replaces \
+                    them: stop them (also in redis.conf).",
                 command: [
-                    r#"redis-cli -u "${REDIS_URL%%,*}" CONFIG SET save ''"#,
-                    "Stop the snapshots (an ACL user needs +config); writes work at once",
+                    r#"redis-cli -u "${REDIS_URL%%,*}" CONFIG GET dir"#,
+                    "The folder (an ACL user needs +config); see its disk with df -h. Without \
+                        snapshots: CONFIG SET save ''",
                 ],
             },
             Self::RedisMemory => RefusalFacts {
@@ -108,56 +87,7 @@ impl StoreRefusal {
                     is master, promote this one.",
                 command: [
                     r#"redis-cli -u "${REDIS_URL%%,*}" INFO replication"#,
-                    "Whom it follows",
-                ],
-            },
-            Self::RedisFewReplicas => RefusalFacts {
-                store: Redis,
-                signs: &["NOREPLICAS", "Not enough good replicas"],
-                says: "Redis refuses writes: too few replicas follow it (min-replicas-to-write, \
-                    NOREPLICAS)",
-                to_do: "Bring a replica back. Redis then goes on by itself.",
-                command: [
-                    r#"redis-cli -u "${REDIS_URL%%,*}" INFO replication"#,
-                    "Which replicas follow, and how far they lag",
-                ],
-            },
-            Self::RedisLoading => RefusalFacts {
-                store: Redis,
-                signs: &["LOADING", "Redis is loading", "MASTERDOWN", "MasterDown"],
-                says: "Redis refuses commands: it is still loading its data (LOADING)",
-                to_do: "Wait. It goes on by itself once it has read its file.",
-                command: [
-                    r#"redis-cli -u "${REDIS_URL%%,*}" INFO persistence"#,
-                    "How far it is (loading_eta_seconds)",
-                ],
-            },
-            Self::RedisScript => RefusalFacts {
-                store: Redis,
-                signs: &["Redis is busy running"],
-                says: "Redis refuses commands: a script or function runs too long (BUSY)",
-                to_do: "Firstcome's scripts take milliseconds: end the one that runs, and find \
-                    out whose it is.",
-                command: [
-                    r#"redis-cli -u "${REDIS_URL%%,*}" SCRIPT KILL"#,
-                    "End it, unless it has written something",
-                ],
-            },
-            Self::RedisClients => RefusalFacts {
-                store: Redis,
-                signs: &["max number of clients"],
-                says: "Redis refuses connections: it has as many as it may have (maxclients)",
-                to_do: "End clients that are not Firstcome's, or raise maxclients in redis.conf.",
-                command: ["ss -tn sport = :6379", "On its host: who is connected"],
-            },
-            Self::RedisCluster => RefusalFacts {
-                store: Redis,
-                signs: &["CLUSTERDOWN", "ClusterDown"],
-                says: "Redis refuses commands: its cluster has no server for some keys (CLUSTERDOWN)",
-                to_do: "Bring the missing nodes back, or assign their hash slots.",
-                command: [
-                    r#"redis-cli -u "${REDIS_URL%%,*}" CLUSTER NODES"#,
-                    "Which nodes fail",
+                    "Which server it follows",
                 ],
             },
             Self::RedisLogin => RefusalFacts {
@@ -202,62 +132,72 @@ impl StoreRefusal {
                     "If it is the primary, as an administrator of MySQL (mysql reads ~/.my.cnf)",
                 ],
             },
-            Self::MysqlConnections => RefusalFacts {
+            Self::MysqlLogin => RefusalFacts {
+                store: Mysql,
+                signs: &[
+                    "Access denied",
+                    "command denied",
+                    "does not let this process in",
+                ],
+                says: "MySQL refuses this login, or a statement of it (access denied)",
+                to_do: "Correct user and password in DATABASE_URL, or the rights of that user, \
+                    and restart the processes that have the old ones.",
+                command: [
+                    "mysql -e 'SELECT user, host FROM mysql.user'",
+                    "Who may log in, as an administrator of MySQL (mysql reads ~/.my.cnf)",
+                ],
+            },
+            Self::RedisOther => RefusalFacts {
+                store: Redis,
+                signs: &[
+                    "NOREPLICAS",
+                    "Not enough good replicas",
+                    "LOADING",
+                    "Redis is loading",
+                    "MASTERDOWN",
+                    "MasterDown",
+                    "Redis is busy running",
+                    "max number of clients",
+                    "CLUSTERDOWN",
+                    "ClusterDown",
+                ],
+                says: "Redis refuses commands or connections",
+                to_do: "Remove what its words name. Each coupon opens by itself once it is \
+                    verified.",
+                command: [
+                    r#"redis-cli -u "${REDIS_URL%%,*}" INFO"#,
+                    "What it says about its clients, replicas and persistence",
+                ],
+            },
+            Self::MysqlOther => RefusalFacts {
                 store: Mysql,
                 signs: &["Too many connections", "max_user_connections"],
-                says: "MySQL refuses connections: it has as many as it may have (max_connections)",
-                to_do: "End connections that are not Firstcome's, or raise max_connections (also \
-                    in its file).",
+                says: "MySQL refuses writes or connections",
+                to_do: "Remove what its words name. Everything then continues by itself.",
                 command: [
-                    "mysql -e 'SET GLOBAL max_connections = 500'",
-                    "Raise it, here to 500, as an administrator of MySQL (mysql reads ~/.my.cnf)",
+                    "mysql -e 'SHOW PROCESSLIST'",
+                    "Who is connected, as an administrator of MySQL (mysql reads ~/.my.cnf)",
                 ],
             },
-            Self::KafkaFewReplicas => RefusalFacts {
+            Self::KafkaOther => RefusalFacts {
                 store: Kafka,
-                signs: &["ot enough in-sync replicas", "NOT_ENOUGH_REPLICAS"],
-                says: "Kafka refuses messages: too few replicas are in sync (NOT_ENOUGH_REPLICAS)",
-                to_do: "Bring the missing broker back. Claims are written to MySQL meanwhile.",
-                command: [
-                    "kafka-topics.sh --bootstrap-server localhost:9092 --describe \
-                    --under-min-isr-partitions",
-                    "On a broker: which partitions",
+                signs: &[
+                    "ot enough in-sync replicas",
+                    "NOT_ENOUGH_REPLICAS",
+                    "Disk error",
+                    "KAFKA_STORAGE_ERROR",
+                    "KafkaStorageError",
+                    "authorization failed",
+                    "TOPIC_AUTHORIZATION_FAILED",
+                    "Invalid timestamp",
+                    "INVALID_TIMESTAMP",
                 ],
-            },
-            Self::KafkaDisk => RefusalFacts {
-                store: Kafka,
-                signs: &["Disk error", "KAFKA_STORAGE_ERROR", "KafkaStorageError"],
-                says: "Kafka refuses messages: a disk of a broker is full or broken \
-                    (KAFKA_STORAGE_ERROR)",
-                to_do: "Free or replace the disk, and start the broker again. Claims are written \
-                    to MySQL meanwhile.",
+                says: "Kafka refuses messages",
+                to_do: "Remove what its words name: a broker that is away, a full disk, a missing \
+                    right, a wrong clock. Claims are written to MySQL meanwhile.",
                 command: [
-                    "kafka-log-dirs.sh --bootstrap-server localhost:9092 --describe",
-                    "On a broker: which folders have an error",
-                ],
-            },
-            Self::KafkaRights => RefusalFacts {
-                store: Kafka,
-                signs: &["authorization failed", "TOPIC_AUTHORIZATION_FAILED"],
-                says: "Kafka refuses messages: this user may not write to the topic \
-                    (TOPIC_AUTHORIZATION_FAILED)",
-                to_do: "Allow the API's user to write and describe the topic. Claims are written \
-                    to MySQL meanwhile.",
-                command: [
-                    "kafka-acls.sh --bootstrap-server localhost:9092 --list",
-                    "On a broker: what each user may do",
-                ],
-            },
-            Self::KafkaClock => RefusalFacts {
-                store: Kafka,
-                signs: &["Invalid timestamp", "INVALID_TIMESTAMP"],
-                says: "Kafka refuses messages: an API's clock is ahead of its own \
-                    (INVALID_TIMESTAMP)",
-                to_do: "Set the clock that is wrong, or let Kafka set the times.",
-                command: [
-                    "kafka-configs.sh --bootstrap-server localhost:9092 --alter --topic \
-                    coupon-claims --add-config message.timestamp.type=LogAppendTime",
-                    "On a broker: messages get its time",
+                    "kafka-topics.sh --bootstrap-server localhost:9092 --describe",
+                    "On a broker: the leaders and replicas of each topic",
                 ],
             },
         }
@@ -286,12 +226,6 @@ impl StoreRefusal {
         }
     }
 
-    /// Whether it is a refusal of Redis that only some processes may notice: those that open a new
-    /// connection or use another login.
-    pub const fn is_of_connection(self) -> bool {
-        matches!(self, Self::RedisClients | Self::RedisLogin)
-    }
-
     /// Returns the sentence, what to do, and the command, for one line.
     pub fn sentence(self) -> String {
         let facts = self.facts();
@@ -312,12 +246,12 @@ mod tests {
             (
                 Redis,
                 "MISCONF Redis is configured to save RDB snapshots, but it's currently unable to",
-                Is::RedisSnapshot,
+                Is::RedisDisk,
             ),
             (
                 Redis,
                 "MISCONF Errors writing to the AOF file: No space left on device",
-                Is::RedisAppendOnlyFile,
+                Is::RedisDisk,
             ),
             (
                 Redis,
@@ -332,23 +266,28 @@ mod tests {
             (
                 Redis,
                 "NOREPLICAS Not enough good replicas to write.",
-                Is::RedisFewReplicas,
+                Is::RedisOther,
             ),
             (
                 Redis,
                 "LOADING Redis is loading the dataset in memory",
-                Is::RedisLoading,
+                Is::RedisOther,
             ),
             (
                 Redis,
                 "BUSY Redis is busy running a script. You can only call SCRIPT KILL",
-                Is::RedisScript,
+                Is::RedisOther,
             ),
-            (Redis, "ERR max number of clients reached", Is::RedisClients),
+            (Redis, "ERR max number of clients reached", Is::RedisOther),
             (
                 Mysql,
                 "MySQL: write rows: The table 'issued_coupons' is full",
                 Is::MysqlDisk,
+            ),
+            (
+                Mysql,
+                "ERROR 28000 (1045): Access denied for user 'firstcome'@'10.0.0.7'",
+                Is::MysqlLogin,
             ),
             (Mysql, COMMITS_HANG, Is::MysqlCommits),
             (
@@ -369,23 +308,23 @@ mod tests {
             (
                 Mysql,
                 "ERROR 08004 (1040): Too many connections",
-                Is::MysqlConnections,
+                Is::MysqlOther,
             ),
             (
                 Kafka,
                 "Message production error: NotEnoughReplicas (Broker: Not enough in-sync replicas)",
-                Is::KafkaFewReplicas,
+                Is::KafkaOther,
             ),
             (
                 Kafka,
                 "Broker: Disk error when trying to access log file on disk",
-                Is::KafkaDisk,
+                Is::KafkaOther,
             ),
-            (Kafka, "Broker: Topic authorization failed", Is::KafkaRights),
+            (Kafka, "Broker: Topic authorization failed", Is::KafkaOther),
             (
                 Kafka,
                 "Message production error: InvalidTimestamp (Broker: Invalid timestamp)",
-                Is::KafkaClock,
+                Is::KafkaOther,
             ),
         ] {
             assert_eq!(

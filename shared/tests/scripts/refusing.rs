@@ -67,7 +67,7 @@ async fn refusals_of_a_real_redis_are_recognized_until_they_end() {
     is_over(&redis).await;
 
     set("min-replicas-to-write", "1").await;
-    is_refused(&redis, StoreRefusal::RedisFewReplicas).await;
+    is_refused(&redis, StoreRefusal::RedisOther).await;
     set("min-replicas-to-write", "0").await;
     is_over(&redis).await;
 
@@ -80,7 +80,7 @@ async fn refusals_of_a_real_redis_are_recognized_until_they_end() {
     std::fs::create_dir_all(server.data_dir().join("dump.rdb/x")).unwrap();
     set("save", "3600 1").await;
     run(&server, &["BGSAVE"]).await;
-    is_refused(&redis, StoreRefusal::RedisSnapshot).await;
+    is_refused(&redis, StoreRefusal::RedisDisk).await;
     set("save", "").await;
     is_over(&redis).await;
 
@@ -91,7 +91,7 @@ async fn refusals_of_a_real_redis_are_recognized_until_they_end() {
         forever.arg("while true do end").arg(0);
         forever.query_async::<Value>(&mut conn).await
     });
-    is_refused(&redis, StoreRefusal::RedisScript).await;
+    is_refused(&redis, StoreRefusal::RedisOther).await;
     run(&server, &["SCRIPT", "KILL"]).await;
     script.abort();
     is_over(&redis).await;

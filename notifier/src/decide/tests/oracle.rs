@@ -15,6 +15,13 @@ const OF_OTHERS: usize = 16;
 
 const HOUR: i64 = 3_600;
 
+/// The most mails in an hour: about one alert, and in all.
+#[derive(Debug, Clone, Copy, Default)]
+pub(super) struct Most {
+    pub(super) of_one: usize,
+    pub(super) of_all: usize,
+}
+
 /// A law that does not hold, and what happened.
 #[derive(Debug)]
 pub(super) struct Broken {
@@ -60,6 +67,8 @@ pub(super) struct Oracle {
     mails: Vec<i64>,
     /// Those that are not about a store.
     others: Vec<i64>,
+    /// The most mails in an hour so far.
+    pub(super) most: Most,
     /// Seconds without an evaluation.
     missed: i64,
     last: Option<i64>,
@@ -295,7 +304,9 @@ impl Oracle {
             times.len()
         };
         for (name, story) in &mut self.stories {
-            if in_hour(&mut story.tells) > OF_ONE {
+            let number = in_hour(&mut story.tells);
+            self.most.of_one = self.most.of_one.max(number);
+            if number > OF_ONE {
                 let tells = &story.tells;
                 return broken(
                     5,
@@ -303,6 +314,8 @@ impl Oracle {
                 );
             }
         }
+        let in_last_hour = self.mails.iter().filter(|at| second - **at < HOUR);
+        self.most.of_all = self.most.of_all.max(in_last_hour.count());
         if in_hour(&mut self.others) > OF_OTHERS {
             let what = format!("{second} s: more than {OF_OTHERS} mails, not of stores");
             return broken(5, what);

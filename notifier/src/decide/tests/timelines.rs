@@ -5,11 +5,12 @@
 //! `TIMELINES=10000 cargo test -p firstcome-notifier timelines` plays more of them.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::sync::atomic::{AtomicUsize, Ordering};
 
 use firstcome_shared::domain::{CouponId, DropId};
 use proptest::prelude::*;
 
-use super::oracle::{self, Broken, Moment, Oracle};
+use super::oracle::{self, Broken, Moment, Most, Oracle};
 use super::*;
 use crate::condition::{Facts, LateRun, ScheduledRun};
 use crate::report::{FailureCause, Kind};
@@ -526,8 +527,15 @@ fn play(seed: u64, mutant: Option<Mutant>) -> Result<usize, Broken> {
         world.operate(second, &mut oracle);
         world.before = seen;
     }
+    let Most { of_one, of_all } = oracle.most;
+    MOST_OF_ONE.fetch_max(of_one, Ordering::Relaxed);
+    MOST_OF_ALL.fetch_max(of_all, Ordering::Relaxed);
     Ok(mails)
 }
+
+/// The most mails in an hour of all timelines so far, for who asks for many of them.
+static MOST_OF_ONE: AtomicUsize = AtomicUsize::new(0);
+static MOST_OF_ALL: AtomicUsize = AtomicUsize::new(0);
 
 fn timelines() -> u32 {
     let asked = std::env::var("TIMELINES").ok();
@@ -542,6 +550,8 @@ proptest! {
         if let Err(Broken { law, what }) = play(seed, None) {
             return Err(TestCaseError::fail(format!("law {law}, seed {seed}: {what}")));
         }
+        let [one, all] = [&MOST_OF_ONE, &MOST_OF_ALL].map(|most| most.load(Ordering::Relaxed));
+        eprintln!("most mails in an hour: {one} about one alert, {all} in all");
     }
 }
 

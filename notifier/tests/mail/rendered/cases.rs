@@ -77,8 +77,9 @@ fn html_commands_have_no_line_continuations() {
 }
 
 #[test]
-fn mail_about_a_held_back_plan_of_a_campaign_leads_to_its_confirmation() {
-    let detail = "promised, and no row came; it waits for a confirmation";
+fn mail_about_a_plan_of_a_campaign_says_why_it_waits_and_leads_to_its_confirmation() {
+    let detail =
+        "promised, and no row came; it waits for a confirmation: as many lack a row as have one";
     let held = |slot| Finding {
         slot: None,
         ..finding(Kind::Unissued, slot, ActionKind::Issue, Outcome::Planned)
@@ -91,7 +92,7 @@ fn mail_about_a_held_back_plan_of_a_campaign_leads_to_its_confirmation() {
     report.coupon_id = coupon;
     report.drop_id = drop;
     for finding in &mut report.findings {
-        finding.detail = detail.to_owned();
+        detail.clone_into(&mut finding.detail);
     }
     let links = Links {
         file: Some("'/etc/shop.toml'".to_owned()),
@@ -99,13 +100,13 @@ fn mail_about_a_held_back_plan_of_a_campaign_leads_to_its_confirmation() {
         ..linked()
     };
     let mail = mail(&[(at(1), &run)], &[], &links).unwrap();
-    keep("attached_held_back", &mail);
+    keep("attached_plan", &mail);
     let begins = "[firstcome] action needed: 2 repairs that wait for a confirmation · Winter";
     assert!(mail.subject.starts_with(begins), "{}", mail.subject);
     let text = flat(&mail);
     for says in [
-        "2 repairs that wait for a confirmation of Winter (2026-11-28): this many at once are",
-        "To do: See why.",
+        "2 repairs that wait for a confirmation of Winter (2026-11-28).",
+        "it waits for a confirmation: as many lack a row as have one",
         "See and confirm the repairs, in a browser: https://reconciler.example.com/runs/0193a1f2",
         // The command names the campaign, without the day that the headline adds.
         "--campaign 'Winter' --confirm",

@@ -57,7 +57,7 @@ const MAILED_WITHIN: Duration = Duration::from_secs(60);
 /// refusals of Redis differ only in their text (`shared/tests/scripts`).
 #[tokio::test]
 async fn a_failed_redis_snapshot_is_reported_by_its_cause() {
-    let refusal = StoreRefusal::RedisSnapshot;
+    let refusal = StoreRefusal::RedisDisk;
     let (f, server) = Fixture::with_own_redis("misconf", &[]).await;
     // A folder of this name makes every snapshot fail.
     std::fs::create_dir_all(server.data_dir().join("dump.rdb/x")).unwrap();
@@ -226,7 +226,7 @@ async fn too_few_kafka_replicas_are_reported_by_their_cause() {
     .await;
     let ready = f.api.http().get("/readyz").await;
     assert_eq!(ready.status, 200, "claims go on");
-    is_mailed(&f.world, StoreRefusal::KafkaFewReplicas).await;
+    is_mailed(&f.world, StoreRefusal::KafkaOther).await;
     cluster.broker(3).unwrap().start_again().await.unwrap();
     eventually("claims are queued", WITHIN, async || {
         number += 1;

@@ -1,0 +1,171 @@
+//! What looks leave behind: a look replaces what it judged, and nothing else.
+
+use std::collections::BTreeMap;
+
+use firstcome_notifier::levels::{Change, Level, fold};
+use firstcome_shared::domain::{CouponId, DropId};
+use firstcome_shared::report::{
+    AlertKind, DropReport, Finding, Judged, Judgement, Kind, Kinds, Run, Trigger,
+};
+use proptest::prelude::*;
+
+use super::at;
+
+type Levels = BTreeMap<String, Level>;
+
+const KINDS: [Kind; 3] = [Kind::Unissued, Kind::FailedClaim, Kind::SlotConflict];
+
+/// What a look at one drop judges and finds: the judged kinds, the given-up ones, and for each kind
+/// its slots.
+#[derive(Debug, Clone)]
+struct Look {
+    drop: i64,
+    judged: Vec<bool>,
+    given_up: Vec<bool>,
+    slots: Vec<Vec<i64>>,
+    dry_run: bool,
+}
+
+fn kinds(which: &[bool]) -> Kinds {
+    let kinds = KINDS.iter().zip(which).filter(|(_, is_in)| **is_in);
+    Kinds::only(kinds.map(|(kind, _)| AlertKind::Left(*kind)))
+}
+
+impl Look {
+    /// A look that finds a kind has judged it.
+    fn run(&self) -> Run {
+        let mut judged = self.judged.clone();
+        let mut report = DropReport::begun(CouponId(self.drop), DropId(self.drop), 100);
+        for (n, slots) in self.slots.iter().enumerate() {
+            judged[n] |= !slots.is_empty();
+            report.findings.extend(slots.iter().map(|slot| Finding {
+                slot: Some(*slot),
+                ..Finding::report(KINDS[n], "")
+            }));
+        }
+        report.judged = Judged {
+            kinds: kinds(&judged),
+            given_up: kinds(&self.given_up),
+        };
+        Run {
+            dry_run: self.dry_run,
+            drops: vec![report],
+            ..Run::begun("run", Trigger::Cron, at(0))
+        }
+    }
+}
+
+fn look() -> impl Strategy<Value = Look> {
+    let flags = || prop::collection::vec(any::<bool>(), 3);
+    let slots = prop::collection::vec(prop::collection::vec(1_i64..6, 0..3), 3);
+    (1_i64..4, flags(), flags(), slots, prop::bool::weighted(0.1)).prop_map(
+        |(drop, judged, given_up, slots, dry_run)| Look {
+            drop,
+            judged,
+            given_up,
+            slots,
+            dry_run,
+        },
+    )
+}
+
+fn apply(levels: &mut Levels, run: &Run, second: i64) {
+    let now = at(second);
+    for change in fold(levels, run, now) {
+        match change {
+            Change::Seen(name) => levels.get_mut(&name).unwrap().last_at = now,
+            Change::Put(level) => drop(levels.insert(level.name.clone(), level)),
+            Change::Gone(name) => drop(levels.remove(&name)),
+            Change::GiveUp(name) => levels.get_mut(&name).unwrap().given_up = true,
+        }
+    }
+}
+
+fn level(levels: &Levels, drop: i64, kind: Kind) -> Option<&Level> {
+    let word = kind.as_str();
+    levels
+        .values()
+        .find(|level| level.drop == Some(DropId(drop)) && level.kind == word)
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { failure_persistence: None, ..ProptestConfig::default() })]
+
+    #[test]
+    fn look_replaces_what_it_judged_and_nothing_else(looks in prop::collection::vec(look(), 1..12)) {
+        let mut levels = Levels::new();
+        for (second, look) in looks.iter().enumerate() {
+            let second = i64::try_from(second).unwrap();
+            let before = levels.clone();
+            let run = look.run();
+            apply(&mut levels, &run, second);
+            if look.dry_run {
+                prop_assert_eq!(&levels, &before);
+                continue;
+            }
+            for drop in 1..4 {
+                for (n, kind) in KINDS.iter().enumerate() {
+                    let was = level(&before, drop, *kind);
+                    let is = level(&levels, drop, *kind);
+                    if drop != look.drop {
+                        prop_assert_eq!(was, is);
+                        continue;
+                    }
+                    let found = &look.slots[n];
+                    let says = run.says(Some(CouponId(drop)), Some(DropId(drop)), AlertKind::Left(*kind));
+                    match (found.is_empty(), says) {
+                        (false, _) => {
+                            let is = is.unwrap();
+                            prop_assert!(!is.given_up && is.last_at == at(second));
+                            let distinct: std::collections::BTreeSet<_> = found.iter().collect();
+                            prop_assert!(is.cases.number() >= distinct.len() as u64);
+                            let is_new = was.is_none_or(|was| was.given_up);
+                            prop_assert_eq!(is.first_at == at(second), is_new);
+                        }
+                        (true, Judgement::Gone) => prop_assert!(is.is_none()),
+                        (true, Judgement::GivenUp) => prop_assert_eq!(is.map(|it| it.given_up), was.map(|_| true)),
+                        (true, Judgement::Open) => prop_assert_eq!(was, is),
+                    }
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn looks_at_different_coupons_commute(
+        before in prop::collection::vec(look(), 0..6), one in look(), other in look()
+    ) {
+        prop_assume!(one.drop != other.drop);
+        let mut levels = Levels::new();
+        for look in &before {
+            apply(&mut levels, &look.run(), 0);
+        }
+        let mut swapped = levels.clone();
+        apply(&mut levels, &one.run(), 1);
+        apply(&mut levels, &other.run(), 1);
+        apply(&mut swapped, &other.run(), 1);
+        apply(&mut swapped, &one.run(), 1);
+        prop_assert_eq!(levels, swapped);
+    }
+}
+
+/// A pass writes what is wrong, and nothing if nothing is.
+#[test]
+fn clean_look_changes_nothing_and_the_same_look_only_its_time() {
+    let clean = Look {
+        drop: 1,
+        judged: vec![true; 3],
+        given_up: vec![false; 3],
+        slots: vec![Vec::new(); 3],
+        dry_run: false,
+    };
+    assert_eq!(fold(&Levels::new(), &clean.run(), at(0)), []);
+    let found = Look {
+        slots: vec![vec![3], Vec::new(), Vec::new()],
+        ..clean
+    };
+    let mut levels = Levels::new();
+    apply(&mut levels, &found.run(), 0);
+    let name = levels.keys().next().unwrap().clone();
+    assert_eq!(fold(&levels, &found.run(), at(30)), [Change::Seen(name)]);
+}
