@@ -9,6 +9,7 @@ mod console_routes;
 mod deployment;
 mod explain;
 mod missed;
+mod night;
 mod openapi;
 mod output;
 mod page;
