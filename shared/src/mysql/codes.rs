@@ -114,12 +114,17 @@ impl FromStr for Code {
     /// Parses what a user typed or pasted: only the letters and digits count, in lower case, in full
     /// width, or those that are mistaken for digits, too. So it does not matter how groups are
     /// separated, what stands around the code, or which invisible characters a mail program has
-    /// added. Words before the code are left out if that leaves one: `code` consists of digits, and
-    /// would make it one with a long slot.
+    /// added. Words before the code are left out. `code` alone consists of digits, and would make it
+    /// one with a long slot.
     fn from_str(typed: &str) -> Result<Self, NoCode> {
         let typed: String = typed.nfkc().collect();
-        let without_words = Self::from_digits(after_words(&typed));
-        without_words.or_else(|NoCode| Self::from_digits(&typed))
+        let after_code = after_word(&typed, |word| word.eq_ignore_ascii_case("code"));
+        // No code contains one of these letters.
+        let is_no_group = |word: &str| word.to_lowercase().contains(['i', 'l', 'o', 'u']);
+        let after_words = after_word(&typed, is_no_group);
+        Self::from_digits(after_code)
+            .or_else(|NoCode| Self::from_digits(&typed))
+            .or_else(|NoCode| Self::from_digits(after_words))
     }
 }
 
@@ -145,19 +150,18 @@ impl Code {
     }
 }
 
-/// Returns the text after the last word of letters of which one occurs in no code.
-fn after_words(text: &str) -> &str {
-    let mut rest = text;
-    let mut from = 0;
-    while let Some(end) = rest.find(|it: char| !it.is_ascii_alphanumeric()) {
-        let (word, after) = rest.split_at(end);
-        let is_word = word.bytes().all(|it| it.is_ascii_alphabetic());
-        if is_word && word.contains(['I', 'L', 'O', 'U', 'i', 'l', 'o', 'u']) {
-            from = text.len() - after.len();
+/// Returns the text after the last word like this.
+fn after_word(text: &str, is_like_this: impl Fn(&str) -> bool) -> &str {
+    let words = text.split_inclusive(|it: char| !it.is_ascii_alphanumeric());
+    let mut left = text;
+    let mut after = text;
+    for word in words {
+        left = &left[word.len()..];
+        if is_like_this(word.trim_end_matches(|it: char| !it.is_ascii_alphanumeric())) {
+            after = left;
         }
-        rest = after.trim_start_matches(|it: char| !it.is_ascii_alphanumeric());
     }
-    &text[from..]
+    after
 }
 
 /// Returns the value of the digit that was meant by a typed letter.
@@ -236,6 +240,7 @@ mod tests {
             "Code: 0000-0002-0015-ABCD-EFGH",
             "code 000000020015ABCDEFGH",
             "My coupon code is 0000-0002-0015-ABCD-EFGH.",
+            "COUPON: 0000-0002-0015-ABCD-EFGH",
         ] {
             let code: Code = typed.parse().unwrap();
             assert_eq!((code.drop, code.slot), (DropId(2), 37), "{typed}");
