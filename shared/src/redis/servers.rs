@@ -114,3 +114,20 @@ pub(super) fn hash_slot(coupon: CouponId) -> u16 {
 pub(super) fn hash_slot_of(key: &str) -> u16 {
     crc16::State::<crc16::XMODEM>::calculate(key.as_bytes()) % HASH_SLOTS
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn time_of_a_coupon_is_that_of_its_server_and_the_earliest_if_that_did_not_answer() {
+        let coupon = CouponId(7);
+        let own = hash_slot(coupon);
+        let other = (own + 1) % HASH_SLOTS;
+        let server = |slot, ms| (vec![(slot, slot)], ms);
+        let clocks = Clocks(vec![server(other, 100), server(own, 900)]);
+        assert_eq!(clocks.at(coupon), 900);
+        let clocks = Clocks(vec![server(other, 100)]);
+        assert_eq!(clocks.at(coupon), 100);
+    }
+}
