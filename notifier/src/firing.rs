@@ -1,12 +1,12 @@
-//! Updates the gauge `firstcome_alerts`: the number of open alerts of each kind and state for which a
-//! mail was due, read from MySQL. Prometheus rules turn it into alerts for Alertmanager
-//! (deploy/prometheus/rules.yml).
+//! Updates two gauges from MySQL: `firstcome_alerts`, the number of open alerts of each kind and state
+//! for which a mail was due, and `firstcome_drift`, what is wrong as looks saw it last. Prometheus
+//! rules turn them into alerts for Alertmanager (deploy/prometheus/rules.yml).
 
 use std::collections::BTreeMap;
 use std::time::Duration;
 
-use firstcome_shared::mysql::Db;
-use firstcome_shared::mysql::alerts::{CountedAlerts, STATES};
+use firstcome_shared::mysql::alerts::{CountedAlerts, CountedDrift, STATES};
+use firstcome_shared::mysql::{Db, DbResult};
 use firstcome_shared::report::AlertKind;
 use metrics::gauge;
 use tokio_util::sync::CancellationToken;
@@ -14,19 +14,22 @@ use tokio_util::sync::CancellationToken;
 /// Interval of updates. Prometheus scrapes about as often.
 const PAUSE: Duration = Duration::from_secs(15);
 
-/// Updates the gauge until `shutdown`. Every reconciler does this, so that all report the same
+/// The numbers of both gauges.
+struct Shown {
+    /// By kind and state.
+    alerts: BTreeMap<(String, String), i64>,
+    /// By kind of finding.
+    drift: BTreeMap<String, i64>,
+}
+
+/// Updates the gauges until `shutdown`. Every reconciler does this, so that all report the same
 /// values, no matter which of them runs the passes. While MySQL is unavailable, the last values
 /// stay.
 pub(crate) async fn watch(db: &Db, shutdown: &CancellationToken) {
-    // Start every series at 0, since a rule can only compare one that exists.
-    let mut shown: BTreeMap<(String, String), i64> = BTreeMap::new();
-    for kind in AlertKind::all() {
-        shown.extend(STATES.map(|state| ((kind.word().to_owned(), state.to_owned()), 0)));
-    }
+    let mut shown = Shown::new();
     loop {
-        match db.alerts_by_kind().await {
-            Ok(counted) => show(&mut shown, counted),
-            Err(error) => tracing::debug!(%error, "alerts can't be counted"),
+        if let Err(error) = update(db, &mut shown).await {
+            tracing::debug!(%error, "alerts can't be counted");
         }
         tokio::select! {
             () = shutdown.cancelled() => return,
@@ -35,17 +38,50 @@ pub(crate) async fn watch(db: &Db, shutdown: &CancellationToken) {
     }
 }
 
-/// Sets the gauge. A kind without alerts stays in it as 0.
-fn show(shown: &mut BTreeMap<(String, String), i64>, counted: Vec<CountedAlerts>) {
-    for number in shown.values_mut() {
-        *number = 0;
+async fn update(db: &Db, shown: &mut Shown) -> DbResult<()> {
+    let alerts = db.alerts_by_kind().await?;
+    shown.count(alerts, db.drift_by_kind().await?);
+    shown.export();
+    Ok(())
+}
+
+impl Shown {
+    /// Starts every series at 0, since a rule can only compare one that exists.
+    fn new() -> Self {
+        let mut alerts = BTreeMap::new();
+        let mut drift = BTreeMap::new();
+        for kind in AlertKind::all() {
+            let word = kind.word();
+            alerts.extend(STATES.map(|state| ((word.to_owned(), state.to_owned()), 0)));
+            if let AlertKind::Left(_) = kind {
+                drift.insert(word.to_owned(), 0);
+            }
+        }
+        Self { alerts, drift }
     }
-    let counted = counted.into_iter();
-    shown.extend(counted.map(|it| ((it.kind, it.state), it.number)));
-    for ((kind, state), number) in shown {
-        #[allow(clippy::cast_precision_loss)] // a gauge is a float; no table has 2^52 alerts
-        gauge!("firstcome_alerts", "kind" => kind.clone(), "state" => state.clone())
-            .set(*number as f64);
+
+    /// Replaces the numbers. A kind without alerts stays as 0.
+    fn count(&mut self, alerts: Vec<CountedAlerts>, drift: Vec<CountedDrift>) {
+        self.alerts.values_mut().for_each(|number| *number = 0);
+        self.drift.values_mut().for_each(|number| *number = 0);
+        let alerts = alerts.into_iter();
+        self.alerts
+            .extend(alerts.map(|it| ((it.kind, it.state), it.number)));
+        // Other levels are no findings, such as repairs that are to be mailed.
+        for CountedDrift { kind, number } in drift {
+            self.drift.entry(kind).and_modify(|shown| *shown = number);
+        }
+    }
+
+    #[allow(clippy::cast_precision_loss)] // a gauge is a float; no table has 2^52 alerts
+    fn export(&self) {
+        for ((kind, state), number) in &self.alerts {
+            gauge!("firstcome_alerts", "kind" => kind.clone(), "state" => state.clone())
+                .set(*number as f64);
+        }
+        for (kind, number) in &self.drift {
+            gauge!("firstcome_drift", "kind" => kind.clone()).set(*number as f64);
+        }
     }
 }
 
@@ -54,18 +90,23 @@ mod tests {
     use super::*;
 
     #[test]
-    fn kind_whose_alerts_have_ended_stays_in_the_gauge_as_zero() {
-        let counted = |kind: &str, number| CountedAlerts {
-            kind: kind.to_owned(),
-            state: "firing".to_owned(),
-            number,
-        };
-        let mut shown = BTreeMap::new();
-        show(&mut shown, vec![counted("braked", 2)]);
-        show(&mut shown, vec![counted("stalled", 1)]);
-        let expected = [("braked", 0), ("stalled", 1)];
-        let expected =
-            expected.map(|(kind, number)| ((kind.to_owned(), "firing".to_owned()), number));
-        assert_eq!(shown, expected.into());
+    fn kind_whose_alerts_have_ended_stays_in_the_gauges_as_zero() {
+        let mut shown = Shown::new();
+        for kind in ["unissued", "stalled", "repaired"] {
+            let alerts = CountedAlerts {
+                kind: kind.to_owned(),
+                state: "firing".to_owned(),
+                number: 2,
+            };
+            let drift = CountedDrift {
+                kind: kind.to_owned(),
+                number: 3,
+            };
+            shown.count(vec![alerts], vec![drift]);
+            let firing = |kind: &str| shown.alerts[&(kind.to_owned(), "firing".to_owned())];
+            assert_eq!(firing("unissued"), if kind == "unissued" { 2 } else { 0 });
+            let left: i64 = shown.drift.values().sum();
+            assert_eq!(left, if kind == "repaired" { 0 } else { 3 }, "{kind}");
+        }
     }
 }

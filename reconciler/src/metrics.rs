@@ -6,7 +6,7 @@ use chrono::{DateTime, Utc};
 use metrics::{counter, describe_counter, describe_gauge, describe_histogram, gauge, histogram};
 use strum::VariantArray as _;
 
-use crate::report::{DropReport, Finding, Kind, Outcome, Run, Status, Trigger};
+use crate::report::{Kind, Outcome, Run, Status, Trigger};
 
 /// The type of a metric.
 enum Type {
@@ -24,7 +24,7 @@ const METRICS: [(Type, &str, &str); 13] = [
     (Type::Counter, "firstcome_mails_total", "Attempts to send a mail, by result: sent, retried, given_up"),
     (Type::Counter, "firstcome_webhooks_total", "Attempts to post an event, by result: sent, retried, given_up"),
     (Type::Histogram, "firstcome_pass_seconds", "Length of passes"),
-    (Type::Gauge, "firstcome_drift", "Findings that the last pass over everything left, by kind; apart for sealed drops, which only deep passes see"),
+    (Type::Gauge, "firstcome_drift", "What is wrong as passes saw it last, by kind"),
     (Type::Gauge, PASS_STARTED, "When the pass that runs now began, in Unix time; 0 if none runs"),
     (Type::Gauge, LAST_SUCCESS, "When a pass over everything of this process last ended well, in \
         Unix time; 0 if none did"),
@@ -61,7 +61,6 @@ pub(crate) fn describe() {
             counter!("firstcome_repairs_total", "kind" => kind.as_str(), "result" => result.as_str()).absolute(0);
         }
     }
-    drift(None, true);
     pass_under_way(None);
     gauge!(LAST_SUCCESS).set(0.0);
 }
@@ -76,84 +75,14 @@ pub(crate) fn pass(run: &Run, took: Duration) {
         counter!("firstcome_findings_total", "kind" => kind).increment(number);
         counter!("firstcome_repairs_total", "kind" => kind, "result" => result).increment(number);
     }
-    if exports_drift(run) {
-        drift(Some(run), run.deep);
-    }
     if run.ended_well() {
         #[allow(clippy::cast_precision_loss)]
         gauge!(LAST_SUCCESS).set(run.finished_at.unwrap_or(run.started_at).timestamp() as f64);
     }
 }
 
-/// Whether the drift that a run left is exported. A dry run leaves drift that the next pass
-/// repairs.
-pub(crate) fn exports_drift(run: &Run) -> bool {
-    run.status != Status::Failed && !run.dry_run && !run.partial
-}
-
 /// Records that a pass began or ended.
 #[allow(clippy::cast_precision_loss)] // until the year 287,000
 pub(crate) fn pass_under_way(since: Option<DateTime<Utc>>) {
     gauge!(PASS_STARTED).set(since.map_or(0.0, |at| at.timestamp_millis() as f64 / 1e3));
-}
-
-/// Exports the drift that a pass over everything left, by kind. Without a run, exports zero: no
-/// pass has ended yet, or another process has made it and exports its drift.
-#[allow(clippy::cast_precision_loss)] // counts
-pub(crate) fn drift(run: Option<&Run>, is_deep: bool) {
-    for kind in Kind::VARIANTS {
-        // Only deep passes see sealed drops.
-        for sealed in [false, true].into_iter().filter(|it| is_deep || !it) {
-            let left = run.map_or(0, |run| left(run, *kind, sealed));
-            gauge!("firstcome_drift", "kind" => kind.as_str(), "sealed" => sealed.to_string())
-                .set(left as f64);
-        }
-    }
-}
-
-/// Counts the findings of a kind that a run left in drops. Those of a sealed drop that is exact do
-/// not count: they say, for example, that it was closed below its quantity.
-fn left(run: &Run, kind: Kind, sealed: bool) -> usize {
-    let findings = run
-        .drops
-        .iter()
-        .filter(|it: &&DropReport| it.sealed == sealed && !(sealed && it.exact))
-        .flat_map(|drop| &drop.findings);
-    findings
-        .filter(|it: &&Finding| it.kind == kind && it.result != Outcome::Applied)
-        .count()
-}
-
-#[cfg(test)]
-mod tests {
-    use firstcome_shared::domain::{CouponId, DropId};
-
-    use super::*;
-
-    #[test]
-    fn drift_excludes_repaired_findings_and_sealed_drops_that_are_exact() {
-        let drops = [
-            (Kind::Unissued, Outcome::Failed, false, false),
-            (Kind::Unissued, Outcome::Applied, false, false),
-            (Kind::Unissued, Outcome::Failed, true, false),
-            (Kind::Unfilled, Outcome::Skipped, true, true),
-            (Kind::Unfilled, Outcome::Skipped, false, true),
-        ];
-        let drops = drops.map(|(kind, result, sealed, exact)| {
-            let finding = Finding::report(kind, String::new());
-            DropReport {
-                exact,
-                sealed,
-                findings: vec![Finding { result, ..finding }],
-                ..DropReport::begun(CouponId(1), DropId(7), 9)
-            }
-        });
-        let run = Run {
-            drops: drops.into(),
-            ..Run::begun("", Trigger::Cron, Utc::now())
-        };
-        let left = |kind| [false, true].map(|sealed| left(&run, kind, sealed));
-        assert_eq!(left(Kind::Unissued), [1, 1]);
-        assert_eq!(left(Kind::Unfilled), [1, 0]);
-    }
 }

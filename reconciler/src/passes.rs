@@ -3,7 +3,7 @@
 use std::future::{Future, ready};
 use std::sync::Arc;
 
-use chrono::{DateTime, Utc};
+use chrono::Utc;
 use firstcome_attach::Engine;
 use firstcome_shared::crash::{Point, crash_point};
 use firstcome_shared::mysql::Db;
@@ -22,7 +22,7 @@ use crate::record::{self, blank, fail, new_run_id};
 use crate::report::Run;
 use crate::run::Reconciler;
 
-/// The pass that this process runs, the one that waits for it, and when one last exported drift.
+/// The pass that this process runs, and the one that waits for it.
 #[derive(Debug)]
 pub struct Current {
     runs: Mutex<CurrentRuns>,
@@ -34,8 +34,6 @@ pub struct Current {
 struct CurrentRuns {
     running: Option<String>,
     waiting: Option<String>,
-    /// When the last one ended that exported the drift that it left.
-    exported_at: Option<DateTime<Utc>>,
 }
 
 impl Default for Current {
@@ -52,19 +50,6 @@ impl Current {
         let runs = self.runs.lock();
         let both = [&runs.running, &runs.waiting];
         both.into_iter().flatten().any(|id| id == run_id)
-    }
-
-    /// Notes the end of this run if it exports its drift. The present time would be wrong: while
-    /// the mail about this run was written, another process may have ended a later one.
-    fn note_drift(&self, run: &Run) {
-        if crate::metrics::exports_drift(run) {
-            self.runs.lock().exported_at = run.finished_at;
-        }
-    }
-
-    /// Whether a pass of this process that ended at this time or later has exported its drift.
-    pub fn has_exported_since(&self, at: DateTime<Utc>) -> bool {
-        self.runs.lock().exported_at >= Some(at)
     }
 }
 
@@ -276,7 +261,6 @@ impl Passes {
                 .pass(&request, &id, began, Some(notifier), stop)
                 .await;
             if let Ok(run) = &result {
-                passes.current.note_drift(run);
                 note_end(run, started);
             }
             drop(running);
@@ -398,47 +382,4 @@ pub(crate) async fn note_look(notifier: &Notifier, run: &Run, stored_as: Option<
         );
     }
     noted.is_ok()
-}
-
-#[cfg(test)]
-mod tests {
-    use chrono::TimeDelta;
-
-    use super::*;
-    use crate::report::{Status, Trigger};
-
-    #[test]
-    fn only_a_pass_over_everything_counts_as_one_that_exported_its_drift() {
-        let current = Current::default();
-        let began = Utc::now() - TimeDelta::hours(1);
-        let whole = Run {
-            status: Status::Drift,
-            finished_at: Some(began),
-            ..Run::begun("r1", Trigger::Cron, began)
-        };
-        let partial = true;
-        let dry_run = true;
-        let status = Status::Failed;
-        for other in [
-            Run {
-                partial,
-                ..whole.clone()
-            },
-            Run {
-                dry_run,
-                ..whole.clone()
-            },
-            Run {
-                status,
-                ..whole.clone()
-            },
-        ] {
-            current.note_drift(&other);
-            assert!(!current.has_exported_since(began), "{other:?}");
-        }
-        current.note_drift(&whole);
-        assert!(current.has_exported_since(began));
-        let later = began + TimeDelta::seconds(1);
-        assert!(!current.has_exported_since(later), "a run of another one");
-    }
 }

@@ -91,7 +91,6 @@ pub(crate) async fn end(db: &Db, run: &Run, request: &PassRequest, notifier: Opt
     if run.status == Status::Failed || !is_noted {
         return;
     }
-    // The schedules compare this time with that of the exported drift.
     let ended = run.finished_at.unwrap_or_else(Utc::now);
     for name in request.counts_for {
         if let Err(error) = remember(db, name, ended).await {

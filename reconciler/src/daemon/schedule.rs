@@ -159,19 +159,18 @@ impl CronSchedule {
         self.again_at = self.again_at.filter(soon);
     }
 
-    /// If a process has completed the run since the last known one, notes and returns when. Ignores
+    /// Whether a process has completed the run since the last known one, which is noted. Ignores
     /// times in the future, which come from a wrong clock.
-    async fn recall(&mut self, db: &Db, now: DateTime<Utc>) -> Option<DateTime<Utc>> {
-        let ended = record::recall(db, self.job.counts_for()[0])
-            .await
+    async fn recall(&mut self, db: &Db, now: DateTime<Utc>) -> bool {
+        let ended = record::recall(db, self.job.counts_for()[0]).await;
+        let new = ended
             .ok()
-            .flatten()?;
-        let is_new = ended <= now && ended > self.last;
-        if !is_new {
-            return None;
+            .flatten()
+            .filter(|at| *at <= now && *at > self.last);
+        if let Some(ended) = new {
+            self.note(RunAttempt::Ran, ended);
         }
-        self.note(RunAttempt::Ran, ended);
-        Some(ended)
+        new.is_some()
     }
 
     /// Records the outcome of an attempt.
@@ -247,15 +246,8 @@ impl Schedules {
         loop {
             let began = Utc::now();
             own.note_clock(began);
-            if own.due_since(began).is_some()
-                && let Some(ended) = own.recall(&self.db, began).await
-            {
+            if own.due_since(began).is_some() && own.recall(&self.db, began).await {
                 is_first = false;
-                // Another process has completed the run, and exports the remaining drift.
-                if own.job != ScheduledJob::Digest && !self.passes.current.has_exported_since(ended)
-                {
-                    crate::metrics::drift(None, own.job == ScheduledJob::Deep);
-                }
             }
             let due = own.due_since(began);
             if let Some(due) = due.or(is_first.then_some(began)) {

@@ -506,6 +506,15 @@ pub struct CountedAlerts {
     pub number: i64,
 }
 
+/// The number of cases of a kind.
+#[derive(Debug, QueryableByName)]
+pub struct CountedDrift {
+    #[diesel(sql_type = Text)]
+    pub kind: String,
+    #[diesel(sql_type = BigInt)]
+    pub number: i64,
+}
+
 impl Db {
     /// Counts open alerts by kind and state.
     pub async fn alerts_by_kind(&self) -> DbResult<Vec<CountedAlerts>> {
@@ -518,6 +527,15 @@ impl Db {
         )
         .bind::<Text, _>(AlertKind::Repaired.word());
         self.rows("count alerts", open).await
+    }
+
+    /// Counts what is wrong by kind, as looks saw it last.
+    pub async fn drift_by_kind(&self) -> DbResult<Vec<CountedDrift>> {
+        let levels = sql_query(
+            "SELECT kind, CAST(SUM(number) AS SIGNED) AS number FROM levels \
+             WHERE NOT given_up GROUP BY kind",
+        );
+        self.rows("count what is wrong", levels).await
     }
 }
 
