@@ -46,17 +46,10 @@ impl AttachError {
     pub fn cause(&self) -> Cause {
         match self {
             Self::Away { store, .. } => Cause::Away(*store),
-            Self::Refused {
-                refusal: Refusal {
-                    code: Some(code), ..
-                },
-                ..
-            } => Cause::StatementRefused(*code),
-            Self::Refused { .. }
-            | Self::Lost(_)
-            | Self::Misfit(_)
-            | Self::Ours(_)
-            | Self::Stopped => Cause::NotCompared,
+            Self::Refused { refusal, .. } => refusal
+                .code
+                .map_or(Cause::NotCompared, Cause::StatementRefused),
+            Self::Lost(_) | Self::Misfit(_) | Self::Ours(_) | Self::Stopped => Cause::NotCompared,
         }
     }
 

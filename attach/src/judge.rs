@@ -6,7 +6,7 @@
 
 use crate::file::Counts;
 use crate::look::{Look, Target};
-use crate::users::{UserHash, repeated, without};
+use crate::users::{Hasher, UserHash, repeated, without};
 
 /// One difference, as looks recognise it again.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -52,10 +52,13 @@ pub struct Comparison {
     pub lacking: u64,
     pub strangers: u64,
     pub twice: u64,
+    /// The names do not meet, or the key is gone, so that no user is named.
+    pub is_apart: bool,
+    pub is_over_promised: bool,
     /// `None`: no counter is described, or it cannot be compared.
     pub numbers: Option<Numbers>,
     pub differences: Vec<Difference>,
-    /// Two users with rows of theirs, for the proof that a second row is refused.
+    /// Users with rows of theirs, for the proof that a second row is refused.
     pub with_rows: Vec<UserHash>,
 }
 
@@ -63,90 +66,72 @@ pub struct Comparison {
 const PROOFS: usize = 3;
 
 /// Compares what a look saw.
-pub fn compare(
-    target: &Target<'_>,
-    look: &Look,
-    events: impl IntoIterator<Item = UserHash>,
-    check_rows: impl IntoIterator<Item = UserHash>,
-) -> Comparison {
+pub fn compare(target: &Target<'_>, look: &Look, hasher: &Hasher) -> Comparison {
     let rows = &look.rows;
+    let most = target.quantity.unwrap_or(u64::MAX);
     let mut found = Comparison {
         owed: rows.coupons,
         ..Comparison::default()
     };
+    let checked = look.check_rows.iter();
+    found.add(checked.map(|row| row.identity), Difference::Check);
     if let Some(promised) = &look.promised {
-        let users = &promised.users;
-        let without_counting_row = without(users, &rows.counted);
-        let lacking = without(&without_counting_row, &rows.uncounted);
-        let strangers = without(&rows.counted, users);
-        let twice = repeated(&rows.counted);
-        found.owed += lacking.len() as u64;
-        found.in_both = (users.len() - lacking.len()) as u64;
-        found.lacking = lacking.len() as u64;
-        found.strangers = strangers.len() as u64;
-        found.twice = twice.len() as u64;
-        found.with_rows = with_rows(users, &rows.counted);
-        if users.is_empty() && rows.coupons > 0 {
-            found.differences.push(Difference::KeyGone);
-        } else if found.in_both < found.lacking && found.in_both < found.strangers {
-            found.differences.push(Difference::Apart);
-        } else {
-            let each = |users: Vec<UserHash>, difference: fn(UserHash) -> Difference| {
-                users.into_iter().map(difference)
-            };
-            found
-                .differences
-                .extend(each(lacking, Difference::Unissued));
-            found
-                .differences
-                .extend(each(strangers, Difference::MissingAdmission));
-            found
-                .differences
-                .extend(each(twice, Difference::DuplicateRow));
-        }
+        found.compare_users(&promised.users, look);
     }
-    if found.is_apart() {
-        found
-            .differences
-            .extend(check_rows.into_iter().map(Difference::Check));
+    if found.is_apart {
         return found;
     }
-    found
-        .differences
-        .extend(events.into_iter().map(Difference::FailedClaim));
-    found
-        .differences
-        .extend(check_rows.into_iter().map(Difference::Check));
-    if target
-        .quantity
-        .is_some_and(|quantity| found.owed > quantity)
-    {
-        found.differences.push(Difference::OverPromised);
-    }
-    if target
-        .quantity
-        .is_some_and(|quantity| rows.coupons > quantity)
-    {
-        found.differences.push(Difference::OverIssued);
-    }
+    let events = look.events.iter().map(|event| hasher.user(&event.id));
+    found.add(events, Difference::FailedClaim);
+    found.is_over_promised = found.owed > most;
     found.numbers = numbers(target, look, found.owed);
-    if let Some(numbers) = found.numbers
-        && numbers.given != numbers.owed
-    {
-        found.differences.push(Difference::CountMismatch(numbers));
-    }
+    let wholes = [
+        found.is_over_promised.then_some(Difference::OverPromised),
+        (rows.coupons > most).then_some(Difference::OverIssued),
+        found
+            .numbers
+            .filter(|numbers| numbers.given != numbers.owed)
+            .map(Difference::CountMismatch),
+    ];
+    found.differences.extend(wholes.into_iter().flatten());
     found
 }
 
 impl Comparison {
-    /// Whether the names do not meet, or a key is gone, so that no user is named.
-    pub fn is_apart(&self) -> bool {
-        let apart = [Difference::Apart, Difference::KeyGone];
-        self.differences.iter().any(|it| apart.contains(it))
+    fn add(
+        &mut self,
+        users: impl IntoIterator<Item = UserHash>,
+        difference: fn(UserHash) -> Difference,
+    ) {
+        self.differences.extend(users.into_iter().map(difference));
     }
 
-    pub fn is_over_promised(&self) -> bool {
-        self.differences.contains(&Difference::OverPromised)
+    fn compare_users(&mut self, promised: &[UserHash], look: &Look) {
+        let rows = &look.rows;
+        let lacking = without(&without(promised, &rows.counted), &rows.uncounted);
+        let strangers = without(&rows.counted, promised);
+        let twice = repeated(&rows.counted);
+        let both = promised
+            .iter()
+            .filter(|user| rows.counted.binary_search(user).is_ok());
+        self.with_rows = both.take(PROOFS).copied().collect();
+        self.owed += lacking.len() as u64;
+        self.in_both = (promised.len() - lacking.len()) as u64;
+        self.lacking = lacking.len() as u64;
+        self.strangers = strangers.len() as u64;
+        self.twice = twice.len() as u64;
+        let is_gone = promised.is_empty() && rows.coupons > 0;
+        let is_apart = self.in_both < self.lacking.min(self.strangers);
+        self.is_apart = is_gone || is_apart;
+        if is_gone {
+            self.differences.push(Difference::KeyGone);
+        } else if is_apart {
+            self.differences.push(Difference::Apart);
+        } else {
+            self.add(lacking, Difference::Unissued);
+            self.add(strangers, Difference::MissingAdmission);
+            self.add(twice, Difference::DuplicateRow);
+        }
     }
 }
 
@@ -155,15 +140,13 @@ impl Comparison {
 fn numbers(target: &Target<'_>, look: &Look, owed: u64) -> Option<Numbers> {
     let count = target.block.count.as_ref()?;
     let most = target.quantity.unwrap_or(u64::MAX);
-    let clamped = u64::try_from(look.count.unwrap_or(0))
-        .unwrap_or(0)
-        .min(most);
-    let given = match (count.counts, look.count, target.quantity) {
-        (_, None, _) => 0,
-        (Counts::Up, Some(_), _) => clamped,
-        (Counts::Down, Some(_), Some(quantity)) => quantity - clamped,
+    let counter = look.count.unwrap_or_default();
+    let clamped = u64::try_from(counter).unwrap_or_default().min(most);
+    let given = match (count.counts, look.count) {
+        (_, None) => 0,
+        (Counts::Up, Some(_)) => clamped,
         // Of an unlimited number, nothing is left over.
-        (Counts::Down, Some(_), None) => return None,
+        (Counts::Down, Some(_)) => target.quantity? - clamped,
     };
     Some(Numbers {
         counter: look.count,
@@ -172,11 +155,4 @@ fn numbers(target: &Target<'_>, look: &Look, owed: u64) -> Option<Numbers> {
         promised: look.promised.as_ref().map_or(0, |it| it.users.len() as u64),
         rows: look.rows.number,
     })
-}
-
-fn with_rows(promised: &[UserHash], counted: &[UserHash]) -> Vec<UserHash> {
-    let both = promised
-        .iter()
-        .filter(|user| counted.binary_search(user).is_ok());
-    both.take(PROOFS).copied().collect()
 }

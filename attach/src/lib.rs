@@ -4,21 +4,19 @@
 //! rolled back.
 //!
 //! In this crate, *their* stores are those of that team, and *our* database is Firstcome's. `pass`
-//! goes through the file, and `campaign` through one campaign: `look` reads their stores, `judge`
-//! compares (pure), `memory` knows what earlier looks saw and `queue` what has passed, `found` words
-//! what is old enough, `unasked` says which repairs need nobody (pure), and `repair` writes rows. In
-//! our tables, a block of the file is a coupon, and a campaign a drop
-//! ([`firstcome_shared::subject`], docs/decisions/0041-attach.md).
+//! goes through the campaigns of the file: `look` reads their stores, `judge` compares (pure),
+//! `memory` knows what earlier looks saw and `queue` what has passed, `explain` words what is old
+//! enough, `unasked` says which repairs need nobody (pure), and `repair` writes rows. In our tables,
+//! a block of the file is a coupon, and a campaign a drop ([`firstcome_shared::subject`],
+//! docs/decisions/0041-attach.md).
 
-mod campaign;
-pub mod checks;
 pub mod clock;
-mod dead_letters;
 pub mod error;
+pub mod explain;
 pub mod file;
 pub mod forms;
-mod found;
 pub mod judge;
+pub mod kafka;
 pub mod look;
 pub mod memory;
 mod once;
@@ -26,10 +24,11 @@ pub mod pass;
 pub mod plan;
 pub mod queue;
 pub mod repair;
-pub mod says;
 pub mod sql;
+mod stages;
 pub mod store;
 pub mod text;
+pub mod theirs;
 pub mod unasked;
 pub mod users;
 
@@ -46,15 +45,15 @@ use tokio_util::sync::CancellationToken;
 
 use crate::clock::Clock;
 use crate::error::{Answer, AttachError};
-use crate::file::AttachFile;
-use crate::look::Target;
+use crate::file::{AttachFile, Campaign};
+use crate::kafka::Brokers;
 pub use crate::pass::{Confirm, PassOptions, Shown, Stopped};
 use crate::pass::{Pass, State};
 use crate::plan::Ours;
-use crate::queue::{Brokers, StageReader};
-use crate::sql::{Database, Purpose, Session};
+use crate::sql::{Database, Purpose, Query};
 use crate::store::Store;
 use crate::text::Values;
+use crate::theirs::Theirs;
 use crate::users::Hasher;
 
 /// A file, their stores, ours, and what the looks of this process saw. Cheap to clone.
@@ -65,13 +64,13 @@ pub struct Engine {
     pub clock: Clock,
     /// Where runs, alerts and confirmations are recorded. Without it, every repair waits for names.
     pub ours: Option<Ours>,
-    pub(crate) database: Database,
+    database: Database,
     redis: Option<Redis>,
-    pub(crate) brokers: Option<Brokers>,
-    pub(crate) tls: TlsArgs,
-    pub(crate) timeout_ms: u64,
-    pub(crate) hasher: Hasher,
-    pub(crate) state: Arc<Mutex<State>>,
+    brokers: Option<Brokers>,
+    tls: TlsArgs,
+    timeout_ms: u64,
+    hasher: Hasher,
+    state: Arc<Mutex<State>>,
 }
 
 impl Engine {
@@ -135,19 +134,13 @@ impl Engine {
         let Ok(mut state) = self.state.try_lock() else {
             return;
         };
-        let mut store = self.store();
-        for memory in state.memories.values_mut() {
-            let id = memory.id.clone();
-            let mut reader = StageReader {
-                store: store.as_mut(),
-                brokers: self.brokers.as_ref(),
-                session: None,
-                values: Values {
-                    id: &id,
-                    ..Values::default()
-                },
-            };
-            if let Err(error) = memory.advance(&mut reader, self.clock.now()).await {
+        let mut theirs = self.stores(None);
+        for memory in state
+            .blocks
+            .values_mut()
+            .flat_map(|block| block.values_mut())
+        {
+            if let Err(error) = memory.advance(&mut theirs, self.clock.now()).await {
                 tracing::debug!(%error, "a queue could not be read between passes");
             }
         }
@@ -157,55 +150,53 @@ impl Engine {
     pub async fn check(&self) -> Answer<BTreeSet<String>> {
         let mut refused = BTreeSet::new();
         for block in &self.file.campaigns {
-            let place = format!("campaign {:?}", block.name);
-            let mut refuse = |error: AttachError| refused.insert(format!("{place}: {error}"));
-            let mut session = self.reading().await?;
-            match pass::targets(block, &mut session).await {
+            let mut refuse = |answer: Answer<()>| {
+                let error = answer.err();
+                refused.extend(error.map(|error| format!("campaign {:?}: {error}", block.name)));
+            };
+            let mut theirs = self.theirs(block)?;
+            match pass::targets(block, &mut theirs).await {
                 Ok(targets) => {
                     if let Some(target) = targets.first() {
-                        self.check_queue(target).await.err().map(&mut refuse);
+                        refuse(theirs.must_have(block.stages(), &target.id).await);
                     }
                 }
-                Err(error) => drop(refuse(error)),
+                Err(error) => refuse(Err(error)),
             }
-            for (field, statement) in block.statements() {
-                let is_written = field == "resolve" || field.starts_with("issue ");
-                let purpose = if is_written {
+            for field in block.fields() {
+                let purpose = if field.usage.writes() {
                     Purpose::Repair
                 } else {
                     Purpose::Read
                 };
-                let mut session = self.database.open(purpose).await?;
-                let described = session.describe(&field, statement).await;
-                described.err().map(&mut refuse);
+                let mut session = self.database_of(block)?.open(purpose).await?;
+                let query = Query::of_look(&field.name, &field.statement, Values::default());
+                refuse(session.prepare(query).await.map(drop));
             }
         }
         Ok(refused)
     }
 
-    async fn check_queue(&self, target: &Target<'_>) -> Answer<()> {
-        let stages: Vec<_> = target
-            .block
-            .stages()
-            .iter()
-            .map(|stage| stage.for_campaign(&target.id))
-            .collect();
-        let mut store = self.store();
-        let mut reader = StageReader {
-            store: store.as_mut(),
-            brokers: self.brokers.as_ref(),
+    fn database_of(&self, block: &Campaign) -> Answer<Database> {
+        let own = block.whole.as_ref().and_then(|it| it.database.as_ref());
+        match own.map(|url| Database::new(url, &self.tls, self.timeout_ms)) {
+            None => Ok(self.database.clone()),
+            Some(database) => database.map_err(|error| AttachError::Misfit(format!("{error:#}"))),
+        }
+    }
+
+    /// Returns their stores as a block needs them.
+    fn theirs(&self, block: &Campaign) -> Answer<Theirs> {
+        Ok(self.stores(Some(self.database_of(block)?)))
+    }
+
+    fn stores(&self, database: Option<Database>) -> Theirs {
+        let redis = self.redis.as_ref();
+        Theirs {
+            database,
             session: None,
-            values: target.values(),
-        };
-        reader.check(&stages).await
-    }
-
-    pub(crate) async fn reading(&self) -> Answer<Session> {
-        self.database.open(Purpose::Read).await
-    }
-
-    pub(crate) fn store(&self) -> Option<Store> {
-        let redis = self.redis.as_ref()?;
-        Some(Store::new(redis, self.file.redis_cluster))
+            redis: redis.map(|redis| Store::new(redis, self.file.redis_cluster)),
+            brokers: self.brokers.clone(),
+        }
     }
 }

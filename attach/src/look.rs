@@ -3,20 +3,25 @@
 //! seen as promised and issued, or as on its way, but never as a row without a promise.
 
 use std::collections::HashMap;
-use std::future::Future;
 use std::time::Duration;
 
 use firstcome_shared::domain::DropId;
 use tokio::time::{Instant, timeout};
 
 use crate::clock::Clock;
-use crate::dead_letters::DeadLetters;
 use crate::error::{Answer, AttachError};
-use crate::file::{Campaign, Failed, KeyKind, Promised, UsersKey};
-use crate::sql::{Cell, ColumnType, Columns, LOOK_LIMIT, Query, Session};
-use crate::store::Store;
-use crate::text::{Statement, Values};
+use crate::file::{Campaign, Failed, Promised};
+use crate::memory::Memory;
+use crate::sql::{Cell, ColumnType, Done, LOOK_LIMIT, Query, Session, whole};
+use crate::text::Values;
+use crate::theirs::Theirs;
 use crate::users::{Hasher, Names, UserHash, sorted};
+
+/// Rows of a check that are named. One more is read.
+const CHECK_ROWS: usize = 100;
+
+/// Users who are named at most, of a kind and a campaign. The others are counted.
+pub const NAMED: usize = 10_000;
 
 /// One campaign: the only one of its block, or a row of `each`.
 #[derive(Debug, Clone)]
@@ -40,7 +45,7 @@ impl Target<'_> {
 }
 
 /// What a look saw.
-#[derive(Debug)]
+#[derive(Debug, Default)]
 pub struct Look {
     pub began: Duration,
     pub ended: Duration,
@@ -50,6 +55,9 @@ pub struct Look {
     pub count: Option<i64>,
     pub events: Vec<Event>,
     pub rows: Rows,
+    pub check_rows: Vec<CheckRow>,
+    /// Why checks could not be run.
+    pub unchecked: Vec<String>,
 }
 
 /// Who was promised a coupon.
@@ -57,17 +65,10 @@ pub struct Look {
 pub struct PromisedUsers {
     /// Sorted, each once.
     pub users: Vec<UserHash>,
-    /// Whether a key exists, or a SELECT was run.
-    pub is_there: bool,
-    sources: Vec<Source>,
-}
-
-/// The members of one key, or the users of the SELECT.
-#[derive(Debug, Default)]
-struct Source {
-    names: Names,
-    /// `None`: it has no size that could be asked again.
-    size: Option<u64>,
+    /// As they are written, by the keys of the file.
+    written: Vec<Names>,
+    /// Entries of the keys together; `None`: that cannot be asked again.
+    pub size: Option<u64>,
 }
 
 /// A user who was promised a coupon, with the place that says so.
@@ -98,14 +99,30 @@ pub struct Rows {
     pub coupons: u64,
     pub number: u64,
     pub user_type: ColumnType,
+    /// How long it took to read them.
+    pub took: Duration,
     /// Names of users with a row that counts, and without a promise. At most [`NAMED`].
-    strangers: HashMap<UserHash, String>,
+    pub strangers: HashMap<UserHash, String>,
 }
 
-/// Users who are named at most, of a kind and a campaign. The others are counted.
-pub const NAMED: usize = 10_000;
+/// A row that a check returned. Its identity is the first column: the others, such as amounts and
+/// times, change.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct CheckRow {
+    /// The number of the check in its campaign, from 1 on.
+    pub check: usize,
+    pub identity: UserHash,
+    /// The first column; `None`: there are more rows than are read.
+    pub first: Option<String>,
+    /// All columns, for operators only.
+    pub text: String,
+}
 
 impl PromisedUsers {
+    pub fn has(&self, user: UserHash) -> bool {
+        self.users.binary_search(&user).is_ok()
+    }
+
     /// Returns the names of some users.
     pub fn named(
         &self,
@@ -114,64 +131,32 @@ impl PromisedUsers {
         wanted: impl Fn(UserHash) -> bool,
     ) -> HashMap<UserHash, PromisedUser> {
         let mut found = HashMap::new();
-        for (key, source) in self.sources.iter().enumerate() {
-            for written in source.names.iter() {
-                let name = match &target.block.promised {
-                    Promised::Keys(keys) => {
-                        keys.get(key).and_then(|key| user_of(key, target, written))
-                    }
-                    Promised::Select(_) | Promised::NotDescribed => {
-                        str::from_utf8(written).ok().map(str::to_owned)
-                    }
+        let keys = target.block.promised.keys();
+        for (key, names) in self.written.iter().enumerate() {
+            for written in names.iter() {
+                let name = match keys.get(key) {
+                    Some(key) => key.user(&target.id, written),
+                    None => str::from_utf8(written).ok().map(str::to_owned),
                 };
-                let Some(name) = name else {
-                    continue;
-                };
-                let user = hasher.user(&name);
-                if wanted(user) {
-                    found.entry(user).or_insert_with(|| PromisedUser {
-                        name,
-                        key,
-                        written: written.to_vec(),
-                    });
+                let user = name.as_ref().map(|name| hasher.user(name));
+                if let (Some(user), Some(name)) = (user.filter(|it| wanted(*it)), name) {
+                    let written = written.to_vec();
+                    found
+                        .entry(user)
+                        .or_insert(PromisedUser { name, key, written });
                 }
             }
         }
         found
     }
 
-    /// Returns how many entries its keys had together; `None` if that cannot be asked again.
-    pub fn size(&self) -> Option<u64> {
-        self.sources.iter().map(|source| source.size).sum()
-    }
-
     /// Returns a member of the first key, as an example of how their program writes one.
     pub fn example(&self) -> Option<&[u8]> {
-        self.sources.first()?.names.iter().next()
+        self.written.first()?.iter().next()
     }
-}
-
-fn user_of(key: &UsersKey, target: &Target<'_>, written: &[u8]) -> Option<String> {
-    if key.kind != KeyKind::Keys {
-        return key.members.decode(written);
-    }
-    let (before, after) = key.around_user(&target.id);
-    let (name, _) = key.key_form.decode(written)?;
-    Some(name.strip_prefix(&before)?.strip_suffix(&after)?.to_owned())
 }
 
 impl Rows {
-    /// Returns the name of a user with a row and without a promise, if it is one of those that are
-    /// named.
-    pub fn stranger(&self, user: UserHash) -> Option<&str> {
-        self.strangers.get(&user).map(String::as_str)
-    }
-
-    /// Returns some names of users with a row and without a promise.
-    pub fn some_strangers(&self, number: usize) -> Vec<String> {
-        self.strangers.values().take(number).cloned().collect()
-    }
-
     /// Whether a user has any row.
     pub fn has(&self, user: UserHash) -> bool {
         self.counted.binary_search(&user).is_ok() || self.uncounted.binary_search(&user).is_ok()
@@ -187,111 +172,119 @@ impl Rows {
         self.number += 1;
         let coupons = match row.get(1) {
             None => 1,
-            Some(cell) => pieces(cell)?,
+            // A comparison with NULL.
+            Some(None) => 0,
+            Some(Some(text)) => quantity(text).ok_or_else(|| {
+                AttachError::misfit(
+                    "issued: its second column is how many coupons a row counts: a whole number \
+                    from 0 on",
+                )
+            })?,
         };
         self.coupons += coupons;
-        let Some(name) = row.first().and_then(Cell::text) else {
+        let Some(Some(name)) = row.first() else {
             return Ok(());
         };
-        let user = hasher.user(&name);
+        let user = hasher.user(name);
         if coupons == 0 {
             self.uncounted.push(user);
             return Ok(());
         }
         self.counted.push(user);
-        let is_stranger = promised.is_some_and(|it| it.users.binary_search(&user).is_err());
+        let is_stranger = promised.is_some_and(|it| !it.has(user));
         if is_stranger && self.strangers.len() < NAMED {
-            self.strangers.insert(user, name);
+            self.strangers.insert(user, name.clone());
         }
         Ok(())
     }
 }
 
-/// Returns how many coupons a row counts. A comparison with NULL counts none.
-fn pieces(cell: &Cell) -> Answer<u64> {
-    if *cell == Cell::Null {
-        return Ok(0);
-    }
-    let number = cell.number().and_then(|it| u64::try_from(it).ok());
-    number.ok_or_else(|| {
-        AttachError::misfit(
-            "issued: its second column is how many coupons a row counts: a whole number from 0 on",
-        )
-    })
+/// Reads a number of coupons.
+pub fn quantity(text: &str) -> Option<u64> {
+    whole(text).and_then(|number| u64::try_from(number).ok())
 }
 
-/// The stores that a look reads.
-pub struct Reader<'a> {
-    pub session: &'a mut Session,
-    pub store: Option<&'a mut Store>,
+/// Whoever looks.
+pub struct Looker<'a> {
+    pub theirs: &'a mut Theirs,
     pub hasher: &'a Hasher,
     pub clock: &'a Clock,
+    pub target: &'a Target<'a>,
 }
 
-impl Reader<'_> {
-    pub async fn look(
-        &mut self,
-        target: &Target<'_>,
-        letters: Option<&mut DeadLetters>,
-    ) -> Answer<Look> {
-        let began = self.clock.now();
-        let promised = self.promised(target).await?;
-        let count = match (&target.block.count, self.store.as_deref_mut()) {
-            (Some(count), Some(store)) => store.count(count, &target.id).await?,
-            _ => None,
+impl Looker<'_> {
+    pub async fn look(&mut self, memory: &mut Memory) -> Answer<Look> {
+        let mut look = Look {
+            began: self.clock.now(),
+            ..Look::default()
         };
-        let mut events = match &target.block.failed {
-            Some(Failed::Select(statement)) => self.events(target, statement).await?,
-            Some(Failed::Topic(_)) | None => Vec::new(),
-        };
-        let rows = self.rows(target, promised.as_ref()).await?;
-        if let Some(letters) = letters {
-            events = letters.unanswered(target, &rows, self.hasher).await?;
+        let Target { block, id, .. } = self.target;
+        let promised = timeout(LOOK_LIMIT, self.promised()).await;
+        let late = "promised: reading the keys took longer than 10 seconds";
+        look.promised = promised.map_err(|_| AttachError::Lost(late.to_owned()))??;
+        if let Some(count) = &block.count {
+            look.count = self.theirs.redis()?.count(count, id).await?;
         }
-        Ok(Look {
-            began,
-            ended: self.clock.now(),
-            promised,
-            count,
-            events,
-            rows,
-        })
+        look.events = self.events().await?;
+        if let Some(statement) = &block.issued {
+            let query = Query::of_look("issued", statement, self.target.values());
+            let session = self.theirs.session().await?;
+            look.rows = rows(session, query, self.hasher, look.promised.as_ref()).await?;
+        }
+        if let Some(letters) = &mut memory.letters {
+            letters.read(self.theirs.brokers()?, id).await?;
+            letters
+                .open
+                .retain(|_, user| !look.rows.has(self.hasher.user(user)));
+            let open = letters.open.iter();
+            look.events = open
+                .map(|(place, user)| Event {
+                    id: place.clone(),
+                    user: Some(user.clone()),
+                })
+                .collect();
+        }
+        self.checks(&mut look, &memory.check_rows).await?;
+        look.ended = self.clock.now();
+        Ok(look)
     }
 
-    async fn promised(&mut self, target: &Target<'_>) -> Answer<Option<PromisedUsers>> {
+    async fn promised(&mut self) -> Answer<Option<PromisedUsers>> {
         let mut promised = PromisedUsers::default();
+        let Self {
+            theirs,
+            hasher,
+            target,
+            ..
+        } = self;
         match &target.block.promised {
             Promised::NotDescribed => return Ok(None),
             Promised::Keys(keys) => {
-                let store = self.store.as_deref_mut().ok_or_else(no_redis)?;
+                let store = theirs.redis()?;
+                promised.size = store.size(keys, &target.id).await?;
                 for key in keys {
-                    let mut source = Source {
-                        size: store.size(key, &target.id).await?,
-                        ..Source::default()
+                    let mut names = Names::default();
+                    let each = |member: crate::store::Member<'_>| {
+                        promised.users.push(hasher.user(member.user));
+                        names.push(member.written);
                     };
-                    let scan = store.users(key, &target.id, |member| {
-                        promised.users.push(self.hasher.user(member.user));
-                        source.names.push(member.written);
-                    });
-                    promised.is_there |= in_time("promised", scan).await?;
-                    promised.sources.push(source);
+                    store.users(key, &target.id, each).await?;
+                    promised.written.push(names);
                 }
             }
             Promised::Select(statement) => {
-                let mut source = Source::default();
-                let hasher = self.hasher;
-                let mut each = |columns: &Columns, row: &[Cell]| {
-                    must_name_a_user("promised", columns, 1)?;
-                    if let Some(name) = row.first().and_then(Cell::text) {
-                        promised.users.push(hasher.user(&name));
-                        source.names.push(name.as_bytes());
+                let mut names = Names::default();
+                let mut each = |row: &[Cell]| {
+                    if let Some(Some(name)) = row.first() {
+                        promised.users.push(hasher.user(name));
+                        names.push(name.as_bytes());
                     }
                     Ok(true)
                 };
-                let query = query("promised", statement, target.values());
-                self.session.read(query, &mut each).await?;
-                promised.is_there = true;
-                promised.sources.push(source);
+                let query = Query::of_look("promised", statement, target.values());
+                let done = theirs.session().await?.read(query, &mut each).await?;
+                must_name_a_user("promised", done, 1)?;
+                promised.written.push(names);
             }
         }
         promised.users = sorted(promised.users);
@@ -299,38 +292,44 @@ impl Reader<'_> {
         Ok(Some(promised))
     }
 
-    async fn events(&mut self, target: &Target<'_>, statement: &Statement) -> Answer<Vec<Event>> {
+    async fn events(&mut self) -> Answer<Vec<Event>> {
         let mut events = Vec::new();
-        let mut each = |columns: &Columns, row: &[Cell]| {
+        let Some(Failed::Select(statement)) = &self.target.block.failed else {
+            return Ok(events);
+        };
+        let mut each = |row: &[Cell]| {
             let [id, user] = row else {
-                let number = columns.number;
-                return Err(AttachError::Misfit(format!(
-                    "failed selects {number} columns: an event's id and its user"
-                )));
+                let why = "failed selects two columns: an event's id and its user";
+                return Err(AttachError::misfit(why));
             };
             events.push(Event {
-                id: id.text().unwrap_or_default(),
-                user: user.text(),
+                id: id.clone().unwrap_or_default(),
+                user: user.clone(),
             });
             Ok(true)
         };
-        let query = query("failed", statement, target.values());
-        self.session.read(query, &mut each).await?;
+        let query = Query::of_look("failed", statement, self.target.values());
+        self.theirs.session().await?.read(query, &mut each).await?;
         Ok(events)
     }
 
-    async fn rows(
-        &mut self,
-        target: &Target<'_>,
-        promised: Option<&PromisedUsers>,
-    ) -> Answer<Rows> {
-        match &target.block.issued {
-            None => Ok(Rows::default()),
-            Some(statement) => {
-                let query = query("issued", statement, target.values());
-                rows(self.session, query, self.hasher, promised).await
+    /// Runs the checks. One that cannot run ends no other, and keeps its rows.
+    async fn checks(&mut self, look: &mut Look, before: &[CheckRow]) -> Answer<()> {
+        for number in 1..=self.target.block.checks().len() {
+            let until = Instant::now() + LOOK_LIMIT;
+            let session = self.theirs.session().await?;
+            match check(session, self.target, number, self.hasher, until).await {
+                Ok(rows) => look.check_rows.extend(rows),
+                Err(error @ (AttachError::Refused { .. } | AttachError::Misfit(_))) => {
+                    let before = before.iter().filter(|row| row.check == number);
+                    look.check_rows.extend(before.cloned());
+                    look.unchecked
+                        .push(format!("check {number} cannot run: {error}"));
+                }
+                Err(error) => return Err(error),
             }
         }
+        Ok(())
     }
 }
 
@@ -341,65 +340,72 @@ pub async fn rows(
     hasher: &Hasher,
     promised: Option<&PromisedUsers>,
 ) -> Answer<Rows> {
+    let began = Instant::now();
     let mut rows = Rows::default();
-    let mut each = |columns: &Columns, row: &[Cell]| {
-        must_name_a_user("issued", columns, 2)?;
-        rows.user_type = columns.first;
+    let mut each = |row: &[Cell]| {
         rows.add(row, hasher, promised)?;
         Ok(true)
     };
-    session.read(query, &mut each).await?;
-    if rows.number == 0 {
-        let columns = session.describe("issued", query.statement).await?;
-        must_name_a_user("issued", &columns, 2)?;
-        rows.user_type = columns.first;
-    }
+    let done = session.read(query, &mut each).await?;
+    must_name_a_user("issued", done, 2)?;
+    rows.user_type = done.first;
     rows.counted = sorted(rows.counted);
     rows.uncounted = sorted(rows.uncounted);
+    rows.took = began.elapsed();
+    Ok(rows)
+}
+
+/// Returns the rows of a check, each identity once. The last one may stand for all others.
+pub async fn check(
+    session: &mut Session,
+    target: &Target<'_>,
+    number: usize,
+    hasher: &Hasher,
+    until: Instant,
+) -> Answer<Vec<CheckRow>> {
+    let mut rows: Vec<CheckRow> = Vec::new();
+    let mut each = |row: &[Cell]| {
+        let texts: Vec<&str> = row
+            .iter()
+            .map(|it| it.as_deref().unwrap_or("NULL"))
+            .collect();
+        let is_beyond = rows.len() == CHECK_ROWS;
+        let first = texts.first().filter(|_| !is_beyond).copied();
+        let identity = hasher.user(&format!("{number}\n{first:?}"));
+        if rows.iter().all(|row| row.identity != identity) {
+            rows.push(CheckRow {
+                check: number,
+                identity,
+                first: first.map(str::to_owned),
+                text: texts.join(", "),
+            });
+        }
+        Ok(!is_beyond)
+    };
+    let query = Query {
+        field: &format!("check {number}"),
+        statement: &target.block.checks()[number - 1],
+        values: target.values(),
+        until,
+    };
+    session.read(query, &mut each).await?;
     Ok(rows)
 }
 
 /// Refuses columns that do not name users.
-pub fn must_name_a_user(field: &str, columns: &Columns, most: usize) -> Answer<()> {
-    if columns.number == 0 || columns.number > most {
-        let number = columns.number;
-        let wanted = if most == 1 {
-            "the user"
-        } else {
-            "the user, and perhaps how many coupons the row counts"
-        };
+pub fn must_name_a_user(field: &str, done: Done, most: usize) -> Answer<()> {
+    if done.columns == 0 || done.columns > most {
         return Err(AttachError::Misfit(format!(
-            "{field} selects {number} columns: {wanted}"
+            "{field} selects {} columns: the user, and in issued perhaps how many coupons the row \
+            counts",
+            done.columns
         )));
     }
-    match columns.first {
-        ColumnType::Text | ColumnType::Integer => Ok(()),
-        ColumnType::Binary => Err(AttachError::Misfit(format!(
-            "{field}: its first column is binary: write BIN_TO_UUID(…) or CAST(… AS CHAR)"
-        ))),
-        ColumnType::Other => Err(AttachError::Misfit(format!(
-            "{field}: its first column is neither text nor a whole number: write CAST(… AS CHAR)"
-        ))),
+    if done.first == ColumnType::Other {
+        return Err(AttachError::Misfit(format!(
+            "{field}: its first column is neither text nor a whole number: write BIN_TO_UUID(…) \
+            or CAST(… AS CHAR)"
+        )));
     }
-}
-
-pub fn query<'a>(field: &'a str, statement: &'a Statement, values: Values<'a>) -> Query<'a> {
-    Query {
-        field,
-        statement,
-        values,
-        until: Instant::now() + LOOK_LIMIT,
-    }
-}
-
-async fn in_time<T>(field: &str, reading: impl Future<Output = Answer<T>>) -> Answer<T> {
-    timeout(LOOK_LIMIT, reading).await.unwrap_or_else(|_| {
-        Err(AttachError::Lost(format!(
-            "{field}: reading the key took longer than {LOOK_LIMIT:?}"
-        )))
-    })
-}
-
-fn no_redis() -> AttachError {
-    AttachError::misfit("redis: its address is missing at the top of the file")
+    Ok(())
 }

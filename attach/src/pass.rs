@@ -1,30 +1,39 @@
-//! A pass over the campaigns of a file. It never sleeps: a difference becomes older from pass to
-//! pass. An error stays in its campaign, unless a store that others need, too, is away.
+//! A pass over the campaigns of a file: each is looked at, compared, explained and, where it may
+//! be, repaired. A pass never sleeps: a difference becomes older from pass to pass. An error stays
+//! in its campaign, unless a store that others need, too, is away.
 
 use std::collections::{BTreeMap, BTreeSet, HashSet};
 use std::time::Duration;
 
 use firstcome_shared::domain::{CouponId, DropId};
 use firstcome_shared::report::{
-    CouponJudged, DropReport, FailureCause, Finding, Judged, Kind, Kinds, Outcome, Run, RunJudged,
+    Cause, CouponJudged, DropReport, FailureCause, Finding, Judged, Kind, Kinds, Outcome, Run,
+    RunJudged,
 };
 use tokio_util::sync::CancellationToken;
 
 use crate::Engine;
-use crate::checks::{self, CheckMemory};
 use crate::error::{Answer, AttachError};
-use crate::file::{Campaign, FileCheck};
-use crate::found::{Found, blank};
-use crate::look::{Target, query};
-use crate::memory::{Memories, Memory, Trouble};
-use crate::sql::{Cell, Columns, Database, Purpose, Session};
-use crate::text::{Statement, Values};
+use crate::explain::{Found, Looked, blank, explain, report};
+use crate::file::{Campaign, KeyKind, Mode};
+use crate::judge::compare;
+use crate::look::{Looker, Target, quantity};
+use crate::memory::{Memories, Memory};
+use crate::plan::{OurRows, Trust};
+use crate::repair::{Repaired, Repairs};
+use crate::sql::{Cell, Query};
+use crate::text::Values;
+use crate::theirs::Theirs;
+use crate::unasked::{Facts, Trouble, UserFacts};
 
 /// Campaigns that one `each` may select.
 const MOST_CAMPAIGNS: usize = 200;
 
 /// A look that fails although the stores answer is a finding after so long.
 const PATIENCE: Duration = Duration::from_secs(30);
+
+/// A campaign rests for so many times what its look took.
+const REST: u32 = 10;
 
 /// Lines that are shown to operators.
 const SHOWN: usize = 1_000;
@@ -43,7 +52,7 @@ pub struct PassOptions {
 
 /// The users whose repairs an operator has confirmed, by name.
 #[derive(Debug, Clone, Default)]
-pub struct Confirm(pub BTreeSet<(DropId, String)>);
+pub struct Confirm(BTreeSet<(DropId, String)>);
 
 impl Confirm {
     /// Returns the users whose repairs a run has shown.
@@ -64,43 +73,53 @@ pub struct Shown {
     pub lines: Vec<String>,
 }
 
-impl Shown {
-    pub(crate) fn show(&mut self, line: String) {
-        if self.lines.len() < SHOWN {
-            self.lines.push(line);
-        }
-    }
-}
-
 /// The process was told to stop.
 #[derive(Debug, Clone, Copy)]
 pub struct Stopped;
 
 /// What a process remembers between passes.
 #[derive(Default)]
-pub(crate) struct State {
-    pub(crate) memories: Memories,
-    pub(crate) checks: BTreeMap<CouponId, CheckMemory>,
-    is_kafka_away: bool,
+pub struct State {
+    pub blocks: BTreeMap<CouponId, Memories>,
     /// What the last pass showed.
-    pub(crate) shown: Shown,
+    pub shown: Shown,
 }
 
-pub(crate) struct Pass<'e> {
-    pub(crate) engine: &'e Engine,
-    pub(crate) options: &'e PassOptions,
-    pub(crate) stop: &'e CancellationToken,
-    pub(crate) shown: Shown,
-    /// Stores that are away: campaigns that need them are left out.
+pub struct Pass<'e> {
+    pub engine: &'e Engine,
+    pub options: &'e PassOptions,
+    pub stop: &'e CancellationToken,
+    shown: Shown,
+    /// Stores that are away, which is told once.
     away: HashSet<&'static str>,
 }
 
+/// What decides about the repairs of a campaign.
+struct Plan<'p> {
+    looked: &'p Looked<'p>,
+    facts: Facts,
+    /// Users who got rows of ours.
+    ours: OurRows,
+    confirmed: HashSet<&'p str>,
+}
+
+impl Plan<'_> {
+    fn is_confirmed(&self, found: &Found) -> bool {
+        found.lost.is_some() && self.confirmed.contains(found.user())
+    }
+
+    /// Returns why a repair must not be made now.
+    fn why_waits(&self, found: &Found) -> Option<String> {
+        self.facts.why_waits(UserFacts {
+            is_new: found.is_new,
+            got_ours: self.ours.users.contains(found.user()),
+            is_recordable: found.finding.recorded_user().is_some(),
+        })
+    }
+}
+
 impl<'e> Pass<'e> {
-    pub(crate) fn new(
-        engine: &'e Engine,
-        options: &'e PassOptions,
-        stop: &'e CancellationToken,
-    ) -> Self {
+    pub fn new(engine: &'e Engine, options: &'e PassOptions, stop: &'e CancellationToken) -> Self {
         Self {
             engine,
             options,
@@ -111,203 +130,406 @@ impl<'e> Pass<'e> {
     }
 
     /// Looks at everything that was asked for.
-    pub(crate) async fn run(mut self, run: &mut Run, state: &mut State) -> Result<Shown, Stopped> {
+    pub async fn run(mut self, run: &mut Run, state: &mut State) -> Result<Shown, Stopped> {
         run.partial = self.options.campaign.is_some();
         run.judged = RunJudged::default();
-        let engine = self.engine;
-        for block in &engine.file.campaigns {
-            if !self.is_asked(block.coupon_id()) {
+        self.ping_kafka(run).await;
+        for block in &self.engine.file.campaigns {
+            let coupon = block.coupon_id();
+            if self.options.campaign.is_some_and(|asked| asked != coupon) {
                 continue;
             }
-            match self.block(block, run, state).await {
-                Ok(()) => judge_coupon(run, block.coupon_id(), Kinds::All),
+            let memories = state.blocks.entry(coupon).or_default();
+            match self.block(block, run, memories).await {
+                Ok(()) => {}
                 Err(AttachError::Stopped) => return Err(Stopped),
                 Err(error) => {
                     run.partial = true;
-                    self.report_error(run, block.coupon_id(), &error);
+                    self.report_error(run, coupon, &error);
                     if is_of_all(&error) {
                         return Ok(self.shown);
                     }
                 }
             }
         }
-        for check in &engine.file.checks {
-            if self.is_asked(check.coupon_id()) {
-                self.file_check(check, run, state).await;
-            }
-        }
-        self.judge_whole(run, state).await;
-        Ok(self.shown)
-    }
-
-    /// Says what the pass judged outside its campaigns. Kafka is only asked when something differs,
-    /// so one that was away is asked again.
-    async fn judge_whole(&mut self, run: &mut Run, state: &mut State) {
-        let kafka = FailureCause::Kafka.as_str();
-        if state.is_kafka_away && !self.away.contains(kafka) {
-            let answered = match &self.engine.brokers {
-                Some(brokers) => brokers.ping().await,
-                None => Ok(()),
-            };
-            if let Err(error) = answered {
-                self.report_error(run, CouponId(0), &error);
-            }
-        }
-        state.is_kafka_away = self.away.contains(kafka);
         if !run.partial {
             run.judged.whole = Judged::of(Kinds::All);
         }
+        Ok(self.shown)
     }
 
-    fn is_asked(&self, coupon: CouponId) -> bool {
-        self.options.campaign.is_none_or(|asked| asked == coupon)
+    /// Says whether Kafka is away, which looks only ask when something differs.
+    async fn ping_kafka(&mut self, run: &mut Run) {
+        let mut campaigns = self.engine.file.campaigns.iter();
+        if let Some(brokers) = &self.engine.brokers
+            && campaigns.any(Campaign::needs_kafka)
+            && let Err(error) = brokers.ping().await
+        {
+            self.report_error(run, CouponId(0), &error);
+        }
     }
 
-    async fn block(&mut self, block: &Campaign, run: &mut Run, state: &mut State) -> Answer<()> {
-        let mut session = self.engine.reading().await?;
-        let targets = targets(block, &mut session).await?;
-        let kept: HashSet<DropId> = targets.iter().map(|target| target.drop_id).collect();
-        let of_block: HashSet<DropId> = state
-            .memories
-            .iter()
-            .filter(|(_, memory)| memory.block == Some(block.coupon_id()))
-            .map(|(drop, _)| *drop)
-            .collect();
-        state
-            .memories
-            .retain(|drop, _| kept.contains(drop) || !of_block.contains(drop));
+    async fn block(
+        &mut self,
+        block: &Campaign,
+        run: &mut Run,
+        memories: &mut Memories,
+    ) -> Answer<()> {
+        let mut theirs = self.engine.theirs(block)?;
+        let targets = targets(block, &mut theirs).await?;
+        memories.retain(|drop, _| targets.iter().any(|target| target.drop_id == *drop));
         for target in &targets {
             if self.stop.is_cancelled() {
                 return Err(AttachError::Stopped);
             }
-            let elsewhere = trouble_elsewhere(&state.memories, &kept, target.drop_id);
-            let memory = state.memories.entry(target.drop_id).or_default();
-            memory.block = Some(block.coupon_id());
-            let report = self
-                .target(target, &mut session, memory, elsewhere, run)
-                .await?;
-            run.drops.push(report);
+            let mut elsewhere = Trouble::default();
+            let others = memories.iter();
+            for (_, memory) in others.filter(|(drop, _)| **drop != target.drop_id) {
+                elsewhere += memory.trouble;
+            }
+            let memory = memories
+                .entry(target.drop_id)
+                .or_insert_with(|| Memory::new(target));
+            let report = self.target(target, &mut theirs, memory, elsewhere).await;
+            self.add(run, target, report?);
+        }
+        if block.whole.is_none() {
+            judge(run, block.coupon_id(), Judged::of(Kinds::All));
         }
         Ok(())
     }
 
-    /// Looks at one campaign, and reports an error that is its own.
+    /// Adds a report. A check of the whole file has no campaign.
+    fn add(&mut self, run: &mut Run, target: &Target<'_>, mut report: DropReport) {
+        let is_whole = target.block.whole.is_some();
+        for finding in &mut report.findings {
+            finding.coupon_id = Some(report.coupon_id);
+            finding.drop_id = Some(report.drop_id).filter(|_| !is_whole);
+        }
+        // That a store is away concerns no campaign.
+        let is_away = |finding: &Finding| matches!(finding.cause, Cause::Away(_));
+        for mut finding in report.findings.extract_if(.., |it| is_away(it)) {
+            if let Cause::Away(store) = finding.cause
+                && self.away.insert(store.as_str())
+            {
+                finding.coupon_id = None;
+                finding.drop_id = None;
+                run.findings.push(finding);
+            }
+        }
+        if is_whole {
+            judge(run, report.coupon_id, report.judged);
+            run.findings.append(&mut report.findings);
+        } else {
+            run.drops.push(report);
+        }
+    }
+
+    fn report_error(&mut self, run: &mut Run, coupon: CouponId, error: &AttachError) {
+        let mut finding = stalled(error);
+        finding.coupon_id = Some(coupon);
+        if let AttachError::Away { store, .. } = error {
+            if !self.away.insert(store.as_str()) {
+                return;
+            }
+            finding.coupon_id = None;
+        }
+        run.findings.push(finding);
+    }
+
+    /// Looks at one campaign if it is due, and reports an error that is its own.
     async fn target(
         &mut self,
         target: &Target<'_>,
-        session: &mut Session,
+        theirs: &mut Theirs,
         memory: &mut Memory,
         elsewhere: Trouble,
-        run: &mut Run,
     ) -> Answer<DropReport> {
-        let now = self.engine.clock.now();
-        if !self.options.is_requested && now < memory.rests_until {
-            return Ok(memory.last_report(blank(target)));
+        let began = self.engine.clock.now();
+        if !self.options.is_requested && memory.rests(began) {
+            return Ok(memory.last_report().unwrap_or_else(|| blank(target)));
         }
-        let error = match self.campaign(target, session, memory, elsewhere).await {
+        let error = match self.campaign(target, theirs, memory, elsewhere).await {
             Ok(report) => {
                 memory.report(&report);
                 return Ok(report);
             }
+            Err(error) if matches!(error, AttachError::Stopped) || is_of_all(&error) => {
+                return Err(error);
+            }
             Err(error) => error,
         };
-        if matches!(error, AttachError::Stopped) || is_of_all(&error) {
-            return Err(error);
-        }
-        // The connection may have an answer that was not read.
-        *session = self.engine.reading().await?;
         let mut report = blank(target);
-        match &error {
-            AttachError::Away { .. } => self.report_error(run, report.coupon_id, &error),
-            AttachError::Lost(_) if !self.has_lasted(memory, now) => {}
-            _ => report.findings.push(Finding {
-                coupon_id: Some(report.coupon_id),
-                drop_id: Some(report.drop_id),
-                cause: error.cause(),
-                ..Finding::report(Kind::Stalled, error.to_string())
-            }),
+        let failing = memory.fails(began);
+        let is_patient = !self.options.is_requested && failing < PATIENCE;
+        if !(is_patient && matches!(error, AttachError::Lost(_))) {
+            report.findings.push(stalled(&error));
         }
         Ok(report)
     }
 
-    /// Whether looks of a campaign have failed for so long that it is a finding.
-    fn has_lasted(&self, memory: &mut Memory, now: Duration) -> bool {
-        let since = *memory.failing_since.get_or_insert(now);
-        self.options.is_requested || now.saturating_sub(since) >= PATIENCE
-    }
-
-    fn report_error(&mut self, run: &mut Run, coupon: CouponId, error: &AttachError) {
-        let coupon = match error {
-            AttachError::Away { store, .. } if !self.away.insert(store.as_str()) => return,
-            AttachError::Away { .. } => None,
-            _ => Some(coupon),
+    /// Looks at a campaign, and repairs what may be repaired.
+    async fn campaign(
+        &mut self,
+        target: &Target<'_>,
+        theirs: &mut Theirs,
+        memory: &mut Memory,
+        elsewhere: Trouble,
+    ) -> Answer<DropReport> {
+        let engine = self.engine;
+        let never_filled = memory.queue.never_filled(theirs).await?;
+        memory.advance(theirs, engine.clock.now()).await?;
+        let mut looker = Looker {
+            theirs,
+            hasher: &engine.hasher,
+            clock: &engine.clock,
+            target,
         };
-        run.findings.push(Finding {
-            coupon_id: coupon,
-            cause: error.cause(),
-            ..Finding::report(Kind::Stalled, error.to_string())
-        });
-    }
-
-    /// Runs a check of the file if it is due, and reports its rows that were returned before.
-    async fn file_check(&mut self, check: &FileCheck, run: &mut Run, state: &mut State) {
-        let memory = state.checks.entry(check.coupon_id()).or_default();
-        let began = self.engine.clock.now();
-        if self.options.is_requested || memory.is_due(began) {
-            match self.run_check(check).await {
-                Ok(rows) => memory.add(rows, began, self.engine.clock.now(), check.every()),
-                Err(error @ AttachError::Away { .. }) => {
-                    self.report_error(run, check.coupon_id(), &error);
+        let look = looker.look(memory).await?;
+        let compared = compare(target, &look, &engine.hasher);
+        let is_at_rest = memory.add(&look, &compared);
+        self.rest(target, memory, &look);
+        let looked = Looked {
+            target,
+            look,
+            compared,
+            is_at_rest,
+        };
+        let trust = self
+            .trust(target.block, memory.has_left(&looked.look))
+            .await?;
+        let mut found = match memory.queue.stalled(looked.look.ended) {
+            Some(why) => vec![Found::stalled(Cause::ConsumerStands, why)],
+            None => explain(&looked, memory, &engine.hasher),
+        };
+        let unchecked = looked.look.unchecked.iter();
+        found.extend(unchecked.map(|why| Found::stalled(Cause::NotCompared, why)));
+        if target.block.mode == Mode::Repair && found.iter().any(|it| it.lost.is_some()) {
+            let mut trouble = memory.trouble;
+            trouble += elsewhere;
+            let ours = match &engine.ours {
+                Some(ours) => ours.rows(target.drop_id).await?,
+                None => OurRows::default(),
+            };
+            let mut plan = Plan {
+                facts: facts(&looked, trust, trouble, never_filled, ours.today),
+                looked: &looked,
+                ours,
+                confirmed: self.confirmed(target.drop_id),
+            };
+            found
+                .iter_mut()
+                .filter(|it| it.lost.is_some())
+                .for_each(Found::plan);
+            self.show_plan(target, &found);
+            match self.repair(&mut plan, theirs, &mut found).await {
+                // What the look has found is told all the same.
+                Err(error @ (AttachError::Misfit(_) | AttachError::Refused { .. })) => {
+                    found.push(Found::stalled(Cause::NotCompared, error.to_string()));
                 }
-                Err(error) => {
-                    let said = format!("check {:?} cannot run: {error}", check.name);
-                    memory.failed(said, began, check.every());
-                }
+                repaired => repaired?,
             }
         }
-        judge_coupon(run, check.coupon_id(), memory.judges());
-        if let Some(why) = &memory.cannot_run {
-            run.findings.push(Finding {
-                coupon_id: Some(check.coupon_id()),
-                ..Finding::report(Kind::Stalled, why)
-            });
+        memory.name(
+            found
+                .iter()
+                .filter(|it| it.lost.is_some())
+                .map(|it| engine.hasher.user(it.user())),
+        );
+        let mut report = report(&looked, memory, &found);
+        for found in found {
+            self.show(found.shown);
+            report.findings.push(found.finding);
         }
-        for row in memory.ripe() {
-            self.shown.show(format!("{}: {}", check.name, row.text));
-            let mut found = Found::of_check(row, Some(&check.to_do));
-            found.finding.coupon_id = Some(check.coupon_id());
-            run.findings.push(found.finding);
+        Ok(report)
+    }
+
+    /// Lets a campaign rest. A check of the whole file rests longer, but is repeated once its rows
+    /// are old enough.
+    fn rest(&self, target: &Target<'_>, memory: &mut Memory, look: &crate::look::Look) {
+        let took = look.ended.saturating_sub(look.began) * REST;
+        let every = target.block.whole.as_ref().map(|whole| whole.every);
+        let mut rest = took.max(every.unwrap_or_default());
+        if memory.young(look.began).next().is_some() {
+            rest = took.max(rest.min(target.block.in_flight()));
+        }
+        memory.rest(look.ended + rest);
+    }
+
+    /// Returns what is recorded about the block, and notes that a user has left without a row.
+    async fn trust(&self, block: &Campaign, has_left: bool) -> Answer<Trust> {
+        let Some(ours) = &self.engine.ours else {
+            return Ok(Trust::None);
+        };
+        if has_left {
+            ours.record(block, Trust::Left).await?;
+        }
+        Ok(ours.trust(block).await?)
+    }
+
+    fn confirmed(&self, drop: DropId) -> HashSet<&'e str> {
+        let confirm = self.options.confirm.iter().flat_map(|confirm| &confirm.0);
+        let here = confirm.filter(|(confirmed, _)| *confirmed == drop);
+        here.map(|(_, user)| user.as_str()).collect()
+    }
+
+    /// Repairs what may be repaired, and says of the others why they wait.
+    async fn repair(
+        &mut self,
+        plan: &mut Plan<'_>,
+        theirs: &mut Theirs,
+        found: &mut [Found],
+    ) -> Answer<()> {
+        let engine = self.engine;
+        let looked = plan.looked;
+        let may_be_unasked = plan.facts.why_all_wait().is_none();
+        let is_confirmed = found.iter().any(|it| plan.is_confirmed(it));
+        let mut repairs = None;
+        if !self.options.dry_run && (is_confirmed || may_be_unasked) {
+            let database = &engine.database;
+            let mut begun = Repairs::begin(database, &engine.hasher, theirs, looked).await?;
+            if may_be_unasked {
+                let users = self.with_rows_of_theirs(plan);
+                plan.facts.refuses_second_row = begun.refuses_second_row(&users).await?;
+            }
+            if is_confirmed
+                && plan.facts.trust == Trust::None
+                && let Some(ours) = &engine.ours
+            {
+                ours.record(looked.target.block, Trust::Confirmed).await?;
+                plan.facts.trust = Trust::Confirmed;
+            }
+            repairs = Some(begun);
+        }
+        for found in found.iter_mut() {
+            let Some(lost) = found.lost.clone() else {
+                continue;
+            };
+            let waits = plan.why_waits(found).filter(|_| !plan.is_confirmed(found));
+            if let Some(waits) = waits {
+                found.add(&format!("it waits for a confirmation: {waits}"));
+                continue;
+            }
+            let Some(repairs) = repairs.as_mut().filter(|_| !self.stop.is_cancelled()) else {
+                continue;
+            };
+            let repaired = repairs.repair(&lost).await;
+            // What was written before stays in the report.
+            let repaired = repaired.unwrap_or_else(|error| Repaired::Failed(error.to_string()));
+            plan.facts.made_today += u64::from(repaired == Repaired::Written);
+            found.ended(&repaired);
+            if repaired == Repaired::Unknown {
+                break;
+            }
+        }
+        Ok(())
+    }
+
+    fn show(&mut self, line: Option<String>) {
+        if self.shown.lines.len() < SHOWN {
+            self.shown.lines.extend(line);
         }
     }
 
-    async fn run_check(&self, check: &FileCheck) -> Answer<Vec<checks::CheckRow>> {
-        let mut session = match &check.database {
-            None => self.engine.reading().await?,
-            Some(url) => {
-                let database = Database::new(url, &self.engine.tls, self.engine.timeout_ms)
-                    .map_err(|error| AttachError::Misfit(format!("{error:#}")))?;
-                database.open(Purpose::Read).await?
-            }
+    /// Shows the statements of the first repair, with its values.
+    fn show_plan(&mut self, target: &Target<'_>, found: &[Found]) {
+        let Some(lost) = found.iter().find_map(|it| it.lost.as_ref()) else {
+            return;
         };
-        let query = query("sql", &check.sql, Values::default());
-        checks::run(&mut session, 1, query, &self.engine.hasher).await
+        let values = Values {
+            id: &target.id,
+            user: &lost.user.name,
+            failed: lost.event.as_deref().unwrap_or_default(),
+        };
+        let resolve = target.block.resolve.iter().filter(|_| lost.event.is_some());
+        for statement in resolve.chain(&target.block.issue) {
+            self.show(Some(format!("{};", statement.shown(values))));
+        }
+    }
+
+    /// Returns users who have rows of theirs.
+    fn with_rows_of_theirs(&self, plan: &Plan<'_>) -> Vec<String> {
+        let Looked {
+            target,
+            look,
+            compared,
+            ..
+        } = plan.looked;
+        let Some(promised) = &look.promised else {
+            return Vec::new();
+        };
+        let is_wanted = |user| compared.with_rows.contains(&user);
+        let named = promised.named(target, &self.engine.hasher, is_wanted);
+        let names = named.into_values().map(|user| user.name);
+        names
+            .filter(|name| !plan.ours.users.contains(name))
+            .collect()
     }
 }
 
-fn judge_coupon(run: &mut Run, coupon: CouponId, kinds: Kinds) {
+/// Returns what decides about the repairs of all users. The proof that a second row is refused
+/// comes later.
+fn facts(
+    looked: &Looked<'_>,
+    trust: Trust,
+    trouble: Trouble,
+    never_filled: Option<String>,
+    made_today: u64,
+) -> Facts {
+    let Looked {
+        target,
+        look,
+        compared,
+        is_at_rest,
+    } = looked;
+    let block = target.block;
+    let keys = block.promised.keys();
+    let mut one_a_user = keys
+        .iter()
+        .filter(|key| matches!(key.kind, KeyKind::Keys(_)));
+    let counter = compared.numbers.filter(|numbers| {
+        // Between the readings of both, users may have claimed, so that it may count more.
+        let agrees = numbers.given == numbers.owed || (!is_at_rest && numbers.given > numbers.owed);
+        !agrees
+    });
+    Facts {
+        trust,
+        is_counted: !keys.is_empty() && one_a_user.next().is_none(),
+        describes_queue: block.queue.is_some(),
+        describes_checks: block.check.is_some(),
+        never_filled,
+        check: look.check_rows.first().map(|row| row.check),
+        counter: counter.map(|numbers| {
+            format!(
+                "the counter says {}, and {} are owed: were some refused?",
+                numbers.given, numbers.owed
+            )
+        }),
+        trouble,
+        in_both: compared.in_both,
+        lacking: compared.lacking,
+        made_today,
+        refuses_second_row: true,
+    }
+}
+
+fn stalled(error: &AttachError) -> Finding {
+    Finding {
+        cause: error.cause(),
+        ..Finding::report(Kind::Stalled, error.to_string())
+    }
+}
+
+fn judge(run: &mut Run, coupon: CouponId, whole: Judged) {
     let judged = CouponJudged {
-        whole: Judged::of(kinds),
+        whole,
         // Its campaigns that `each` selects no longer.
-        other_drops: given_up(),
+        other_drops: Judged {
+            given_up: Kinds::All,
+            ..Judged::default()
+        },
     };
     run.judged.coupons.insert(coupon, judged);
-}
-
-fn given_up() -> Judged {
-    Judged {
-        given_up: Kinds::All,
-        ..Judged::default()
-    }
 }
 
 /// Whether no other campaign can be compared either.
@@ -322,89 +544,47 @@ fn is_of_all(error: &AttachError) -> bool {
     }
 }
 
-/// Sums what stands against repairs in the other campaigns of a block.
-fn trouble_elsewhere(memories: &Memories, block: &HashSet<DropId>, own: DropId) -> Trouble {
-    let others = memories
-        .iter()
-        .filter(|(drop, _)| **drop != own && block.contains(drop));
-    others.fold(Trouble::default(), |sum, (_, memory)| {
-        sum.and(memory.trouble)
-    })
-}
-
 /// Returns the campaigns of a block.
-pub(crate) async fn targets<'f>(
-    block: &'f Campaign,
-    session: &mut Session,
-) -> Answer<Vec<Target<'f>>> {
+pub async fn targets<'f>(block: &'f Campaign, theirs: &mut Theirs) -> Answer<Vec<Target<'f>>> {
+    let mut targets: Vec<Target<'f>> = Vec::new();
     let Some(each) = &block.each else {
-        return Ok(vec![Target {
+        targets.push(Target {
             block,
             id: String::new(),
             name: block.name.clone(),
             quantity: block.quantity,
             drop_id: DropId::of_campaign(&block.name, None),
-        }]);
+        });
+        return Ok(targets);
     };
-    let targets = rows_of_each(block, each, session).await?;
-    let mut ids = HashSet::new();
-    if let Some(twice) = targets
-        .iter()
-        .find(|target| !ids.insert(target.id.as_str()))
-    {
-        let id = &twice.id;
-        return Err(AttachError::Misfit(format!("each selects id {id} twice")));
-    }
-    if targets.len() > MOST_CAMPAIGNS {
-        let number = targets.len();
-        return Err(AttachError::Misfit(format!(
-            "each selects {number} campaigns: select those that are sold, or ended lately \
-            ({MOST_CAMPAIGNS} at most)"
-        )));
-    }
-    Ok(targets)
-}
-
-async fn rows_of_each<'f>(
-    block: &'f Campaign,
-    each: &Statement,
-    session: &mut Session,
-) -> Answer<Vec<Target<'f>>> {
-    let mut targets = Vec::new();
-    let mut read = |columns: &Columns, row: &[Cell]| {
-        let [id, name, quantity] = row else {
-            let number = columns.number;
+    let mut read = |row: &[Cell]| {
+        let [Some(id), name, number] = row else {
+            let why = "each selects three columns: id, name and quantity. No id is NULL";
+            return Err(AttachError::misfit(why));
+        };
+        let number = number.as_ref().map(|text| {
+            let why = "each: its third column is the quantity, from 0 on, or NULL";
+            quantity(text).ok_or_else(|| AttachError::misfit(why))
+        });
+        if targets.iter().any(|target| target.id == *id) {
+            return Err(AttachError::Misfit(format!("each selects id {id} twice")));
+        }
+        if targets.len() == MOST_CAMPAIGNS {
             return Err(AttachError::Misfit(format!(
-                "each selects {number} columns: id, name and quantity"
+                "each selects more than {MOST_CAMPAIGNS} campaigns: select those that are sold, \
+                or ended lately"
             )));
-        };
-        let id = id
-            .text()
-            .ok_or_else(|| AttachError::misfit("each selects NULL as an id"))?;
-        let name = name.text().unwrap_or_else(|| id.clone());
-        let quantity = match quantity {
-            Cell::Null => None,
-            cell => Some(
-                cell.number()
-                    .and_then(|it| u64::try_from(it).ok())
-                    .ok_or_else(|| {
-                        AttachError::misfit(
-                            "each: its third column is the quantity, from 0 on, or NULL",
-                        )
-                    })?,
-            ),
-        };
+        }
         targets.push(Target {
             block,
             drop_id: DropId::of_campaign(&format!("{}\n{id}", block.name), None),
-            name: format!("{}: {name}", block.name),
-            id,
-            quantity,
+            name: format!("{}: {}", block.name, name.as_ref().unwrap_or(id)),
+            id: id.clone(),
+            quantity: number.transpose()?,
         });
         Ok(true)
     };
-    session
-        .read(query("each", each, Values::default()), &mut read)
-        .await?;
+    let query = Query::of_look("each", each, Values::default());
+    theirs.session().await?.read(query, &mut read).await?;
     Ok(targets)
 }

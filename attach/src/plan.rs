@@ -6,15 +6,14 @@ use std::collections::HashSet;
 
 use anyhow::{Context as _, ensure};
 use chrono::{DateTime, TimeDelta, Utc};
-use diesel::prelude::{
-    BoolExpressionMethods as _, ExpressionMethods as _, OptionalExtension as _, QueryDsl as _,
-};
+use diesel::prelude::{BoolExpressionMethods as _, ExpressionMethods as _, QueryDsl as _};
 use diesel_async::RunQueryDsl as _;
 use firstcome_shared::domain::DropId;
 use firstcome_shared::mysql::migrations::{self, Tables};
-use firstcome_shared::mysql::{Db, DbResult, DbSettings};
+use firstcome_shared::mysql::{Conn, Db, DbResult, DbSettings, runs};
 use firstcome_shared::report::{ActionKind, Outcome};
-use firstcome_shared::schema::{reconcile_findings, reconciler_state};
+use firstcome_shared::schema::reconcile_findings;
+use strum::{EnumString, IntoStaticStr};
 
 use crate::file::Campaign;
 
@@ -26,34 +25,15 @@ pub struct Ours {
 }
 
 /// What is recorded about a block's text and stores.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-pub struct Record {
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, IntoStaticStr, EnumString)]
+#[strum(serialize_all = "lowercase")]
+pub enum Trust {
+    #[default]
+    None,
     /// A person has confirmed a plan of it.
-    pub is_confirmed: bool,
-    /// Users whom findings named, and who left Redis without a row. Such a text is never trusted.
-    pub left: u64,
-}
-
-impl Record {
-    fn parse(text: &str, fingerprint: u64) -> Option<Self> {
-        let mut words = text.split(' ');
-        if words.next()? != format!("{fingerprint:x}") {
-            return None;
-        }
-        Some(Self {
-            is_confirmed: words.next()? == "confirmed",
-            left: words.next()?.parse().ok()?,
-        })
-    }
-
-    fn text(self, fingerprint: u64) -> String {
-        let word = if self.is_confirmed {
-            "confirmed"
-        } else {
-            "seen"
-        };
-        format!("{fingerprint:x} {word} {}", self.left)
-    }
+    Confirmed,
+    /// Users whom findings named left Redis without a row, so that it is never trusted.
+    Left,
 }
 
 /// Rows of ours in one campaign.
@@ -66,7 +46,7 @@ pub struct OurRows {
 }
 
 fn name(block: &Campaign) -> String {
-    format!("attach.{}", block.coupon_id())
+    format!("attach.{}.{:x}", block.coupon_id(), block.fingerprint)
 }
 
 impl Ours {
@@ -95,38 +75,18 @@ impl Ours {
         migrated.map(drop).context("DATABASE_URL")
     }
 
-    pub async fn record(&self, block: &Campaign) -> DbResult<Record> {
-        let wanted = name(block);
-        let text: Option<String> = self
-            .db
-            .run("read a plan's record", async move |conn| {
-                let found = reconciler_state::table.find(wanted);
-                found
-                    .select(reconciler_state::value)
-                    .first(conn)
-                    .await
-                    .optional()
-            })
-            .await?;
-        let record = text.and_then(|text| Record::parse(&text, block.fingerprint));
-        Ok(record.unwrap_or_default())
+    pub async fn trust(&self, block: &Campaign) -> DbResult<Trust> {
+        let name = name(block);
+        let read = async move |conn: &mut Conn| runs::state(conn, &name).await;
+        let text = self.db.run("read a plan's record", read).await?;
+        let trust = text.and_then(|text| text.parse().ok());
+        Ok(trust.unwrap_or_default())
     }
 
-    pub async fn write_record(&self, block: &Campaign, record: Record) -> DbResult<()> {
-        if self.record(block).await? == record {
-            return Ok(());
-        }
-        let row = (
-            reconciler_state::name.eq(name(block)),
-            reconciler_state::value.eq(record.text(block.fingerprint)),
-        );
-        self.db
-            .run("write a plan's record", async move |conn| {
-                let replace = diesel::replace_into(reconciler_state::table).values(row);
-                replace.execute(conn).await
-            })
-            .await
-            .map(drop)
+    pub async fn record(&self, block: &Campaign, trust: Trust) -> DbResult<()> {
+        let name = name(block);
+        let record = async move |conn: &mut Conn| runs::set_state(conn, &name, trust.into()).await;
+        self.db.run("write a plan's record", record).await.map(drop)
     }
 
     pub async fn rows(&self, drop: DropId) -> DbResult<OurRows> {
@@ -147,22 +107,5 @@ impl Ours {
             today: rows.iter().filter(|(_, at)| *at > day_ago).count() as u64,
             users: rows.into_iter().filter_map(|(user, _)| user).collect(),
         })
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::Record;
-
-    #[test]
-    fn record_counts_only_for_the_text_that_it_was_written_for() {
-        let record = Record {
-            is_confirmed: true,
-            left: 2,
-        };
-        let text = record.text(0xab);
-        assert_eq!(Record::parse(&text, 0xab), Some(record));
-        assert_eq!(Record::parse(&text, 0xac), None);
-        assert_eq!(Record::parse("", 0xab), None);
     }
 }

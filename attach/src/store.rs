@@ -5,11 +5,10 @@ use std::time::Duration;
 use firstcome_shared::quoted::without_values;
 use firstcome_shared::redis::{Redis, SharedConnection};
 use firstcome_shared::report::FailureCause;
-use redis::{Cmd, FromRedisValue, RedisError, ToRedisArgs, Value, from_redis_value_ref};
+use redis::{Cmd, FromRedisValue, RedisError, ToRedisArgs, Value};
 
 use crate::error::{Answer, AttachError};
 use crate::file::{CountKey, KeyKind, UsersKey, fill};
-use crate::forms::{Census, Form};
 
 /// The COUNT of a SCAN: one call reads about as many members.
 const PAGE: u32 = 1_000;
@@ -65,22 +64,19 @@ impl Store {
 
     /// Distinguishes a server that is away from a refusal or a slow command.
     async fn cause(&mut self, error: RedisError) -> AttachError {
-        let serves_nobody = error.code().is_some_and(|code| AWAY.contains(&code));
-        let is_refusal = error.code().is_some();
+        let code = error.code().map(str::to_owned);
         let why = without_values(error);
-        if serves_nobody {
-            return AttachError::away(FailureCause::Redis, why);
+        match code {
+            Some(code) if AWAY.contains(&code.as_str()) => {}
+            Some(_) => return AttachError::Misfit(format!("your Redis refuses a command: {why}")),
+            None => {
+                let ping = redis::cmd("PING");
+                if ping.query_async::<Value>(&mut self.conn).await.is_ok() {
+                    return AttachError::Lost(format!("your Redis did not answer: {why}"));
+                }
+            }
         }
-        if is_refusal {
-            return AttachError::Misfit(format!("your Redis refuses a command: {why}"));
-        }
-        match redis::cmd("PING")
-            .query_async::<Value>(&mut self.conn)
-            .await
-        {
-            Ok(_) => AttachError::Lost(format!("your Redis did not answer a command: {why}")),
-            Err(_) => AttachError::away(FailureCause::Redis, why),
-        }
+        AttachError::away(FailureCause::Redis, why)
     }
 
     /// Refuses a replica: its data may be old. A server that refuses `ROLE` is accepted; in a
@@ -89,163 +85,117 @@ impl Store {
         if self.is_cluster {
             return Ok(());
         }
-        let role = self.query::<Vec<Value>>("ROLE").await;
-        let is_replica = |role: &[Value]| {
-            let word = role.first().map(from_redis_value_ref::<String>);
-            matches!(word, Some(Ok(word)) if word == "slave")
+        let role: Vec<Value> = match self.query("ROLE").await {
+            Err(AttachError::Misfit(_)) => return Ok(()),
+            role => role?,
         };
-        match role {
-            Ok(role) if is_replica(&role) => Err(AttachError::misfit(
-                "redis: this server is a replica: name its master",
-            )),
-            Ok(_) | Err(AttachError::Misfit(_)) => Ok(()),
-            Err(error) => Err(error),
+        if matches!(role.first(), Some(Value::BulkString(role)) if role == b"slave") {
+            let why = "redis: this server is a replica: name its master";
+            return Err(AttachError::misfit(why));
         }
+        Ok(())
     }
 
-    /// Returns whether the key exists.
-    ///
-    /// # Errors
-    /// If it has another type, or if only a key exists whose name is in another form.
-    pub async fn must_be(&mut self, name: &str, form: Form, wanted: &str) -> Answer<bool> {
-        let kind: String = self.query(("TYPE", form.key(name))).await?;
-        if kind == wanted {
-            return Ok(true);
+    /// Returns whether the key exists. Refuses one of another type.
+    pub async fn must_be(&mut self, name: &[u8], wanted: &str) -> Answer<bool> {
+        let kind: String = self.query(("TYPE", name)).await?;
+        if kind == wanted || kind == "none" {
+            return Ok(kind == wanted);
         }
-        if kind != "none" {
-            let why = format!("key {name:?} is a {kind}, not a {wanted}");
-            return Err(AttachError::Misfit(why.replace("zset", "sorted set")));
-        }
-        let other = form.other();
-        // The login may have no access to that name.
-        if matches!(self.query::<String>(("TYPE", other.key(name))).await, Ok(kind) if kind == wanted)
-        {
-            let other = other.word();
-            return Err(AttachError::Misfit(format!(
-                "key {name:?} is in Redis as a {other} name: write key_form = {other:?} (in count: \
-                form)"
-            )));
-        }
-        Ok(false)
+        let name = String::from_utf8_lossy(name);
+        let why = format!("key {name:?} is no {wanted}: it is a {kind}");
+        Err(AttachError::Misfit(why.replace("zset", "sorted set")))
     }
 
-    /// Passes every user of a key to `each`, perhaps more than once. Returns whether the key
-    /// exists.
+    /// Passes every user of a key to `each`, perhaps more than once.
     pub async fn users(
         &mut self,
         key: &UsersKey,
         id: &str,
         mut each: impl FnMut(Member<'_>),
-    ) -> Answer<bool> {
-        if key.kind == KeyKind::Keys {
-            return self.users_of_keys(key, id, each).await;
-        }
-        let name = fill(&key.name, id);
-        if !self.must_be(&name, key.key_form, key.kind.word()).await? {
-            return Ok(false);
-        }
-        let scan = match key.kind {
-            KeyKind::Set => "SSCAN",
-            KeyKind::SortedSet => "ZSCAN",
-            KeyKind::Hash(_) | KeyKind::Keys => "HSCAN",
+    ) -> Answer<()> {
+        let (scan, kind, width) = match key.kind {
+            KeyKind::Set(_) => ("SSCAN", "set", 1),
+            KeyKind::SortedSet(_) => ("ZSCAN", "zset", 2),
+            KeyKind::Hash(_) => ("HSCAN", "hash", 2),
+            KeyKind::Keys(_) => ("SCAN", "", 1),
         };
-        let mut census = Census::default();
+        let name = key.name_in(id, "");
+        if kind.is_empty() {
+            self.must_be_few_keys().await?;
+        } else if !self.must_be(&name, kind).await? {
+            return Ok(());
+        }
+        let pattern = literal(&fill(key.name(), id)).replace("{user}", "*");
+        let mut strange = Strange::default();
         let mut cursor = "0".to_owned();
         loop {
-            let words = (scan, key.name_in(id), &cursor, "COUNT", PAGE);
+            let mut words = vec![scan.as_bytes()];
+            if kind.is_empty() {
+                words.extend([cursor.as_bytes(), b"MATCH", pattern.as_bytes()]);
+            } else {
+                words.extend([name.as_slice(), cursor.as_bytes()]);
+            }
+            let words = (words, "COUNT", PAGE);
             let (next, page): (String, Vec<Vec<u8>>) = self.query(words).await?;
-            let mut page = page.into_iter();
-            while let Some(member) = page.next() {
-                let value = match key.kind {
-                    KeyKind::Set | KeyKind::Keys => None,
-                    KeyKind::SortedSet | KeyKind::Hash(_) => page.next(),
-                };
-                if let KeyKind::Hash(values) = &key.kind
-                    && !values.mean_promised(&value.unwrap_or_default())
-                {
+            for entry in page.chunks(width) {
+                let value = entry.get(1).map(Vec::as_slice).unwrap_or_default();
+                let written = &entry[0];
+                if matches!(key.kind, KeyKind::Hash(_)) && !key.means_promised(value) {
                     continue;
                 }
-                let user = census.note(&key.members, &member);
+                let user = strange.note(key.user(id, written), written);
                 if let Some(user) = user.filter(|user| !key.except.contains(user)) {
-                    each(Member {
-                        user: &user,
-                        written: &member,
-                    });
+                    let user = user.as_str();
+                    each(Member { user, written });
                 }
             }
             if next == "0" {
-                break;
+                return strange.must_be_few(key);
             }
             cursor = next;
         }
-        let strange = census.strange(&key.members, &name);
-        strange.map(|_| true).map_err(AttachError::Misfit)
     }
 
-    async fn users_of_keys(
-        &mut self,
-        key: &UsersKey,
-        id: &str,
-        mut each: impl FnMut(Member<'_>),
-    ) -> Answer<bool> {
+    async fn must_be_few_keys(&mut self) -> Answer<()> {
         if self.is_cluster {
             return Err(AttachError::misfit("promised.keys: not in a cluster"));
         }
         let all: u64 = self.query("DBSIZE").await?;
-        if all > MOST_KEYS {
-            return Err(AttachError::Misfit(format!(
-                "promised.keys: this Redis has {all} keys, and each look would read them all \
-                (1 million at most)"
-            )));
+        if all <= MOST_KEYS {
+            return Ok(());
         }
-        let (before, after) = key.around_user(id);
-        let pattern = format!("{}*{}", literal(&before), literal(&after));
-        let mut is_there = false;
-        let mut cursor = "0".to_owned();
-        loop {
-            let words = ("SCAN", &cursor, "MATCH", &pattern, "COUNT", PAGE);
-            let (next, names): (String, Vec<Vec<u8>>) = self.query(words).await?;
-            for name in names {
-                let user = key.key_form.decode(&name).and_then(|(name, _)| {
-                    let user = name.strip_prefix(&before)?.strip_suffix(&after)?;
-                    Some(user.to_owned())
-                });
-                if let Some(user) = user.filter(|user| !key.except.contains(user)) {
-                    is_there = true;
-                    each(Member {
-                        user: &user,
-                        written: &name,
-                    });
-                }
-            }
-            if next == "0" {
-                return Ok(is_there);
-            }
-            cursor = next;
-        }
+        Err(AttachError::Misfit(format!(
+            "promised.keys: this Redis has {all} keys, and each look would read them all \
+            (1 million at most)"
+        )))
     }
 
-    /// Returns how many entries a key has; `None` for one key a user.
-    pub async fn size(&mut self, key: &UsersKey, id: &str) -> Answer<Option<u64>> {
-        let size = match key.kind {
-            KeyKind::Set => "SCARD",
-            KeyKind::SortedSet => "ZCARD",
-            KeyKind::Hash(_) => "HLEN",
-            KeyKind::Keys => return Ok(None),
-        };
-        self.query((size, key.name_in(id))).await.map(Some)
+    /// Returns how many entries keys have together; `None` if one of them is one key a user.
+    pub async fn size(&mut self, keys: &[UsersKey], id: &str) -> Answer<Option<u64>> {
+        let mut all = 0;
+        for key in keys {
+            let size = match key.kind {
+                KeyKind::Set(_) => "SCARD",
+                KeyKind::SortedSet(_) => "ZCARD",
+                KeyKind::Hash(_) => "HLEN",
+                KeyKind::Keys(_) => return Ok(None),
+            };
+            all += self.query::<u64>((size, key.name_in(id, ""))).await?;
+        }
+        Ok(Some(all))
     }
 
     /// Whether a member that a look saw is still there.
     pub async fn holds(&mut self, key: &UsersKey, id: &str, written: &[u8]) -> Answer<bool> {
-        let name = key.name_in(id);
+        let name = key.name_in(id, "");
         let found: Option<Vec<u8>> = match &key.kind {
-            KeyKind::Set => return self.query(("SISMEMBER", name, written)).await,
-            KeyKind::Keys => return self.query(("EXISTS", written)).await,
-            KeyKind::SortedSet => self.query(("ZSCORE", name, written)).await?,
-            KeyKind::Hash(values) => {
+            KeyKind::Set(_) => return self.query(("SISMEMBER", name, written)).await,
+            KeyKind::Keys(_) => return self.query(("EXISTS", written)).await,
+            KeyKind::SortedSet(_) => self.query(("ZSCORE", name, written)).await?,
+            KeyKind::Hash(_) => {
                 let value: Option<Vec<u8>> = self.query(("HGET", name, written)).await?;
-                value.filter(|value| values.mean_promised(value))
+                value.filter(|value| key.means_promised(value))
             }
         };
         Ok(found.is_some())
@@ -253,16 +203,7 @@ impl Store {
 
     /// Returns the counter; `None` if the key or its field does not exist.
     pub async fn count(&mut self, count: &CountKey, id: &str) -> Answer<Option<i64>> {
-        let name = fill(&count.key, id);
-        let wanted = if count.field.is_some() {
-            "hash"
-        } else {
-            "string"
-        };
-        if !self.must_be(&name, count.form, wanted).await? {
-            return Ok(None);
-        }
-        let key = count.form.key(&name);
+        let key = count.form.key(&fill(&count.key, id));
         let text: Option<Vec<u8>> = match &count.field {
             None => self.query(("GET", key)).await?,
             Some(field) => {
@@ -276,6 +217,42 @@ impl Store {
         let number = str::from_utf8(&text).ok().and_then(|it| it.parse().ok());
         let misfit = || AttachError::misfit("count: the key holds no whole number");
         number.ok_or_else(misfit).map(Some)
+    }
+}
+
+/// Counts the members of a key that are in another form.
+#[derive(Default)]
+struct Strange {
+    decoded: u64,
+    strange: u64,
+    first: Vec<u8>,
+}
+
+impl Strange {
+    fn note(&mut self, user: Option<String>, written: &[u8]) -> Option<String> {
+        if user.is_some() {
+            self.decoded += 1;
+        } else {
+            self.strange += 1;
+            self.first = written.to_vec();
+        }
+        user
+    }
+
+    /// If more than 1 % of the members are, the file is wrong.
+    fn must_be_few(&self, key: &UsersKey) -> Answer<()> {
+        let Self {
+            decoded, strange, ..
+        } = self;
+        let all = decoded + strange;
+        if *strange == 0 || (*decoded > 0 && *strange <= (all / 100).max(1)) {
+            return Ok(());
+        }
+        let said = key.members.strange(&self.first);
+        let name = key.name();
+        Err(AttachError::Misfit(format!(
+            "promised: {strange} of {all} members of key {name:?} are {said}"
+        )))
     }
 }
 

@@ -1,8 +1,7 @@
 //! Sets of users, 8 bytes each. A user is a keyed hash of the bytes of the name; a name is only
 //! looked up for the few users that differ.
 
-use std::collections::{HashMap, HashSet};
-use std::hash::{BuildHasher, RandomState};
+use std::hash::{BuildHasher as _, RandomState};
 
 /// A user. Two names have the same hash with a probability of 10⁻⁷ among a million, and nobody
 /// outside this process can find two.
@@ -150,17 +149,6 @@ impl Seen {
         self.users.truncate(kept);
         self.users.shrink_to_fit();
     }
-}
-
-/// Finds the names of some users among all that were read.
-pub fn find_names<'a, T, S: BuildHasher>(
-    wanted: &'a HashSet<UserHash, S>,
-    names: impl Iterator<Item = (UserHash, T)> + 'a,
-) -> HashMap<UserHash, T> {
-    if wanted.is_empty() {
-        return HashMap::new();
-    }
-    names.filter(|(user, _)| wanted.contains(user)).collect()
 }
 
 #[cfg(test)]

@@ -1,102 +1,78 @@
-//! Keys of their Redis: who was promised a coupon, and the counter.
+//! Places in their Redis and Kafka: keys of users, the counter, and the stages of the queue.
+
+use std::fmt;
 
 use serde::Deserialize;
 
 use crate::forms::{Form, Members};
+use crate::text::Statement;
+
+const ID: &str = "{id}";
+const USER: &str = "{user}";
+
+/// Writes the campaign's id into the name of a key.
+pub fn fill(name: &str, id: &str) -> String {
+    name.replace(ID, id)
+}
+
+pub(super) fn has_id(name: &str) -> bool {
+    name.contains(ID)
+}
 
 /// A key, or a family of keys, that holds users.
 #[derive(Debug, Clone, Deserialize)]
 #[serde(try_from = "UsersWords")]
 pub struct UsersKey {
     pub kind: KeyKind,
-    /// With `{id}`; in [`KeyKind::Keys`] also with `{user}`.
-    pub name: String,
     /// How the key's name is written.
     pub key_form: Form,
     pub members: Members,
+    /// The values of a hash that mean that the coupon is the user's; none: any.
+    values: Vec<String>,
     /// Members that are not users, such as a placeholder that keeps the key alive.
     pub except: Vec<String>,
 }
 
+/// The type of a key, and its name with `{id}`.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum KeyKind {
-    Set,
-    SortedSet,
-    Hash(HashValues),
-    /// One key for each user.
-    Keys,
-}
-
-/// The values of a hash that mean that the coupon is the user's.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum HashValues {
-    Any,
-    These(Vec<String>),
-}
-
-impl HashValues {
-    pub fn mean_promised(&self, value: &[u8]) -> bool {
-        match self {
-            Self::Any => true,
-            Self::These(values) => values.iter().any(|it| it.as_bytes() == value),
-        }
-    }
-}
-
-impl KeyKind {
-    /// Returns the type's name in TYPE.
-    pub fn word(&self) -> &'static str {
-        match self {
-            Self::Set => "set",
-            Self::SortedSet => "zset",
-            Self::Hash(_) => "hash",
-            Self::Keys => "key",
-        }
-    }
+    Set(String),
+    SortedSet(String),
+    Hash(String),
+    /// One key for each user, with `{user}` in the name.
+    Keys(String),
 }
 
 impl UsersKey {
-    /// Returns the key's name as Redis has it.
-    pub fn name_in(&self, id: &str) -> Vec<u8> {
-        self.key_form.key(&fill(&self.name, id))
+    pub fn name(&self) -> &str {
+        let (KeyKind::Set(name)
+        | KeyKind::SortedSet(name)
+        | KeyKind::Hash(name)
+        | KeyKind::Keys(name)) = &self.kind;
+        name
     }
 
-    /// Returns what stands before and after the user in the names of [`KeyKind::Keys`].
-    pub fn around_user(&self, id: &str) -> (String, String) {
-        let name = fill(&self.name, id);
-        let (before, after) = name.split_once(USER).unwrap_or((&name, ""));
-        (before.to_owned(), after.to_owned())
+    /// Returns the key's name as Redis has it; of one key a user, that of this user.
+    pub fn name_in(&self, id: &str, user: &str) -> Vec<u8> {
+        self.key_form
+            .key(&fill(self.name(), id).replace(USER, user))
     }
-}
 
-/// A counter of coupons.
-#[derive(Debug, Clone, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct CountKey {
-    pub key: String,
-    /// The field that holds the counter, if the key is a hash.
-    pub field: Option<String>,
-    pub counts: Counts,
-    /// How the names of key and field are written.
-    #[serde(default)]
-    pub form: Form,
-}
+    /// Returns the user of a member, or of the name of a key; `None` if it has another form.
+    pub fn user(&self, id: &str, written: &[u8]) -> Option<String> {
+        let KeyKind::Keys(name) = &self.kind else {
+            return self.members.decode(written);
+        };
+        let name = fill(name, id);
+        let (before, after) = name.split_once(USER)?;
+        let (name, _) = self.key_form.decode(written)?;
+        Some(name.strip_prefix(before)?.strip_suffix(after)?.to_owned())
+    }
 
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
-#[serde(rename_all = "lowercase")]
-pub enum Counts {
-    /// Coupons that were given out.
-    Up,
-    /// Coupons that are left.
-    Down,
-}
-
-pub(super) const ID: &str = "{id}";
-pub(super) const USER: &str = "{user}";
-
-/// Writes the campaign's id into the name of a key.
-pub fn fill(name: &str, id: &str) -> String {
-    name.replace(ID, id)
+    /// Whether a value of a hash means that the coupon is the user's.
+    pub fn means_promised(&self, value: &[u8]) -> bool {
+        self.values.is_empty() || self.values.iter().any(|it| it.as_bytes() == value)
+    }
 }
 
 #[derive(Debug, Deserialize)]
@@ -126,39 +102,114 @@ impl TryFrom<UsersWords> for UsersKey {
     type Error = String;
 
     fn try_from(words: UsersWords) -> Result<Self, String> {
-        let values = match words.value {
-            None => None,
-            Some(ValueWords::One(any)) if any == "*" => Some(HashValues::Any),
-            Some(ValueWords::One(value)) => Some(HashValues::These(vec![value])),
-            Some(ValueWords::Several(values)) => Some(HashValues::These(values)),
-        };
-        if values.is_some() && words.hash.is_none() {
-            return Err("promised: value belongs to a hash".to_owned());
-        }
-        let (kind, name) = match (words.set, words.sorted_set, words.hash, words.keys) {
-            (Some(name), None, None, None) => (KeyKind::Set, name),
-            (None, Some(name), None, None) => (KeyKind::SortedSet, name),
-            (None, None, Some(name), None) => {
-                let values = values.ok_or(
-                    "promised.hash: which values mean that the coupon is theirs? value = \"1\", a \
-                    list, or \"*\"",
-                )?;
-                (KeyKind::Hash(values), name)
+        let kinds = [
+            words.set.map(KeyKind::Set),
+            words.sorted_set.map(KeyKind::SortedSet),
+            words.hash.map(KeyKind::Hash),
+            words.keys.map(KeyKind::Keys),
+        ];
+        let mut kinds = kinds.into_iter().flatten();
+        let kind = kinds.next().filter(|_| kinds.next().is_none());
+        let kind = kind.ok_or("promised: write one of set, sorted_set, hash, keys")?;
+        let refusal = match (&kind, &words.value) {
+            (KeyKind::Hash(_), Some(_)) => "",
+            (KeyKind::Hash(_), None) => {
+                "promised.hash: which values mean that the coupon is theirs? value = \"1\", a \
+                list, or \"*\""
             }
-            (None, None, None, Some(name)) => (KeyKind::Keys, name),
-            _ => return Err("promised: write one of set, sorted_set, hash, keys".to_owned()),
+            (_, Some(_)) => "promised: value belongs to a hash",
+            (KeyKind::Keys(name), None) if name.matches(USER).count() != 1 => {
+                "promised.keys: write {user} once, as in \"coupon:{id}:{user}\""
+            }
+            (KeyKind::Set(_) | KeyKind::SortedSet(_) | KeyKind::Keys(_), None) => "",
         };
-        if kind == KeyKind::Keys && name.matches(USER).count() != 1 {
-            return Err(
-                "promised.keys: write {user} once, as in \"coupon:{id}:{user}\"".to_owned(),
-            );
+        if !refusal.is_empty() {
+            return Err(refusal.to_owned());
+        }
+        let mut values = match words.value {
+            None => Vec::new(),
+            Some(ValueWords::One(value)) => vec![value],
+            Some(ValueWords::Several(values)) => values,
+        };
+        if values == ["*"] {
+            values.clear();
         }
         Ok(Self {
             kind,
-            name,
             key_form: words.key_form.unwrap_or(words.form),
             members: Members::new(words.form, words.member.as_deref())?,
+            values,
             except: words.except,
         })
+    }
+}
+
+/// A counter of coupons.
+#[derive(Debug, Clone, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct CountKey {
+    pub key: String,
+    /// The field that holds the counter, if the key is a hash.
+    pub field: Option<String>,
+    pub counts: Counts,
+    /// How the names of key and field are written.
+    #[serde(default)]
+    pub form: Form,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Counts {
+    /// Coupons that were given out.
+    Up,
+    /// Coupons that are left.
+    Down,
+}
+
+/// A stage: what stands between their answer and the row.
+#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
+#[serde(
+    untagged,
+    deny_unknown_fields,
+    expecting = "queue: a stage is { kafka = …, group = … }, { list = … }, { sorted_set = … }, \
+                 { stream = …, group = … } or { sql = … }"
+)]
+pub enum Stage {
+    Topic {
+        kafka: String,
+        group: String,
+    },
+    Stream {
+        stream: String,
+        group: String,
+    },
+    List {
+        list: String,
+    },
+    SortedSet {
+        sorted_set: String,
+    },
+    /// Selects how many claims wait, such as in an outbox.
+    Sql {
+        sql: Statement,
+    },
+}
+
+impl Stage {
+    /// Whether it has passed once its key is empty.
+    pub fn must_be_empty(&self) -> bool {
+        matches!(self, Self::List { .. } | Self::SortedSet { .. })
+    }
+}
+
+impl fmt::Display for Stage {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Topic { kafka, group } => write!(f, "topic {kafka:?} of group {group:?}"),
+            Self::Stream { stream, group } => write!(f, "stream {stream:?} of group {group:?}"),
+            Self::List { list } => write!(f, "list {list:?}"),
+            Self::SortedSet { sorted_set } => write!(f, "sorted set {sorted_set:?}"),
+            Self::Sql { .. } => f.write_str("the SELECT"),
+        }
     }
 }

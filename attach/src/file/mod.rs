@@ -1,10 +1,8 @@
 //! The file: the statements and keys of a team's coupon system (docs/ATTACH.md). Unknown words are
 //! refused. An error names the campaign and the field, and says what to write.
 
-mod checks;
 mod keys;
-mod old;
-mod stage;
+mod refusals;
 
 use std::collections::BTreeMap;
 use std::path::Path;
@@ -19,10 +17,10 @@ use toml::{Table, Value};
 
 use crate::text::Statement;
 
-pub use self::keys::{CountKey, Counts, HashValues, KeyKind, UsersKey, fill};
-pub use self::stage::Stage;
+pub use self::keys::{CountKey, Counts, KeyKind, Stage, UsersKey, fill};
+pub use self::refusals::{Field, Usage};
 
-/// The stores, the campaigns, and the checks of the whole file.
+/// The stores and the campaigns. A check of the whole file is a campaign that has nothing else.
 #[derive(Debug, Clone, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct AttachFile {
@@ -39,11 +37,11 @@ pub struct AttachFile {
     #[serde(default, rename = "campaign")]
     pub campaigns: Vec<Campaign>,
     #[serde(default, rename = "check")]
-    pub checks: Vec<FileCheck>,
+    checks: Vec<CheckWords>,
 }
 
 /// A `[[campaign]]`: one coupon, or with `each` one for each row that it selects.
-#[derive(Debug, Clone, Deserialize)]
+#[derive(Debug, Clone, Default, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Campaign {
     pub name: String,
@@ -72,9 +70,22 @@ pub struct Campaign {
     pub issue: Vec<Statement>,
     /// Statements that return no row while the campaign is right. `None`: not described.
     pub check: Option<Vec<Statement>>,
+    /// Only in a check of the whole file.
+    #[serde(skip)]
+    pub whole: Option<WholeCheck>,
     /// Identifies the block's text and stores, for confirmations.
     #[serde(skip)]
     pub fingerprint: u64,
+}
+
+/// What a check of the whole file has beside its statement.
+#[derive(Debug, Clone)]
+pub struct WholeCheck {
+    /// What an operator does if it returns rows.
+    pub to_do: String,
+    pub every: Duration,
+    /// Another database than that of the file, such as a replica.
+    pub database: Option<String>,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Deserialize)]
@@ -94,6 +105,15 @@ pub enum Promised {
     NotDescribed,
     Keys(Vec<UsersKey>),
     Select(Statement),
+}
+
+impl Promised {
+    pub fn keys(&self) -> &[UsersKey] {
+        match self {
+            Self::Keys(keys) => keys,
+            Self::Select(_) | Self::NotDescribed => &[],
+        }
+    }
 }
 
 /// Where claims are that their consumer could not process.
@@ -119,27 +139,42 @@ pub struct FailedTopic {
 /// A `[[check]]`: a SELECT that returns no row while nothing is wrong.
 #[derive(Debug, Clone, Deserialize)]
 #[serde(deny_unknown_fields)]
-pub struct FileCheck {
-    pub name: String,
-    pub sql: Statement,
-    /// What an operator does if it returns rows.
-    pub to_do: String,
+struct CheckWords {
+    name: String,
+    sql: Statement,
+    to_do: String,
     #[serde(default, deserialize_with = "duration")]
     every: Option<Duration>,
-    /// Another database than that of the file, such as a replica.
-    pub database: Option<String>,
+    database: Option<String>,
+}
+
+impl From<CheckWords> for Campaign {
+    fn from(words: CheckWords) -> Self {
+        Self {
+            name: words.name,
+            check: Some(vec![words.sql]),
+            whole: Some(WholeCheck {
+                to_do: words.to_do,
+                every: words.every.unwrap_or(Duration::from_secs(600)),
+                database: words.database,
+            }),
+            ..Self::default()
+        }
+    }
 }
 
 impl Campaign {
     /// Returns the id under which the block is recorded.
     pub fn coupon_id(&self) -> CouponId {
-        CouponId::of_campaign(&self.name)
+        match self.whole {
+            None => CouponId::of_campaign(&self.name),
+            Some(_) => CouponId::of_campaign(&format!("check\n{}", self.name)),
+        }
     }
 
     /// A difference younger than this may be a claim on its way.
     pub fn in_flight(&self) -> Duration {
-        let has_stages = self.queue.as_ref().is_some_and(|stages| !stages.is_empty());
-        let default = if has_stages { 20 } else { 60 };
+        let default = if self.stages().is_empty() { 60 } else { 20 };
         self.in_flight.unwrap_or(Duration::from_secs(default))
     }
 
@@ -150,17 +185,6 @@ impl Campaign {
 
     pub fn checks(&self) -> &[Statement] {
         self.check.as_deref().unwrap_or_default()
-    }
-}
-
-impl FileCheck {
-    /// Returns the id under which the check is recorded.
-    pub fn coupon_id(&self) -> CouponId {
-        CouponId::of_campaign(&format!("check\n{}", self.name))
-    }
-
-    pub fn every(&self) -> Duration {
-        self.every.unwrap_or(Duration::from_secs(600))
     }
 }
 
@@ -175,20 +199,24 @@ impl AttachFile {
     /// Everything that is wrong, one line each.
     pub fn parse(text: &str) -> anyhow::Result<Self> {
         let table: Table = toml::from_str(text)?;
-        let old = old::words(&table);
-        ensure!(old.is_empty(), "{}", old.join("\n"));
+        let gone = refusals::gone(&table);
+        ensure!(gone.is_empty(), "{}", gone.join("\n"));
         let mut file: Self = toml::from_str(text)?;
+        let checks = std::mem::take(&mut file.checks);
+        file.campaigns
+            .extend(checks.into_iter().map(Campaign::from));
         file.fill_in_variables()?;
-        let wrong = checks::wrong(&file);
+        let wrong = file.refusals();
         ensure!(wrong.is_empty(), "{}", wrong.join("\n"));
-        let blocks = table.get("campaign").and_then(Value::as_array);
-        let stores = [
+        let addresses = [
             Some(&file.database),
             file.redis.as_ref(),
             file.kafka.as_ref(),
-        ]
-        .map(|address| address.map(|address| without_login(address)));
+        ];
+        // User and password may change while the store stays the same.
+        let stores = addresses.map(|address| address.and_then(|it| it.rsplit('@').next()));
         let stores = format!("{stores:?}");
+        let blocks = table.get("campaign").and_then(Value::as_array);
         for (campaign, block) in file.campaigns.iter_mut().zip(blocks.into_iter().flatten()) {
             campaign.fingerprint = hash64(format!("{stores}{block:?}"));
         }
@@ -197,13 +225,11 @@ impl AttachFile {
 
     /// Replaces `$NAME` by the variable of this name.
     fn fill_in_variables(&mut self) -> anyhow::Result<()> {
+        let checks = self.campaigns.iter_mut();
+        let checks = checks.filter_map(|campaign| campaign.whole.as_mut()?.database.as_mut());
         let optional = [&mut self.redis, &mut self.kafka, &mut self.kafka_properties];
-        let checks = self.checks.iter_mut().map(|check| &mut check.database);
-        let optional = optional
-            .into_iter()
-            .chain(checks)
-            .filter_map(Option::as_mut);
-        for address in std::iter::once(&mut self.database).chain(optional) {
+        let addresses = optional.into_iter().filter_map(Option::as_mut);
+        for address in addresses.chain([&mut self.database]).chain(checks) {
             if let Some(name) = address.strip_prefix('$') {
                 *address = std::env::var(name)
                     .with_context(|| format!("the variable {name} is not set"))?;
@@ -212,21 +238,12 @@ impl AttachFile {
         Ok(())
     }
 
-    pub fn repairs(&self) -> bool {
-        let mut campaigns = self.campaigns.iter();
-        campaigns.any(|campaign| campaign.mode == Mode::Repair)
-    }
-
     /// Returns the names of campaigns and checks by the ids under which they are recorded.
     pub fn names(&self) -> BTreeMap<CouponId, String> {
-        let mut names = BTreeMap::new();
-        for campaign in &self.campaigns {
-            names.insert(campaign.coupon_id(), campaign.name.clone());
-        }
-        for check in &self.checks {
-            names.insert(check.coupon_id(), check.name.clone());
-        }
-        names
+        let campaigns = self.campaigns.iter();
+        campaigns
+            .map(|campaign| (campaign.coupon_id(), campaign.name.clone()))
+            .collect()
     }
 
     /// # Errors
@@ -237,11 +254,6 @@ impl AttachFile {
             .map(Campaign::coupon_id)
             .ok_or_else(|| format!("the file has no campaign {campaign:?}"))
     }
-}
-
-/// Returns an address without user and password, which may change while the store stays the same.
-fn without_login(address: &str) -> &str {
-    address.rsplit_once('@').map_or(address, |(_, host)| host)
 }
 
 impl<'de> Deserialize<'de> for Promised {

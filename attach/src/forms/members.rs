@@ -46,72 +46,22 @@ impl Members {
         spelling.encode(&format!("{}{user}{}", self.before, self.after))
     }
 
-    /// Says what to write so that this member is read.
-    fn advice(&self, strange: &[u8]) -> String {
-        let guess = Form::guess(strange);
-        if self.form.decode(strange).is_some() {
+    /// Says of a member that cannot be read how it is written, and what to write. At most a quarter
+    /// of it, and no more than three bytes, is shown: it may be the whole id of a user.
+    pub fn strange(&self, written: &[u8]) -> String {
+        let description = java::class(written).unwrap_or_else(|| {
+            let shown = (written.len() / 4).min(3);
+            let first = written[..shown].escape_ascii();
+            format!("{first}… of {} bytes", written.len())
+        });
+        let guess = Form::guess(written);
+        let advice = if self.form.decode(written).is_some() {
             "write member = \"user:{user}\" with the text around the user".to_owned()
-        } else if guess == Form::Plain && guess.decode(strange).is_none() {
-            "bytes of another serializer (Redisson's default?): use StringCodec, or leave promised \
-            out"
-            .to_owned()
-        } else if guess == self.form || guess.decode(strange).is_none() {
-            "only String and Long can be read".to_owned()
+        } else if guess == self.form || guess.decode(written).is_none() {
+            "only text, JSON, and Java's String and Long can be read".to_owned()
         } else {
             format!("write form = {:?}", guess.word())
-        }
+        };
+        format!("not {}; one is {description}: {advice}", self.form.word())
     }
-}
-
-/// Counts the members of a key that are in another form.
-#[derive(Debug, Clone, Default)]
-pub struct Census {
-    decoded: u64,
-    strange: u64,
-    first_strange: Option<Vec<u8>>,
-}
-
-impl Census {
-    /// Counts a member, and returns its user; `None` if the member has another form.
-    pub fn note(&mut self, members: &Members, bytes: &[u8]) -> Option<String> {
-        let user = members.decode(bytes);
-        if user.is_some() {
-            self.decoded += 1;
-        } else {
-            self.strange += 1;
-            self.first_strange.get_or_insert_with(|| bytes.to_vec());
-        }
-        user
-    }
-
-    /// Returns how many members are in another form.
-    ///
-    /// # Errors
-    /// If more than 1 % of the members are, the file is wrong: the error names the form to write.
-    pub fn strange(&self, members: &Members, key: &str) -> Result<u64, String> {
-        let all = self.decoded + self.strange;
-        let is_few = self.strange <= (all / 100).max(1) && (self.decoded > 0 || all == 0);
-        if is_few {
-            return Ok(self.strange);
-        }
-        let first = self.first_strange.as_deref().unwrap_or_default();
-        Err(format!(
-            "promised: {} of {all} members of key {key:?} are not {}; one is {}: {}",
-            self.strange,
-            members.form.word(),
-            description(first),
-            members.advice(first)
-        ))
-    }
-}
-
-/// Describes a member by its class, or by its first bytes and its length. At most a quarter of it,
-/// and no more than three bytes, is shown: a short member may be the whole id of a user.
-fn description(bytes: &[u8]) -> String {
-    if let Some(class) = java::class(bytes) {
-        return format!("a serialised {class:?}");
-    }
-    let shown = (bytes.len() / 4).min(3);
-    let first = bytes[..shown].escape_ascii();
-    format!("{first}… of {} bytes", bytes.len())
 }

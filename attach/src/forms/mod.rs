@@ -6,7 +6,7 @@ mod members;
 
 use serde::Deserialize;
 
-pub use members::{Census, Members};
+pub use members::Members;
 
 /// The form in which their program writes users to Redis.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Deserialize)]
@@ -86,15 +86,6 @@ impl Form {
         };
         let written = spelling.encode(name);
         written.unwrap_or_else(|| name.as_bytes().to_vec())
-    }
-
-    /// Returns the other form in which a key may be named.
-    #[must_use]
-    pub fn other(self) -> Self {
-        match self {
-            Self::Plain | Self::Json => Self::Java,
-            Self::Java => Self::Plain,
-        }
     }
 }
 

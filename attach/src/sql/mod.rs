@@ -1,6 +1,6 @@
 //! Sessions with their database: one for reading, READ ONLY and without a transaction, and one for
-//! a repair, whose locks end soon after this process vanishes. Statements are prepared, run as they
-//! were written, and closed.
+//! a repair, whose locks end soon after this process vanishes. Statements are prepared, and run as
+//! they were written. What differs between the products is in their drivers.
 
 mod mysql;
 mod postgres;
@@ -10,17 +10,23 @@ use std::time::Duration;
 use anyhow::Context as _;
 use firstcome_shared::config::{MysqlArgs, TlsArgs};
 use firstcome_shared::mysql::DbSettings;
-use tokio::time::Instant;
+use firstcome_shared::report::FailureCause;
+use tokio::time::error::Elapsed;
+use tokio::time::{Instant, timeout, timeout_at};
 
-use crate::error::{Answer, AttachError};
-use crate::text::{Dialect, Prepared, Statement, Values};
-use postgres::PostgresSettings;
+use crate::error::{Answer, AttachError, Refusal};
+use crate::text::{Statement, Values};
+use mysql::MysqlDriver;
+use postgres::{PostgresDriver, PostgresSettings};
 
 /// Limit of each statement of a look.
 pub const LOOK_LIMIT: Duration = Duration::from_secs(10);
 
-/// Limit of a whole repair, from its first statement to COMMIT.
+/// Limit of a whole repair, from its first statement to COMMIT, but for one that reads all rows.
 pub const REPAIR_LIMIT: Duration = Duration::from_secs(1);
+
+/// By so much, at most, one may take longer that reads all rows.
+pub const PROOF_LIMIT: Duration = Duration::from_secs(8);
 
 /// Seconds after which the server ends the session of a repair that says nothing, so that its locks
 /// end when our host vanishes.
@@ -28,7 +34,7 @@ const SILENT_SECONDS: u64 = 5;
 
 /// The address of their database.
 #[allow(clippy::large_enum_variant, reason = "one for each file")]
-#[derive(Debug, Clone)]
+#[derive(Clone)]
 pub enum Database {
     Mysql(DbSettings),
     Postgres(PostgresSettings),
@@ -42,71 +48,47 @@ pub enum Purpose {
 
 /// A session. After an error that may have left an answer unread, it is closed and stays closed: a
 /// statement of a transaction must never run on another connection.
+pub struct Session {
+    driver: Option<Driver>,
+}
+
 #[allow(clippy::large_enum_variant, reason = "a few for each file")]
-pub enum Session {
-    Mysql(mysql::MysqlSession),
-    Postgres(postgres::PostgresSession),
+enum Driver {
+    Mysql(MysqlDriver),
+    Postgres(PostgresDriver),
 }
 
-/// The columns that a statement selects.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-pub struct Columns {
-    pub number: usize,
-    /// The type of the first one.
-    pub first: ColumnType,
+/// Why a driver did not do something.
+enum Failed {
+    Refused(Refusal),
+    Lost(String),
+    /// It is no fault of the connection.
+    Other(AttachError),
 }
 
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-pub enum ColumnType {
-    #[default]
-    Text,
-    Integer,
-    /// Bytes without a character set.
-    Binary,
-    /// Dates, fractions: their text depends on who writes it.
-    Other,
-}
-
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Cell {
-    Null,
-    Integer(i64),
-    Text(String),
-}
-
-impl Cell {
-    /// Returns the value as text; `None` if it is NULL.
-    pub fn text(&self) -> Option<String> {
-        match self {
-            Self::Null => None,
-            Self::Integer(number) => Some(number.to_string()),
-            Self::Text(text) => Some(text.clone()),
-        }
+impl From<AttachError> for Failed {
+    fn from(error: AttachError) -> Self {
+        Self::Other(error)
     }
+}
 
-    /// Returns a whole number. A SUM comes as text.
-    pub fn number(&self) -> Option<i64> {
-        match self {
-            Self::Null => None,
-            Self::Integer(number) => Some(*number),
-            Self::Text(text) => {
-                let whole = text
-                    .split_once('.')
-                    .map_or(text.as_str(), |(whole, zeros)| {
-                        if zeros.bytes().all(|digit| digit == b'0') {
-                            whole
-                        } else {
-                            text
-                        }
-                    });
-                whole.parse().ok()
-            }
+/// A value as text; `None`: NULL.
+pub type Cell = Option<String>;
+
+/// Reads a whole number. A SUM comes with zeros behind a point.
+pub fn whole(text: &str) -> Option<i64> {
+    let number = text.split_once('.').map_or(text, |(whole, zeros)| {
+        if zeros.bytes().all(|digit| digit == b'0') {
+            whole
+        } else {
+            text
         }
-    }
+    });
+    number.parse().ok()
 }
 
 /// Receives rows, and returns whether the next one is wanted.
-pub type EachRow<'a> = &'a mut (dyn FnMut(&Columns, &[Cell]) -> Answer<bool> + Send);
+pub type EachRow<'a> = &'a mut (dyn FnMut(&[Cell]) -> Answer<bool> + Send);
 
 /// A statement of the file with its place there and its values.
 #[derive(Debug, Clone, Copy)]
@@ -116,6 +98,27 @@ pub struct Query<'a> {
     pub statement: &'a Statement,
     pub values: Values<'a>,
     pub until: Instant,
+}
+
+/// A statement that has ended, or was only prepared.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct Done {
+    pub columns: usize,
+    pub first: ColumnType,
+    /// Rows that it changed.
+    pub changed: u64,
+    /// Not all rows were read.
+    is_cut: bool,
+}
+
+/// The type of the first column.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub enum ColumnType {
+    #[default]
+    Text,
+    Integer,
+    /// Bytes, dates, fractions: their text depends on who writes it.
+    Other,
 }
 
 /// The server that a session reached.
@@ -129,54 +132,122 @@ impl Database {
     /// Connects to nothing yet.
     pub fn new(url: &str, tls: &TlsArgs, timeout_ms: u64) -> anyhow::Result<Self> {
         if url.starts_with("postgres://") || url.starts_with("postgresql://") {
-            let settings = PostgresSettings::new(url, tls, timeout_ms);
+            let settings = PostgresSettings::new(url, tls);
             return settings.map(Self::Postgres).context("database");
         }
         let settings = MysqlArgs::at(url.to_owned().into(), tls, timeout_ms);
         settings.map(Self::Mysql).context("database")
     }
 
-    pub fn dialect(&self) -> Dialect {
-        match self {
-            Self::Mysql(_) => Dialect::Mysql,
-            Self::Postgres(_) => Dialect::Postgres,
+    pub async fn open(&self, purpose: Purpose) -> Answer<Session> {
+        let driver = match timeout(LOOK_LIMIT, self.connect(purpose)).await {
+            Ok(Ok(driver)) => driver,
+            Ok(Err(Failed::Other(error))) => return Err(error),
+            Ok(Err(Failed::Refused(Refusal { why, .. }) | Failed::Lost(why))) => {
+                return Err(AttachError::away(FailureCause::Mysql, why));
+            }
+            Err(_) => {
+                let why = "no connection in time";
+                return Err(AttachError::away(FailureCause::Mysql, why));
+            }
+        };
+        Ok(Session {
+            driver: Some(driver),
+        })
+    }
+
+    async fn connect(&self, purpose: Purpose) -> Result<Driver, Failed> {
+        let mut driver = match self {
+            Self::Mysql(settings) => Driver::Mysql(MysqlDriver::connect(settings).await?),
+            Self::Postgres(settings) => Driver::Postgres(PostgresDriver::connect(settings).await?),
+        };
+        let settings = match driver {
+            Driver::Mysql(_) => mysql::settings(purpose),
+            Driver::Postgres(_) => postgres::settings(purpose),
+        };
+        for setting in settings {
+            driver.command(&setting).await?;
+        }
+        Ok(driver)
+    }
+}
+
+impl<'a> Query<'a> {
+    pub fn of_look(field: &'a str, statement: &'a Statement, values: Values<'a>) -> Self {
+        Self {
+            field,
+            statement,
+            values,
+            until: Instant::now() + LOOK_LIMIT,
         }
     }
 
-    pub async fn open(&self, purpose: Purpose) -> Answer<Session> {
+    /// Returns the values in the order of the parameters.
+    fn in_order(&self) -> Vec<&'a str> {
+        let parameters = self.statement.parameters().into_iter();
+        parameters.map(|it| self.values.get(it)).collect()
+    }
+
+    /// Refuses a statement of which the server does not see every name as a parameter.
+    fn must_be_seen(&self, parameters: usize) -> Result<(), Failed> {
+        let written = self.statement.parameters();
+        if written.len() == parameters {
+            return Ok(());
+        }
+        let name = written.first().map_or(":id", |it| it.name());
+        let field = self.field;
+        Err(Failed::Other(AttachError::Misfit(format!(
+            "{field}: a `{name}` stands in quotes or in a comment, or a `?` beside it"
+        ))))
+    }
+}
+
+impl Driver {
+    /// Runs a statement; without `each`, only prepares it.
+    async fn run(&mut self, query: &Query<'_>, each: Option<EachRow<'_>>) -> Result<Done, Failed> {
         match self {
-            Self::Mysql(settings) => mysql::open(settings, purpose).await.map(Session::Mysql),
-            Self::Postgres(settings) => {
-                let session = postgres::open(settings, purpose).await;
-                session.map(Session::Postgres)
-            }
+            Self::Mysql(driver) => driver.run(query, each).await,
+            Self::Postgres(driver) => driver.run(query, each).await,
+        }
+    }
+
+    /// Runs a command of ours.
+    async fn command(&mut self, command: &str) -> Result<Done, Failed> {
+        match self {
+            Self::Mysql(driver) => driver.command(command).await?,
+            Self::Postgres(driver) => driver.command(command).await?,
+        }
+        Ok(Done::default())
+    }
+
+    /// Ends a statement whose answer comes too late. It needs no right, because it is our own.
+    async fn end(self) {
+        match self {
+            Self::Mysql(driver) => driver.end().await,
+            Self::Postgres(driver) => driver.end().await,
         }
     }
 }
 
 impl Session {
-    /// Returns the columns of a statement that is not run.
-    pub async fn describe(&mut self, field: &str, statement: &Statement) -> Answer<Columns> {
-        match self {
-            Self::Mysql(session) => session.describe(field, statement).await,
-            Self::Postgres(session) => session.describe(field, statement).await,
-        }
+    pub fn is_open(&self) -> bool {
+        self.driver.is_some()
     }
 
     /// Passes each row to `each` as it arrives.
-    pub async fn read(&mut self, query: Query<'_>, each: EachRow<'_>) -> Answer<()> {
-        match self {
-            Self::Mysql(session) => session.read(query, each).await,
-            Self::Postgres(session) => session.read(query, each).await,
-        }
+    pub async fn read(&mut self, query: Query<'_>, each: EachRow<'_>) -> Answer<Done> {
+        self.run(query, Some(each)).await
     }
 
     /// Returns how many rows a statement has changed.
     pub async fn change(&mut self, query: Query<'_>) -> Answer<u64> {
-        match self {
-            Self::Mysql(session) => session.change(query).await,
-            Self::Postgres(session) => session.change(query).await,
-        }
+        let done = self.run(query, Some(&mut |_| Ok(true))).await?;
+        Ok(done.changed)
+    }
+
+    /// Prepares a statement, which is not run.
+    pub async fn prepare(&mut self, query: Query<'_>) -> Answer<Done> {
+        self.run(query, None).await
     }
 
     pub async fn begin(&mut self, until: Instant) -> Answer<()> {
@@ -192,58 +263,83 @@ impl Session {
         self.command("ROLLBACK", until).await
     }
 
-    async fn command(&mut self, command: &'static str, until: Instant) -> Answer<()> {
-        match self {
-            Self::Mysql(session) => session.command(command, until).await,
-            Self::Postgres(session) => session.command(command, until).await,
-        }
-    }
-
     pub async fn server(&mut self) -> Answer<Server> {
-        match self {
-            Self::Mysql(session) => session.server().await,
-            Self::Postgres(session) => session.server().await,
-        }
+        let about = match self.driver {
+            Some(Driver::Postgres(_)) => postgres::ABOUT,
+            Some(Driver::Mysql(_)) | None => mysql::ABOUT,
+        };
+        let mut about = self.cells(about).await?;
+        Ok(Server {
+            is_read_only: about.pop().flatten().as_deref() != Some("0"),
+            id: about.pop().flatten().unwrap_or_default(),
+        })
     }
 
-    /// Returns the tables whose changes cannot be rolled back.
+    /// Returns the tables whose changes cannot be rolled back. All of PostgreSQL's can.
     pub async fn unsafe_tables(&mut self) -> Answer<Vec<String>> {
-        match self {
-            Self::Mysql(session) => session.unsafe_tables().await,
-            // All tables of PostgreSQL are transactional.
-            Self::Postgres(_) => Ok(Vec::new()),
+        if let Some(Driver::Postgres(_)) = self.driver {
+            return Ok(Vec::new());
+        }
+        let tables = self.cells(mysql::UNSAFE_TABLES).await?;
+        Ok(tables.into_iter().flatten().collect())
+    }
+
+    /// Returns the cells of a query of ours, row by row.
+    async fn cells(&mut self, query: &str) -> Answer<Vec<Cell>> {
+        let statement = Statement::new(query);
+        let mut cells = Vec::new();
+        let mut each = |row: &[Cell]| {
+            cells.extend_from_slice(row);
+            Ok(true)
+        };
+        let query = Query::of_look("database", &statement, Values::default());
+        self.read(query, &mut each).await?;
+        Ok(cells)
+    }
+
+    async fn run(&mut self, query: Query<'_>, each: Option<EachRow<'_>>) -> Answer<Done> {
+        let mut driver = self.take()?;
+        let ran = timeout_at(query.until, driver.run(&query, each)).await;
+        self.ended(query.field, driver, ran)
+    }
+
+    async fn command(&mut self, command: &str, until: Instant) -> Answer<()> {
+        let mut driver = self.take()?;
+        let ran = timeout_at(until, driver.command(command)).await;
+        self.ended(command, driver, ran).map(drop)
+    }
+
+    fn take(&mut self) -> Answer<Driver> {
+        let broken = || AttachError::Lost("the connection to your database broke".to_owned());
+        self.driver.take().ok_or_else(broken)
+    }
+
+    /// Keeps the connection after a whole answer and after a refusal.
+    fn ended(
+        &mut self,
+        field: &str,
+        driver: Driver,
+        ran: Result<Result<Done, Failed>, Elapsed>,
+    ) -> Answer<Done> {
+        match ran {
+            Ok(Ok(done)) => {
+                self.driver = Some(driver).filter(|_| !done.is_cut);
+                Ok(done)
+            }
+            Ok(Err(Failed::Refused(refusal))) => {
+                self.driver = Some(driver);
+                let field = field.to_owned();
+                Err(AttachError::Refused { field, refusal })
+            }
+            Ok(Err(Failed::Lost(why))) => Err(AttachError::Lost(why)),
+            Ok(Err(Failed::Other(error))) => Err(error),
+            Err(_) => {
+                tokio::spawn(driver.end());
+                Err(AttachError::Lost(format!(
+                    "{field}: your database gave no answer in time: a lock on its table, or a \
+                    slow statement"
+                )))
+            }
         }
     }
-}
-
-/// Returns the texts of the first column of all rows.
-pub async fn texts(session: &mut Session, query: Query<'_>) -> Answer<Vec<String>> {
-    let mut texts = Vec::new();
-    let mut each = |_: &Columns, row: &[Cell]| {
-        texts.extend(row.first().and_then(Cell::text));
-        Ok(true)
-    };
-    session.read(query, &mut each).await?;
-    Ok(texts)
-}
-
-/// Refuses a statement of which the server does not see every name as a parameter.
-fn must_see_all(field: &str, prepared: &Prepared, seen: usize) -> Answer<()> {
-    if prepared.parameters.len() == seen {
-        return Ok(());
-    }
-    let name = prepared.parameters.first().map_or(":id", |it| it.name());
-    Err(AttachError::Misfit(format!(
-        "{field}: a `{name}` stands in quotes or in a comment, or a `?` beside it"
-    )))
-}
-
-fn broken() -> AttachError {
-    AttachError::Lost("the connection to your database broke".to_owned())
-}
-
-fn too_late(field: &str) -> AttachError {
-    AttachError::Lost(format!(
-        "{field}: your database gave no answer in time: a lock on its table, or a slow statement"
-    ))
 }

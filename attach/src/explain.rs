@@ -1,0 +1,545 @@
+//! Explains differences: each becomes a finding with its sentence and, where a person can end it,
+//! the command. A sentence has no name of a user, since it reaches mails; a command has, and is
+//! shown to operators only. Each command changes nothing if what it rests on has changed meanwhile.
+
+use std::collections::{BTreeMap, BTreeSet, HashMap};
+
+use firstcome_shared::hash::hash64;
+use firstcome_shared::report::wording::{count, person};
+use firstcome_shared::report::{
+    ActionKind, AlertKind, Cause, DropReport, Examined, Finding, Judged, Kind, Kinds,
+    Numbers as Reported, Outcome,
+};
+
+use crate::file::{CountKey, Counts, KeyKind, UsersKey, fill};
+use crate::forms;
+use crate::judge::{Comparison, Difference, Numbers};
+use crate::look::{CheckRow, Event, Look, NAMED, PromisedUser, Target};
+use crate::memory::Memory;
+use crate::repair::{LostUser, Repaired};
+use crate::sql::ColumnType;
+use crate::users::{Hasher, UserHash};
+
+/// A look, compared.
+pub struct Looked<'t> {
+    pub target: &'t Target<'t>,
+    pub look: Look,
+    pub compared: Comparison,
+    /// The numbers are those of the look before.
+    pub is_at_rest: bool,
+}
+
+/// A finding, and what belongs to it.
+#[derive(Debug)]
+pub struct Found {
+    pub finding: Finding,
+    /// The repair that would end it.
+    pub lost: Option<LostUser>,
+    pub is_new: bool,
+    /// What only operators see.
+    pub shown: Option<String>,
+}
+
+impl Found {
+    fn report(kind: Kind, detail: impl Into<String>) -> Self {
+        Self {
+            finding: Finding::report(kind, detail),
+            lost: None,
+            is_new: false,
+            shown: None,
+        }
+    }
+
+    /// The campaign cannot be compared, or a part of it.
+    pub fn stalled(cause: Cause, why: impl Into<String>) -> Self {
+        let mut found = Self::report(Kind::Stalled, why);
+        found.finding.cause = cause;
+        found
+    }
+
+    fn of_user(mut self, user: &str) -> Self {
+        self.finding.user_id = Some(user.to_owned());
+        self
+    }
+
+    pub fn user(&self) -> &str {
+        self.finding.user_id.as_deref().unwrap_or_default()
+    }
+
+    /// Adds why its repair was not made.
+    pub fn add(&mut self, why: &str) {
+        let detail = &mut self.finding.detail;
+        *detail = format!("{detail}; {why}");
+    }
+
+    pub fn plan(&mut self) {
+        self.finding.needs_person = false;
+        self.finding.action = ActionKind::Issue;
+        self.finding.result = Outcome::Planned;
+    }
+
+    pub fn ended(&mut self, repaired: &Repaired) {
+        self.finding.result = match repaired {
+            Repaired::Written => Outcome::Applied,
+            Repaired::Failed(_) => Outcome::Failed,
+            Repaired::Skipped(_) | Repaired::Unknown => Outcome::Skipped,
+        };
+        match repaired {
+            Repaired::Written => {}
+            Repaired::Skipped(why) | Repaired::Failed(why) => self.add(why),
+            Repaired::Unknown => self.add("the answer to COMMIT was lost: the next look tells"),
+        }
+    }
+}
+
+/// The look with what its explanations need.
+struct Explainer<'l> {
+    looked: &'l Looked<'l>,
+    memory: &'l Memory,
+    /// Promised users whom findings name.
+    users: HashMap<UserHash, PromisedUser>,
+    events: HashMap<UserHash, &'l Event>,
+    events_by_user: HashMap<UserHash, &'l Event>,
+    hasher: &'l Hasher,
+}
+
+/// Explains the differences that are old enough. Of a kind, at most 10,000 are named, and the
+/// others are counted.
+pub fn explain(looked: &Looked<'_>, memory: &Memory, hasher: &Hasher) -> Vec<Found> {
+    let Looked {
+        target,
+        look,
+        compared,
+        ..
+    } = looked;
+    let ripe = memory.ripe(look.began);
+    let is_named = |user| {
+        ripe.contains(&Difference::Unissued(user)) || ripe.contains(&Difference::DuplicateRow(user))
+    };
+    let promised = look.promised.as_ref().filter(|_| !ripe.is_empty());
+    let users = promised.map(|promised| promised.named(target, hasher, is_named));
+    let events = look.events.iter();
+    let explainer = Explainer {
+        looked,
+        memory,
+        users: users.unwrap_or_default(),
+        events: events.clone().map(|it| (hasher.user(&it.id), it)).collect(),
+        events_by_user: events
+            .filter_map(|it| Some((hasher.user(it.user.as_ref()?), it)))
+            .collect(),
+        hasher,
+    };
+    let mut numbers: BTreeMap<Kind, usize> = BTreeMap::new();
+    let mut found = Vec::new();
+    for difference in compared.differences.iter().filter(|it| ripe.contains(it)) {
+        let Some(next) = explainer.found(*difference) else {
+            continue;
+        };
+        let number = numbers.entry(next.finding.kind).or_default();
+        *number += 1;
+        if *number <= NAMED {
+            found.push(next);
+        }
+    }
+    for (kind, number) in numbers {
+        if number > NAMED {
+            let more = (number - NAMED) as u64;
+            let mut others = Found::report(kind, format!("{more} more, which are not listed"));
+            others.finding.cause = Cause::MoreLeft(more);
+            found.push(others);
+        }
+    }
+    found
+}
+
+impl Explainer<'_> {
+    /// Returns the finding of a difference; `None` if another one says it.
+    fn found(&self, difference: Difference) -> Option<Found> {
+        let Looked {
+            target,
+            look,
+            compared,
+            ..
+        } = self.looked;
+        let quantity = target.quantity.unwrap_or(u64::MAX);
+        Some(match difference {
+            Difference::Unissued(_) if compared.is_over_promised => return None,
+            Difference::Unissued(user) => self.unissued(difference, self.users.get(&user)?, user),
+            Difference::MissingAdmission(user) => self.stranger(look.rows.strangers.get(&user)?),
+            Difference::DuplicateRow(user) => {
+                let promised = self.users.get(&user).map(|user| &user.name);
+                let name = promised.or_else(|| look.rows.strangers.get(&user))?;
+                Found::report(
+                    Kind::DuplicateRow,
+                    "the user has two rows that count: delete one; a unique key (ALTER TABLE … ADD \
+                    UNIQUE) would refuse it",
+                )
+                .of_user(name)
+            }
+            Difference::FailedClaim(event) => self.event(self.events.get(&event)?)?,
+            Difference::OverPromised => {
+                let more = compared.owed.saturating_sub(quantity);
+                Found::report(
+                    Kind::OverAdmitted,
+                    format!(
+                        "{} owed, and the quantity is {quantity}: {more} too many. Nobody is named \
+                        or repaired, since promised may hold everybody who asked",
+                        count(compared.owed, "coupon is", "coupons are")
+                    ),
+                )
+            }
+            Difference::OverIssued => {
+                let coupons = look.rows.coupons;
+                let said = format!("rows count {coupons} coupons, and the quantity is {quantity}");
+                Found::report(Kind::OverIssued, said)
+            }
+            Difference::CountMismatch(numbers) => {
+                let said = count_mismatch(target, target.block.count.as_ref()?, &numbers);
+                Found::report(Kind::CountMismatch, said)
+            }
+            Difference::Check(identity) => {
+                let mut rows = look.check_rows.iter();
+                self.check_row(rows.find(|row| row.identity == identity)?)
+            }
+            Difference::Apart => Found::stalled(Cause::NotCompared, self.apart()),
+            Difference::KeyGone => {
+                let coupons = look.rows.coupons;
+                let key = target.block.promised.keys().first();
+                let name = key.map(|key| format!("key {:?}", fill(key.name(), &target.id)));
+                let why = format!(
+                    "{} holds nobody, and rows count {coupons} coupons: it has expired, or has \
+                    another name (or form). Leave the campaign out of each once it is over",
+                    name.as_deref().unwrap_or("promised")
+                );
+                Found::stalled(Cause::NotCompared, why)
+            }
+        })
+    }
+
+    /// A promised user without a row. If no row can be written, only a person can help.
+    fn unissued(&self, difference: Difference, user: &PromisedUser, hash: UserHash) -> Found {
+        let is_integer = self.looked.look.rows.user_type == ColumnType::Integer;
+        if is_integer && forms::number(&user.name).is_none() {
+            let said = "promised, and no whole number, as the column of issued is: your database \
+                might read it as another user, so no row is written";
+            return Found::report(Kind::Unissued, said).of_user(&user.name);
+        }
+        let event = self.events_by_user.get(&hash);
+        let mut found = match event {
+            None => Found::report(Kind::Unissued, "promised, and no row came"),
+            Some(_) => Found::report(
+                Kind::FailedClaim,
+                "a failed event of a promised user, and no row came",
+            ),
+        }
+        .of_user(&user.name);
+        found.finding.dead_letter = event.and_then(|event| event.id.parse().ok());
+        found.is_new = self.memory.is_new(difference);
+        let block = self.looked.target.block;
+        if !block.issue.is_empty() {
+            found.lost = Some(LostUser {
+                user: user.clone(),
+                event: event.map(|event| event.id.clone()),
+            });
+        }
+        found
+    }
+
+    /// A row that counts, of a user without a promise.
+    fn stranger(&self, name: &str) -> Found {
+        let said = "the user has a row that counts, and no promise";
+        let Looked { target, look, .. } = self.looked;
+        let Some(key) = target.block.promised.keys().first() else {
+            return Found::report(Kind::MissingAdmission, said).of_user(name);
+        };
+        let general = add_user(key, target, None, "USER").unwrap_or_default();
+        let said = format!(
+            "{said}, and could claim again. If nothing was given back, this changes nothing twice: \
+            {general}"
+        );
+        let mut found = Found::report(Kind::MissingAdmission, said).of_user(name);
+        let example = look.promised.as_ref().and_then(|it| it.example());
+        found.shown = add_user(key, target, example, name);
+        found
+    }
+
+    /// An open event that no repair closes: its user has a row, or is promised nothing.
+    fn event(&self, event: &Event) -> Option<Found> {
+        let Looked { look, compared, .. } = self.looked;
+        let user = event.user.as_ref().map(|user| self.hasher.user(user));
+        let promised = look.promised.as_ref();
+        let is_promised = user.is_some_and(|user| promised.is_some_and(|it| it.has(user)));
+        let said = if user.is_some_and(|user| look.rows.has(user)) {
+            "a failed event whose user has a row: look at it, and close it"
+        } else if is_promised && !compared.is_over_promised {
+            // The finding of the user names it.
+            return None;
+        } else {
+            "a failed event whose user is promised nothing"
+        };
+        let mut found = Found::report(Kind::FailedClaim, said);
+        found.finding.user_id.clone_from(&event.user);
+        found.finding.dead_letter = event.id.parse().ok();
+        Some(found)
+    }
+
+    fn check_row(&self, row: &CheckRow) -> Found {
+        let number = row.check;
+        let target = self.looked.target;
+        let what = match &row.first {
+            Some(first) => format!("a row with {}", person(first)),
+            None => "more than 100 rows".to_owned(),
+        };
+        let said = match &target.block.whole {
+            Some(whole) => format!("{what}: {}", whole.to_do),
+            None => format!("check {number} returns {what}"),
+        };
+        let mut found = Found::report(Kind::Check, said);
+        let identity = hash64(format!("{number}\n{:?}", row.first));
+        found.finding.dead_letter = Some(identity.cast_signed());
+        found.shown = Some(format!("{}: check {number}: {}", target.name, row.text));
+        found
+    }
+
+    /// Shows three names of each side by their shapes.
+    fn apart(&self) -> String {
+        let Looked {
+            target,
+            look,
+            compared,
+            ..
+        } = self.looked;
+        let mut promised = Vec::new();
+        if let Some(users) = &look.promised {
+            let lacking = users.users.iter().filter(|user| !look.rows.has(**user));
+            let some: Vec<UserHash> = lacking.take(3).copied().collect();
+            let named = users.named(target, self.hasher, |user| some.contains(&user));
+            promised.extend(named.values().map(|user| shape(&user.name)));
+        }
+        let strangers = look.rows.strangers.values().take(3);
+        let issued: Vec<String> = strangers.map(|name| shape(name)).collect();
+        format!(
+            "the names do not meet: {} in both stores, {} only promised (such as {}), {} only with \
+            a row (such as {}): do promised and issued mean the same campaign, and the same form?",
+            compared.in_both,
+            compared.lacking,
+            promised.join(", "),
+            compared.strangers,
+            issued.join(", ")
+        )
+    }
+}
+
+/// Describes a counter that differs, with the command that compares before it adds.
+fn count_mismatch(target: &Target<'_>, count: &CountKey, numbers: &Numbers) -> String {
+    let Numbers { given, owed, .. } = numbers;
+    let wanted = match (count.counts, target.quantity) {
+        (Counts::Down, Some(quantity)) => quantity.saturating_sub(*owed),
+        (Counts::Down, None) | (Counts::Up, _) => *owed,
+    };
+    let wanted = i64::try_from(wanted).unwrap_or(i64::MAX);
+    let key = quoted(&count.form.key(&fill(&count.key, &target.id)));
+    let field = count.field.as_ref();
+    let field = field.map(|field| quoted(&count.form.field(&fill(field, &target.id))));
+    let Some(seen) = numbers.counter else {
+        let command = match field {
+            None => format!("SET {key} {wanted} NX"),
+            Some(field) => format!("HSETNX {key} {field} {wanted}"),
+        };
+        return format!(
+            "the counter is missing, and {owed} are owed. This adds only if nothing changed: \
+            {command}"
+        );
+    };
+    let [get, add, place, argument] = match &field {
+        None => ["GET", "INCRBY", "KEYS[1]", ""],
+        Some(field) => ["HGET", "HINCRBY", "KEYS[1],ARGV[3]", field],
+    };
+    let more = wanted.saturating_sub(seen);
+    format!(
+        "the counter is {seen}, so {given} were given out, and {owed} are owed. This adds only if \
+        nothing changed: EVAL \"if redis.call('{get}',{place})==ARGV[1] then return \
+        redis.call('{add}',{place},ARGV[2]) end\" 1 {key} {seen} {more} {argument}"
+    )
+}
+
+/// Returns the command that adds a user, written as this example is; `None` if programs may write
+/// it in several ways.
+fn add_user(
+    key: &UsersKey,
+    target: &Target<'_>,
+    example: Option<&[u8]>,
+    user: &str,
+) -> Option<String> {
+    let name = quoted(&key.name_in(&target.id, user));
+    let member = match example {
+        Some(example) if !matches!(key.kind, KeyKind::Keys(_)) => {
+            quoted(&key.members.like(example, user)?)
+        }
+        Some(_) | None => quoted(user.as_bytes()),
+    };
+    Some(match &key.kind {
+        KeyKind::Set(_) => format!("SADD {name} {member}"),
+        KeyKind::SortedSet(_) => format!("ZADD {name} NX SCORE {member}"),
+        KeyKind::Hash(_) => format!("HSETNX {name} {member} VALUE"),
+        KeyKind::Keys(_) => format!("SET {name} VALUE NX"),
+    })
+}
+
+/// Shows how a name is written, without its letters and digits.
+fn shape(name: &str) -> String {
+    let letter = |letter: char| match letter {
+        '0'..='9' => '9',
+        'a'..='z' => 'a',
+        'A'..='Z' => 'A',
+        letter if letter.is_ascii_punctuation() => letter,
+        _ => '?',
+    };
+    name.chars().take(40).map(letter).collect()
+}
+
+/// Writes bytes as redis-cli reads them.
+fn quoted(bytes: &[u8]) -> String {
+    let is_plain = |byte: &u8| byte.is_ascii_alphanumeric() || b"_-.:@{}/+|=,".contains(byte);
+    if !bytes.is_empty() && bytes.iter().all(is_plain) {
+        return String::from_utf8_lossy(bytes).into_owned();
+    }
+    let mut text = String::from("\"");
+    for byte in bytes {
+        match byte {
+            b'"' | b'\\' => text.extend(['\\', char::from(*byte)]),
+            b' '..=b'~' => text.push(char::from(*byte)),
+            byte => text = format!("{text}\\x{byte:02x}"),
+        }
+    }
+    text.push('"');
+    text
+}
+
+/// The kinds under which a lost claim is found.
+const LOST: [AlertKind; 3] = [
+    AlertKind::Left(Kind::Unissued),
+    AlertKind::Left(Kind::FailedClaim),
+    AlertKind::Braked,
+];
+
+/// The kinds under which a difference is found.
+fn kinds(difference: Difference) -> Vec<AlertKind> {
+    let kind = match difference {
+        Difference::Unissued(_) | Difference::FailedClaim(_) => {
+            return LOST.to_vec();
+        }
+        Difference::MissingAdmission(_) => Kind::MissingAdmission,
+        Difference::DuplicateRow(_) => Kind::DuplicateRow,
+        Difference::OverPromised => Kind::OverAdmitted,
+        Difference::OverIssued => Kind::OverIssued,
+        Difference::CountMismatch(_) => Kind::CountMismatch,
+        Difference::Check(_) => Kind::Check,
+        Difference::Apart | Difference::KeyGone => Kind::Stalled,
+    };
+    vec![AlertKind::Left(kind)]
+}
+
+/// Returns the kinds that the look would have found. A difference that is too young to be named
+/// may be one that an earlier process has named.
+fn judged(looked: &Looked<'_>, memory: &Memory, is_stalled: bool) -> Judged {
+    let stalled = AlertKind::Left(Kind::Stalled);
+    let check = AlertKind::Left(Kind::Check);
+    if is_stalled {
+        return Judged::of(Kinds::only([stalled, AlertKind::TheirsQueue]));
+    }
+    if looked.compared.is_apart {
+        return Judged::of(Kinds::only([stalled, check]));
+    }
+    let young = memory.young(looked.look.began);
+    let mut open: BTreeSet<AlertKind> = young.flat_map(kinds).collect();
+    if looked.compared.is_over_promised {
+        open.extend(LOST);
+    }
+    if !looked.look.unchecked.is_empty() {
+        open.insert(check);
+    }
+    Judged::of(Kinds::all_but(open))
+}
+
+/// The report of a look.
+pub fn report(looked: &Looked<'_>, memory: &Memory, found: &[Found]) -> DropReport {
+    let Looked { target, look, .. } = looked;
+    let causes = found.iter().map(|it| &it.finding.cause);
+    let is_stalled = causes.into_iter().any(|it| *it == Cause::ConsumerStands);
+    let applied = |kind: Option<Kind>| {
+        let written = found.iter().map(|it| &it.finding);
+        let written = written.filter(|it| it.result == Outcome::Applied);
+        written
+            .filter(|it| kind.is_none_or(|kind| it.kind == kind))
+            .count() as u64
+    };
+    let promised = look.promised.as_ref().map_or(0, |it| it.users.len() as u64);
+    let before = Reported {
+        count: look.count.unwrap_or_default(),
+        users: promised,
+        rows: look.rows.number,
+        failed_claims: look.events.len() as u64,
+        in_flight: memory.young(look.began).count() as u64,
+        ..Reported::default()
+    };
+    let is_nothing = promised == 0 && look.rows.number == 0;
+    let is_whole = applied(None) == found.len() as u64 && before.in_flight == 0;
+    let quantity = target.quantity.unwrap_or(u64::from(u32::MAX));
+    DropReport {
+        exact: is_whole && !is_nothing && look.rows.coupons <= quantity,
+        judged: judged(looked, memory, is_stalled),
+        before,
+        after: Reported {
+            rows: before.rows + applied(None),
+            failed_claims: before.failed_claims - applied(Some(Kind::FailedClaim)),
+            ..before
+        },
+        examined: Examined {
+            users: before.users,
+            rows: before.rows,
+            failed_claims: before.failed_claims,
+        },
+        ..blank(target)
+    }
+}
+
+/// A report of a campaign that was not compared.
+pub fn blank(target: &Target<'_>) -> DropReport {
+    let quantity = target.quantity.and_then(|it| u32::try_from(it).ok());
+    DropReport {
+        coupon_name: target.name.clone(),
+        ..DropReport::begun(
+            target.block.coupon_id(),
+            target.drop_id,
+            quantity.unwrap_or(u32::MAX),
+        )
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn bytes_are_written_as_redis_cli_reads_them() {
+        for (bytes, expected) in [
+            (&b"c:{7}:users"[..], "c:{7}:users"),
+            (b"a b", "\"a b\""),
+            (
+                b"\xac\xed\0\x05t\0\x0242",
+                "\"\\xac\\xed\\x00\\x05t\\x00\\x0242\"",
+            ),
+            (b"say \"hi\"", "\"say \\\"hi\\\"\""),
+        ] {
+            assert_eq!(quoted(bytes), expected);
+        }
+    }
+
+    #[test]
+    fn shape_shows_how_a_name_is_written_and_no_letter_of_it() {
+        assert_eq!(shape("user:42"), "aaaa:99");
+        assert_eq!(shape("3F2a-11"), "9A9a-99");
+        assert_eq!(shape("김"), "?");
+    }
+}

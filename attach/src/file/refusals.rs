@@ -1,0 +1,358 @@
+//! What can be known to be wrong from the file alone. All of it is said at once.
+
+use std::collections::BTreeSet;
+
+use toml::{Table, Value};
+
+use super::keys::has_id;
+use super::{AttachFile, Campaign, Failed, Mode, Promised, Stage};
+use crate::text::{Parameter, Statement};
+
+/// Words whose meaning a statement of the team now has, and the lines to write instead.
+const GONE: [[&str; 2]; 9] = [
+    [
+        "rows",
+        "issued = \"SELECT user_id FROM coupon WHERE event_id = 7\"",
+    ],
+    ["users", "promised = { set = \"coupon:7:users\" }"],
+    [
+        "quantity_sql",
+        "each = \"SELECT id, name, quantity FROM …\"",
+    ],
+    ["stock", "a second statement in issue, and a check"],
+    ["sale", "a check"],
+    ["ends", "a condition in each"],
+    ["time_zone", "a condition in each"],
+    [
+        "repair_limit",
+        "nothing: at most 50 rows a day are written unasked",
+    ],
+    [
+        "max_rows_per_second",
+        "nothing: a campaign rests for ten times what its look took",
+    ],
+];
+
+/// Returns a sentence for each such word of the file.
+pub(super) fn gone(file: &Table) -> Vec<String> {
+    let campaigns = file.get("campaign").and_then(Value::as_array);
+    let campaigns = campaigns.into_iter().flatten().filter_map(Value::as_table);
+    let mut said = Vec::new();
+    for table in campaigns.chain([file]) {
+        let name = table.get("name").and_then(Value::as_str);
+        let place = name.map_or_else(String::new, |name| format!("campaign {name:?}: "));
+        let words = GONE.iter().filter(|[word, _]| table.contains_key(*word));
+        said.extend(
+            words.map(|[word, instead]| format!("{place}`{word}` is gone: write {instead}")),
+        );
+    }
+    said
+}
+
+/// A statement with its place in a campaign.
+#[derive(Debug)]
+pub struct Field {
+    pub name: String,
+    pub statement: Statement,
+    pub usage: Usage,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Usage {
+    /// Selects the campaigns.
+    Each,
+    /// Reads one of them.
+    Read,
+    Check,
+    Stage,
+    Issue,
+    Resolve,
+}
+
+impl Usage {
+    pub fn writes(self) -> bool {
+        matches!(self, Self::Issue | Self::Resolve)
+    }
+
+    /// Returns the names that have a value.
+    fn parameters(self) -> &'static [Parameter] {
+        match self {
+            Self::Each => &[],
+            Self::Read | Self::Check | Self::Stage => &[Parameter::Id],
+            Self::Issue => &[Parameter::Id, Parameter::User],
+            Self::Resolve => &Parameter::ALL,
+        }
+    }
+}
+
+impl Field {
+    fn new(name: impl Into<String>, statement: &Statement, usage: Usage) -> Self {
+        Self {
+            name: name.into(),
+            statement: statement.clone(),
+            usage,
+        }
+    }
+
+    fn has(&self, parameter: Parameter) -> bool {
+        self.statement.parameters().contains(&parameter)
+    }
+
+    fn refusals(&self, campaign: &Campaign) -> Vec<String> {
+        let Self { name, usage, .. } = self;
+        let known = usage.parameters();
+        let foreign = self.statement.parameters();
+        let foreign = foreign.into_iter().find(|it| !known.contains(it));
+        let is_checked = matches!(usage, Usage::Read | Usage::Check | Usage::Issue);
+        let refusals = [
+            self.other_words(),
+            foreign.map(|it| format!("{name}: {} has no value there", it.name())),
+            without_id(campaign, name, self.has(Parameter::Id)).filter(|_| is_checked),
+            (*usage == Usage::Check && self.always_returns_a_row()).then(|| {
+                format!(
+                    "{name} always returns a row (COUNT without HAVING): a check returns what is \
+                    wrong"
+                )
+            }),
+        ];
+        refusals.into_iter().flatten().collect()
+    }
+
+    /// Refuses other statements than queries and, to write, `INSERT INTO` and `UPDATE`, and for
+    /// `resolve` also `DELETE FROM`: no other one changes exactly what it names, or can be taken
+    /// back.
+    fn other_words(&self) -> Option<String> {
+        let [first, second, third] = [0, 1, 2].map(|at| self.statement.word(at));
+        let name = &self.name;
+        if !self.usage.writes() {
+            let reads = matches!(first.as_str(), "SELECT" | "WITH");
+            let said = format!("{name} begins with {first}: only SELECT or WITH is read");
+            return (!reads).then_some(said);
+        }
+        let is_allowed = match first.as_str() {
+            "INSERT" => second == "INTO",
+            "UPDATE" => second != "IGNORE" && third != "IGNORE",
+            "DELETE" => self.usage == Usage::Resolve && second == "FROM",
+            _ => false,
+        };
+        (!is_allowed).then(|| {
+            format!(
+                "{name} begins with {first} {second}: only INSERT INTO or UPDATE (in resolve also \
+                DELETE FROM), so that nothing of yours is overwritten"
+            )
+        })
+    }
+
+    /// Whether it selects a number instead of what is wrong.
+    fn always_returns_a_row(&self) -> bool {
+        let text = self.statement.to_string().to_uppercase();
+        let may_be_none = text.contains("GROUP BY") || text.contains("HAVING");
+        self.statement.word(1).starts_with("COUNT(") && !may_be_none
+    }
+}
+
+impl Campaign {
+    /// Returns all statements.
+    pub fn fields(&self) -> Vec<Field> {
+        let mut fields = Vec::new();
+        let each = self.each.iter();
+        fields.extend(each.map(|it| Field::new("each", it, Usage::Each)));
+        if let Promised::Select(statement) = &self.promised {
+            fields.push(Field::new("promised", statement, Usage::Read));
+        }
+        let issued = self.issued.iter();
+        fields.extend(issued.map(|it| Field::new("issued", it, Usage::Read)));
+        if let Some(Failed::Select(statement)) = &self.failed {
+            fields.push(Field::new("failed", statement, Usage::Read));
+        }
+        for (at, statement) in self.checks().iter().enumerate() {
+            fields.push(Field::new(
+                format!("check {}", at + 1),
+                statement,
+                Usage::Check,
+            ));
+        }
+        for stage in self.stages() {
+            if let Stage::Sql { sql } = stage {
+                fields.push(Field::new("queue.sql", sql, Usage::Stage));
+            }
+        }
+        for (at, statement) in self.issue.iter().enumerate() {
+            fields.push(Field::new(
+                format!("issue {}", at + 1),
+                statement,
+                Usage::Issue,
+            ));
+        }
+        let resolve = self.resolve.iter();
+        fields.extend(resolve.map(|it| Field::new("resolve", it, Usage::Resolve)));
+        fields
+    }
+
+    pub fn needs_kafka(&self) -> bool {
+        let mut stages = self.stages().iter();
+        matches!(self.failed, Some(Failed::Topic(_)))
+            || stages.any(|it| matches!(it, Stage::Topic { .. }))
+    }
+
+    fn needs_redis(&self) -> bool {
+        let mut stages = self.stages().iter();
+        !self.promised.keys().is_empty()
+            || self.count.is_some()
+            || stages.any(|it| it.must_be_empty() || matches!(it, Stage::Stream { .. }))
+    }
+
+    /// Refuses keys that are the same for all campaigns of an `each`.
+    fn keys_without_id(&self) -> Vec<String> {
+        let mut refusals = Vec::new();
+        for key in self.promised.keys() {
+            refusals.extend(without_id(self, "promised", has_id(key.name())));
+        }
+        if let Some(count) = &self.count {
+            let field = count.field.as_deref().unwrap_or_default();
+            let has_id = has_id(&count.key) || has_id(field);
+            refusals.extend(without_id(self, "count.key", has_id));
+        }
+        if let Some(Failed::Topic(topic)) = &self.failed {
+            let has_id = topic.only.values().any(|value| value.contains(":id"));
+            refusals.extend(without_id(self, "failed.where", has_id));
+        }
+        refusals
+    }
+
+    /// Returns what is missing, or does not belong together.
+    fn contradictions(&self) -> Vec<&'static str> {
+        let is_promised = !matches!(self.promised, Promised::NotDescribed);
+        let is_compared = is_promised || self.count.is_some();
+        let is_whole = self.whole.is_some();
+        let repairs = self.mode == Mode::Repair;
+        let names_nobody = !self.issue.is_empty()
+            && self
+                .issue
+                .iter()
+                .all(|it| !it.parameters().contains(&Parameter::User));
+        let resolve = self.resolve.as_ref();
+        let refusals = [
+            self.name.trim().is_empty().then_some("name is empty"),
+            (!is_whole && self.each.is_some() == self.quantity.is_some())
+                .then_some("write each, or quantity"),
+            (is_compared && self.issued.is_none())
+                .then_some("issued is missing: the rows that answer promises"),
+            (!is_compared && self.checks().is_empty())
+                .then_some("write promised, count or check: nothing is compared"),
+            names_nobody.then_some("issue: no statement names :user"),
+            resolve
+                .is_some_and(|it| !it.parameters().contains(&Parameter::Failed))
+                .then_some("resolve: it must name :failed, the event"),
+            (resolve.is_some() && !matches!(self.failed, Some(Failed::Select(_))))
+                .then_some("resolve: it needs failed, a SELECT of events"),
+            (repairs && !is_promised).then_some("mode = \"repair\": promised is missing"),
+            (repairs && self.issue.is_empty()).then_some("mode = \"repair\": issue is missing"),
+            (repairs && self.queue.is_none()).then_some(
+                "mode = \"repair\": queue: what stands between your answer and the row? [] if the \
+                API writes it",
+            ),
+            (repairs && self.check.is_none()).then_some(
+                "mode = \"repair\": check: which of your numbers counts these rows, too? [] if none",
+            ),
+            self.whole
+                .as_ref()
+                .is_some_and(|it| it.to_do.trim().is_empty())
+                .then_some("to_do: say what to do about the rows"),
+        ];
+        refusals.into_iter().flatten().collect()
+    }
+}
+
+impl AttachFile {
+    /// Returns everything that is wrong, one sentence each.
+    pub(super) fn refusals(&self) -> Vec<String> {
+        let mut said = Vec::new();
+        if self.campaigns.is_empty() {
+            said.push("the file has neither a [[campaign]] nor a [[check]]".to_owned());
+        }
+        let mut ids = BTreeSet::new();
+        for campaign in &self.campaigns {
+            let mut wrong = campaign.keys_without_id();
+            let fields = campaign.fields().into_iter();
+            wrong.extend(fields.flat_map(|field| field.refusals(campaign)));
+            let addresses = [
+                (campaign.needs_redis() && self.redis.is_none())
+                    .then_some("redis: its address is missing at the top of the file"),
+                (campaign.needs_kafka() && self.kafka.is_none())
+                    .then_some("kafka: its address is missing at the top of the file"),
+                (!ids.insert(campaign.coupon_id())).then_some("another one has this name"),
+            ];
+            let others = campaign.contradictions();
+            let others = others.into_iter().chain(addresses.into_iter().flatten());
+            wrong.extend(others.map(str::to_owned));
+            let name = &campaign.name;
+            said.extend(
+                wrong
+                    .into_iter()
+                    .map(|why| format!("campaign {name:?}: {why}")),
+            );
+        }
+        said
+    }
+}
+
+/// Refuses what is the same for all campaigns of an `each`, and an id where there is none.
+fn without_id(campaign: &Campaign, field: &str, has_id: bool) -> Option<String> {
+    match (&campaign.each, has_id) {
+        (Some(_), false) => Some(format!(
+            "{field}: without the id, all campaigns of each would read or write the same"
+        )),
+        (None, true) => Some(format!("{field}: the id comes from each, which is missing")),
+        (Some(_), true) | (None, false) => None,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn refused(text: &str, usage: Usage) -> bool {
+        let field = Field::new("field", &Statement::new(text), usage);
+        field.other_words().is_some()
+    }
+
+    #[test]
+    fn only_queries_are_read_and_only_inserts_and_updates_are_written() {
+        assert!(!refused("select 1", Usage::Read));
+        assert!(!refused("\n WITH a AS (SELECT 1) SELECT 2", Usage::Read));
+        assert!(refused("UPDATE a SET b = 1", Usage::Read));
+        assert!(!refused("INSERT INTO a VALUES (1)", Usage::Issue));
+        assert!(!refused("update a set b = 1", Usage::Issue));
+        for text in [
+            "INSERT IGNORE INTO a VALUES (1)",
+            "UPDATE IGNORE a SET b = 1",
+            "UPDATE LOW_PRIORITY IGNORE a SET b = 1",
+            "REPLACE INTO a VALUES (1)",
+            "DELETE FROM a",
+            "CALL give()",
+            "COMMIT",
+            "",
+        ] {
+            assert!(refused(text, Usage::Issue), "{text}");
+        }
+        assert!(!refused("DELETE FROM a", Usage::Resolve));
+    }
+
+    #[test]
+    fn old_words_are_answered_with_the_line_to_write() {
+        let file = r#"
+            [[campaign]]
+            name = "Winter"
+            quantity_sql = "SELECT 1"
+        "#;
+        let said = gone(&toml::from_str(file).unwrap());
+        assert_eq!(
+            said,
+            [
+                "campaign \"Winter\": `quantity_sql` is gone: write each = \"SELECT id, name, \
+                quantity FROM …\"",
+            ]
+        );
+    }
+}

@@ -1,0 +1,301 @@
+//! The queue of a campaign: the stages that a promise passes on its way to its row, in order. A
+//! user without a row is a lost promise only if the promise is in none of them.
+//!
+//! In order of time, each wait being a rule of `dev/model/src/attach`: a look sees the difference;
+//! `in_flight`, in which a producer hands over what it holds; then for each stage its end is read
+//! and must pass, and `in_flight` again, in which what was committed or popped is written or
+//! reaches the next stage; the look that may name the difference. Nothing here waits: a round is a
+//! state that each call moves as far as the clock and the stages allow.
+
+use std::collections::BTreeSet;
+use std::time::Duration;
+
+use crate::error::{Answer, AttachError};
+use crate::file::{Stage, fill};
+use crate::kafka::Logs;
+use crate::look::Target;
+use crate::sql::{Cell, Query, whole};
+use crate::text::Values;
+use crate::theirs::Theirs;
+
+/// A stage that does not move for so long is stalled.
+const STALLED: Duration = Duration::from_secs(300);
+
+/// The end of a stage that was read, and which the stage has to pass.
+enum End {
+    Topic(Logs),
+    /// The last id of a stream.
+    Stream(String),
+    /// It has no positions, so it must be seen empty.
+    Empty,
+}
+
+/// A stage that has not passed yet.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Behind {
+    /// How much waits, in words.
+    pub waits: String,
+    pub mark: Mark,
+    /// Its consumer seems to fail at one message.
+    pub is_stuck: bool,
+}
+
+/// What changes while a stage's consumer works.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Mark {
+    left: u64,
+    /// Of the first claim and the last one.
+    ends: [Vec<u8>; 2],
+}
+
+impl Mark {
+    pub fn left(left: u64) -> Self {
+        Self::new(left, Default::default())
+    }
+
+    pub fn new(left: u64, ends: [Vec<u8>; 2]) -> Self {
+        Self { left, ends }
+    }
+
+    /// Whether the consumer worked between two readings. A producer changes only one end, and only
+    /// lengthens it.
+    fn has_moved_since(&self, before: &Self) -> bool {
+        let mut ends = self.ends.iter().zip(&before.ends);
+        self.left < before.left || ends.all(|(now, before)| now != before)
+    }
+}
+
+/// The queue of a campaign, and its rounds, one after the other.
+pub struct Queue {
+    id: String,
+    stages: Vec<Stage>,
+    pub in_flight: Duration,
+    running: Option<Round>,
+    ended: Option<EndedRound>,
+    /// Numbers of stages whose key was once seen with something in it.
+    filled: BTreeSet<usize>,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+struct EndedRound {
+    began: Duration,
+    ended: Duration,
+}
+
+struct Round {
+    began: Duration,
+    stage: usize,
+    step: Step,
+}
+
+enum Step {
+    ReadEnd,
+    Await {
+        end: End,
+        behind: Option<Behind>,
+        moved_at: Duration,
+    },
+    Rest {
+        since: Duration,
+    },
+}
+
+impl Queue {
+    pub fn new(target: &Target<'_>) -> Self {
+        Self {
+            id: target.id.clone(),
+            stages: target.block.stages().to_vec(),
+            in_flight: target.block.in_flight(),
+            running: None,
+            ended: None,
+            filled: BTreeSet::new(),
+        }
+    }
+
+    /// Whether a difference that each look since then has seen may be named by a look that began at
+    /// this time.
+    pub fn is_over(&self, first: Duration, began: Duration) -> bool {
+        let may_begin = first + self.in_flight;
+        if self.stages.is_empty() {
+            return began >= may_begin;
+        }
+        let round = self.ended;
+        round.is_some_and(|round| round.began >= may_begin && round.ended <= began)
+    }
+
+    /// Moves the round as far as possible. Begins one if a difference is old enough that no round
+    /// covers; `firsts` are the times at which differences were first seen.
+    pub async fn advance(
+        &mut self,
+        firsts: impl Iterator<Item = Duration>,
+        now: Duration,
+        theirs: &mut Theirs,
+    ) -> Answer<()> {
+        if self.running.is_none() {
+            let covered = self.ended.map(|round| round.began);
+            let mut due = firsts.map(|first| first + self.in_flight);
+            if due.any(|due| due <= now && covered.is_none_or(|began| began < due)) {
+                let step = Step::ReadEnd;
+                let stage = 0;
+                self.running = Some(Round {
+                    began: now,
+                    stage,
+                    step,
+                });
+            }
+        }
+        while let Some(round) = &mut self.running {
+            let Some(stage) = self.stages.get(round.stage) else {
+                let began = round.began;
+                self.ended = Some(EndedRound { began, ended: now });
+                self.running = None;
+                break;
+            };
+            match &mut round.step {
+                Step::ReadEnd => {
+                    round.step = Step::Await {
+                        end: theirs.end(stage, &self.id).await?,
+                        behind: None,
+                        moved_at: now,
+                    };
+                }
+                Step::Await {
+                    end,
+                    behind,
+                    moved_at,
+                } => {
+                    let Some(found) = theirs.behind(stage, &self.id, end).await? else {
+                        round.step = Step::Rest { since: now };
+                        continue;
+                    };
+                    self.filled.insert(round.stage);
+                    let before = behind.as_ref().map(|before| &before.mark);
+                    if before.is_none_or(|before| found.mark.has_moved_since(before)) {
+                        *moved_at = now;
+                    }
+                    *behind = Some(found);
+                    break;
+                }
+                Step::Rest { since } if now.saturating_sub(*since) < self.in_flight => break,
+                Step::Rest { .. } => {
+                    round.stage += 1;
+                    round.step = Step::ReadEnd;
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// Returns what stands, if a stage has not moved for five minutes.
+    pub fn stalled(&self, now: Duration) -> Option<String> {
+        let round = self.running.as_ref()?;
+        let Step::Await {
+            behind: Some(behind),
+            moved_at,
+            ..
+        } = &round.step
+        else {
+            return None;
+        };
+        if now.saturating_sub(*moved_at) < STALLED {
+            return None;
+        }
+        let to_do = if behind.is_stuck {
+            "its consumer fails at that entry: acknowledge it, or move it elsewhere"
+        } else {
+            "start its consumer, or correct the name in queue"
+        };
+        let number = round.stage + 1;
+        let stage = self.stages.get(round.stage)?;
+        Some(format!(
+            "queue stage {number}, {stage}, has not moved for five minutes: {}. Its claims wait \
+            there and are not lost: {to_do}",
+            behind.waits
+        ))
+    }
+
+    /// Notes whether the keys of stages hold anything, so that a wrong name is not taken for an
+    /// empty queue for ever. Returns a stage of which that was never seen.
+    pub async fn never_filled(&mut self, theirs: &mut Theirs) -> Answer<Option<String>> {
+        let mut never = None;
+        for (number, stage) in self.stages.iter().enumerate() {
+            if !stage.must_be_empty() || self.filled.contains(&number) {
+                continue;
+            }
+            let found = theirs.behind(stage, &self.id, &End::Empty).await?;
+            if found.is_some() {
+                self.filled.insert(number);
+            } else {
+                never = Some(stage.to_string());
+            }
+        }
+        Ok(never)
+    }
+}
+
+impl Theirs {
+    /// Refuses topics, streams and groups that do not exist.
+    pub async fn must_have(&mut self, stages: &[Stage], id: &str) -> Answer<()> {
+        for stage in stages {
+            let end = self.end(stage, id).await?;
+            self.behind(stage, id, &end).await?;
+        }
+        Ok(())
+    }
+
+    async fn end(&mut self, stage: &Stage, id: &str) -> Answer<End> {
+        Ok(match stage {
+            Stage::Topic { kafka, .. } => End::Topic(self.brokers()?.logs(&fill(kafka, id)).await?),
+            Stage::Stream { stream, .. } => {
+                let stream = fill(stream, id);
+                End::Stream(self.redis()?.last_id(&stream).await?)
+            }
+            Stage::List { .. } | Stage::SortedSet { .. } | Stage::Sql { .. } => End::Empty,
+        })
+    }
+
+    /// Returns what is left before the end; `None`: the stage has passed it.
+    async fn behind(&mut self, stage: &Stage, id: &str, end: &End) -> Answer<Option<Behind>> {
+        match (stage, end) {
+            (Stage::Topic { kafka, group }, End::Topic(ends)) => {
+                self.brokers()?
+                    .progress(&fill(kafka, id), group, ends)
+                    .await
+            }
+            (Stage::Stream { stream, group }, End::Stream(end)) => {
+                self.redis()?
+                    .stream_behind(&fill(stream, id), group, end)
+                    .await
+            }
+            (Stage::List { list }, _) => self.redis()?.list_behind(&fill(list, id)).await,
+            (Stage::SortedSet { sorted_set }, _) => {
+                self.redis()?.sorted_set_behind(&fill(sorted_set, id)).await
+            }
+            (Stage::Sql { sql }, _) => {
+                let values = Values {
+                    id,
+                    ..Values::default()
+                };
+                self.rows_left(Query::of_look("queue.sql", sql, values))
+                    .await
+            }
+            (Stage::Topic { .. } | Stage::Stream { .. }, _) => Ok(None),
+        }
+    }
+
+    async fn rows_left(&mut self, query: Query<'_>) -> Answer<Option<Behind>> {
+        let mut number = None;
+        let mut each = |row: &[Cell]| {
+            number = row.first().and_then(|cell| whole(cell.as_deref()?));
+            Ok(true)
+        };
+        self.session().await?.read(query, &mut each).await?;
+        let misfit = "queue.sql selects no whole number: SELECT COUNT(*) …";
+        let left = number.ok_or_else(|| AttachError::misfit(misfit))?;
+        Ok((left != 0).then(|| Behind {
+            waits: format!("{left} claims are in it"),
+            mark: Mark::left(left.unsigned_abs()),
+            is_stuck: false,
+        }))
+    }
+}
