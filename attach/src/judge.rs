@@ -6,7 +6,7 @@
 
 use crate::file::Counts;
 use crate::look::{Look, Target};
-use crate::users::{Hasher, UserHash, repeated, without};
+use crate::users::{Hasher, UserHash, has, repeated, without};
 
 /// One difference, as looks recognise it again.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -111,9 +111,7 @@ impl Comparison {
         let lacking = without(&without(promised, &rows.counted), &rows.uncounted);
         let strangers = without(&rows.counted, promised);
         let twice = repeated(&rows.counted);
-        let both = promised
-            .iter()
-            .filter(|user| rows.counted.binary_search(user).is_ok());
+        let both = promised.iter().filter(|user| has(&rows.counted, **user));
         self.with_rows = both.take(PROOFS).copied().collect();
         self.owed += lacking.len() as u64;
         self.in_both = (promised.len() - lacking.len()) as u64;

@@ -50,7 +50,7 @@ use crate::kafka::Brokers;
 pub use crate::pass::{Confirm, PassOptions, Shown, Stopped};
 use crate::pass::{Pass, State};
 use crate::plan::Ours;
-use crate::sql::{Database, Purpose, Query};
+use crate::sql::{Database, Query};
 use crate::store::Store;
 use crate::text::Values;
 use crate::theirs::Theirs;
@@ -146,32 +146,17 @@ impl Engine {
         }
     }
 
-    /// Checks the file against their stores, and returns all that a pass would refuse.
+    /// Prepares all statements of the file, and returns those that their databases refuse. The
+    /// first pass tells what else does not fit.
     pub async fn check(&self) -> Answer<BTreeSet<String>> {
         let mut refused = BTreeSet::new();
         for block in &self.file.campaigns {
-            let mut refuse = |answer: Answer<()>| {
-                let error = answer.err();
-                refused.extend(error.map(|error| format!("campaign {:?}: {error}", block.name)));
-            };
             let mut theirs = self.theirs(block)?;
-            match pass::targets(block, &mut theirs).await {
-                Ok(targets) => {
-                    if let Some(target) = targets.first() {
-                        refuse(theirs.must_have(block.stages(), &target.id).await);
-                    }
-                }
-                Err(error) => refuse(Err(error)),
-            }
             for field in block.fields() {
-                let purpose = if field.usage.writes() {
-                    Purpose::Repair
-                } else {
-                    Purpose::Read
-                };
-                let mut session = self.database_of(block)?.open(purpose).await?;
+                let session = theirs.session().await?;
                 let query = Query::of_look(&field.name, &field.statement, Values::default());
-                refuse(session.prepare(query).await.map(drop));
+                let error = session.prepare(query).await.err();
+                refused.extend(error.map(|error| format!("campaign {:?}: {error}", block.name)));
             }
         }
         Ok(refused)

@@ -15,7 +15,7 @@ use crate::memory::Memory;
 use crate::sql::{Cell, ColumnType, Done, LOOK_LIMIT, Query, Session, whole};
 use crate::text::Values;
 use crate::theirs::Theirs;
-use crate::users::{Hasher, Names, UserHash, sorted};
+use crate::users::{Hasher, Names, UserHash, has, sorted};
 
 /// Rows of a check that are named. One more is read.
 const CHECK_ROWS: usize = 100;
@@ -120,7 +120,7 @@ pub struct CheckRow {
 
 impl PromisedUsers {
     pub fn has(&self, user: UserHash) -> bool {
-        self.users.binary_search(&user).is_ok()
+        has(&self.users, user)
     }
 
     /// Returns the names of some users.
@@ -159,7 +159,7 @@ impl PromisedUsers {
 impl Rows {
     /// Whether a user has any row.
     pub fn has(&self, user: UserHash) -> bool {
-        self.counted.binary_search(&user).is_ok() || self.uncounted.binary_search(&user).is_ok()
+        has(&self.counted, user) || has(&self.uncounted, user)
     }
 
     /// Adds a row of `issued`.

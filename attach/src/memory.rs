@@ -15,7 +15,7 @@ use crate::look::{CheckRow, Look, Target};
 use crate::queue::Queue;
 use crate::theirs::Theirs;
 use crate::unasked::Trouble;
-use crate::users::{Before, Seen, UserHash};
+use crate::users::{UserHash, has, merge};
 
 /// What earlier looks saw of a difference.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -27,7 +27,10 @@ struct Open {
 }
 
 pub struct Memory {
-    seen: Seen,
+    /// Users whom any look saw promised; sorted.
+    seen: Vec<UserHash>,
+    /// Users of whom any look saw a row; sorted.
+    with_row: Vec<UserHash>,
     has_looked: bool,
     open: HashMap<Difference, Open>,
     pub queue: Queue,
@@ -57,7 +60,8 @@ impl Memory {
             Some(Failed::Select(_)) | None => None,
         };
         Self {
-            seen: Seen::default(),
+            seen: Vec::new(),
+            with_row: Vec::new(),
             has_looked: false,
             open: HashMap::new(),
             queue: Queue::new(target),
@@ -81,9 +85,9 @@ impl Memory {
         for difference in &compared.differences {
             let mut is_new = false;
             if let Difference::Unissued(user) = difference {
-                let before = self.seen.before(*user);
-                is_new = self.has_looked && before == Before::Never;
-                vanished += u64::from(before == Before::WithRow);
+                let had_row = has(&self.with_row, *user);
+                is_new = self.has_looked && !had_row && !has(&self.seen, *user);
+                vanished += u64::from(had_row);
             }
             let first = look.ended;
             let known = self.open.get(difference).copied();
@@ -93,9 +97,11 @@ impl Memory {
         self.has_looked = true;
         self.looked_at = look.began;
         self.check_rows.clone_from(&look.check_rows);
-        let promised = look.promised.as_ref().map(|it| it.users.as_slice());
-        let rows = [look.rows.counted.as_slice(), &look.rows.uncounted];
-        self.seen.add(promised.unwrap_or_default(), &rows);
+        if let Some(promised) = &look.promised {
+            merge(&mut self.seen, &promised.users);
+        }
+        merge(&mut self.with_row, &look.rows.counted);
+        merge(&mut self.with_row, &look.rows.uncounted);
         self.trouble = Trouble {
             strangers: compared.strangers,
             // For ever: whoever deletes rows may have deleted some that no look has seen.

@@ -154,6 +154,8 @@ impl<'e> Pass<'e> {
         }
         if !run.partial {
             run.judged.whole = Judged::of(Kinds::All);
+            // Campaigns that have left the file.
+            run.judged.others = about(given_up());
         }
         Ok(self.shown)
     }
@@ -190,11 +192,14 @@ impl<'e> Pass<'e> {
             let memory = memories
                 .entry(target.drop_id)
                 .or_insert_with(|| Memory::new(target));
-            let report = self.target(target, &mut theirs, memory, elsewhere).await;
+            let report = self
+                .target(target, &mut theirs, memory, elsewhere, run)
+                .await;
             self.add(run, target, report?);
         }
         if block.whole.is_none() {
-            judge(run, block.coupon_id(), Judged::of(Kinds::All));
+            let judged = about(Judged::of(Kinds::All));
+            run.judged.coupons.insert(block.coupon_id(), judged);
         }
         Ok(())
     }
@@ -206,33 +211,24 @@ impl<'e> Pass<'e> {
             finding.coupon_id = Some(report.coupon_id);
             finding.drop_id = Some(report.drop_id).filter(|_| !is_whole);
         }
-        // That a store is away concerns no campaign.
-        let is_away = |finding: &Finding| matches!(finding.cause, Cause::Away(_));
-        for mut finding in report.findings.extract_if(.., |it| is_away(it)) {
-            if let Cause::Away(store) = finding.cause
-                && self.away.insert(store.as_str())
-            {
-                finding.coupon_id = None;
-                finding.drop_id = None;
-                run.findings.push(finding);
-            }
-        }
         if is_whole {
-            judge(run, report.coupon_id, report.judged);
+            let judged = about(report.judged);
+            run.judged.coupons.insert(report.coupon_id, judged);
             run.findings.append(&mut report.findings);
         } else {
             run.drops.push(report);
         }
     }
 
+    /// Reports an error of a whole block. That a store is away concerns no block, and is told once.
     fn report_error(&mut self, run: &mut Run, coupon: CouponId, error: &AttachError) {
         let mut finding = stalled(error);
         finding.coupon_id = Some(coupon);
         if let AttachError::Away { store, .. } = error {
+            finding.coupon_id = None;
             if !self.away.insert(store.as_str()) {
                 return;
             }
-            finding.coupon_id = None;
         }
         run.findings.push(finding);
     }
@@ -244,28 +240,32 @@ impl<'e> Pass<'e> {
         theirs: &mut Theirs,
         memory: &mut Memory,
         elsewhere: Trouble,
+        run: &mut Run,
     ) -> Answer<DropReport> {
         let began = self.engine.clock.now();
         if !self.options.is_requested && memory.rests(began) {
             return Ok(memory.last_report().unwrap_or_else(|| blank(target)));
         }
-        let error = match self.campaign(target, theirs, memory, elsewhere).await {
+        let mut report = blank(target);
+        match self.campaign(target, theirs, memory, elsewhere).await {
             Ok(report) => {
                 memory.report(&report);
                 return Ok(report);
             }
-            Err(error) if matches!(error, AttachError::Stopped) || is_of_all(&error) => {
-                return Err(error);
+            Err(error) if is_of_all(&error) => return Err(error),
+            Err(error @ AttachError::Away { .. }) => {
+                self.report_error(run, report.coupon_id, &error);
             }
-            Err(error) => error,
-        };
-        let mut report = blank(target);
-        let failing = memory.fails(began);
-        let is_patient = !self.options.is_requested && failing < PATIENCE;
-        if !(is_patient && matches!(error, AttachError::Lost(_))) {
-            report.findings.push(stalled(&error));
+            Err(AttachError::Lost(_)) if !self.has_lasted(memory, began) => {}
+            Err(error) => report.findings.push(stalled(&error)),
         }
         Ok(report)
+    }
+
+    /// Whether looks of a campaign have failed for so long that it is a finding.
+    fn has_lasted(&self, memory: &mut Memory, now: Duration) -> bool {
+        let failing = memory.fails(now);
+        self.options.is_requested || failing >= PATIENCE
     }
 
     /// Looks at a campaign, and repairs what may be repaired.
@@ -520,27 +520,27 @@ fn stalled(error: &AttachError) -> Finding {
     }
 }
 
-fn judge(run: &mut Run, coupon: CouponId, whole: Judged) {
-    let judged = CouponJudged {
+/// What is said about a coupon. Its campaigns that `each` selects no longer are given up.
+fn about(whole: Judged) -> CouponJudged {
+    CouponJudged {
         whole,
-        // Its campaigns that `each` selects no longer.
-        other_drops: Judged {
-            given_up: Kinds::All,
-            ..Judged::default()
-        },
-    };
-    run.judged.coupons.insert(coupon, judged);
+        other_drops: given_up(),
+    }
+}
+
+fn given_up() -> Judged {
+    Judged {
+        given_up: Kinds::All,
+        ..Judged::default()
+    }
 }
 
 /// Whether no other campaign can be compared either.
 fn is_of_all(error: &AttachError) -> bool {
     match error {
         AttachError::Away { store, .. } => *store == FailureCause::Mysql,
-        AttachError::Ours(_) => true,
-        AttachError::Lost(_)
-        | AttachError::Refused { .. }
-        | AttachError::Misfit(_)
-        | AttachError::Stopped => false,
+        AttachError::Ours(_) | AttachError::Stopped => true,
+        AttachError::Lost(_) | AttachError::Refused { .. } | AttachError::Misfit(_) => false,
     }
 }
 

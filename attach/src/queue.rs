@@ -234,15 +234,7 @@ impl Queue {
 }
 
 impl Theirs {
-    /// Refuses topics, streams and groups that do not exist.
-    pub async fn must_have(&mut self, stages: &[Stage], id: &str) -> Answer<()> {
-        for stage in stages {
-            let end = self.end(stage, id).await?;
-            self.behind(stage, id, &end).await?;
-        }
-        Ok(())
-    }
-
+    /// Reads the end that a stage has to pass. Refuses topics and streams that do not exist.
     async fn end(&mut self, stage: &Stage, id: &str) -> Answer<End> {
         Ok(match stage {
             Stage::Topic { kafka, .. } => End::Topic(self.brokers()?.logs(&fill(kafka, id)).await?),

@@ -19,7 +19,7 @@ use crate::sql::{Database, PROOF_LIMIT, Purpose, Query, REPAIR_LIMIT, Session};
 use crate::store::{REPAIR_ANSWER, Store};
 use crate::text::{Statement, Values};
 use crate::theirs::Theirs;
-use crate::users::Hasher;
+use crate::users::{Hasher, has};
 
 /// A promised user without a row.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -240,7 +240,7 @@ impl<'a> Repairs<'a> {
         let rows = rows(&mut self.session, query, self.hasher, None).await?;
         let user = self.hasher.user(user);
         let number = rows.counted.iter().filter(|it| **it == user).count();
-        if number == 1 && rows.uncounted.binary_search(&user).is_err() {
+        if number == 1 && !has(&rows.uncounted, user) {
             return Ok(());
         }
         Err(AttachError::Misfit(format!(

@@ -126,8 +126,11 @@ impl Store {
         } else if !self.must_be(&name, kind).await? {
             return Ok(());
         }
-        let pattern = literal(&fill(key.name(), id)).replace("{user}", "*");
-        let mut strange = Strange::default();
+        // A letter that the pattern would read as a wildcard matches any one.
+        let pattern = fill(key.name(), id).replace(['*', '[', ']', '\\', '^'], "?");
+        let pattern = pattern.replace("{user}", "*");
+        let mut decoded = 0;
+        let mut strange = Vec::new();
         let mut cursor = "0".to_owned();
         loop {
             let mut words = vec![scan.as_bytes()];
@@ -144,14 +147,18 @@ impl Store {
                 if matches!(key.kind, KeyKind::Hash(_)) && !key.means_promised(value) {
                     continue;
                 }
-                let user = strange.note(key.user(id, written), written);
-                if let Some(user) = user.filter(|user| !key.except.contains(user)) {
+                let Some(user) = key.user(id, written) else {
+                    strange.push(written.clone());
+                    continue;
+                };
+                decoded += 1;
+                if !key.except.contains(&user) {
                     let user = user.as_str();
                     each(Member { user, written });
                 }
             }
             if next == "0" {
-                return strange.must_be_few(key);
+                return must_be_few(key, decoded, &strange);
             }
             cursor = next;
         }
@@ -220,50 +227,17 @@ impl Store {
     }
 }
 
-/// Counts the members of a key that are in another form.
-#[derive(Default)]
-struct Strange {
-    decoded: u64,
-    strange: u64,
-    first: Vec<u8>,
-}
-
-impl Strange {
-    fn note(&mut self, user: Option<String>, written: &[u8]) -> Option<String> {
-        if user.is_some() {
-            self.decoded += 1;
-        } else {
-            self.strange += 1;
-            self.first = written.to_vec();
-        }
-        user
-    }
-
-    /// If more than 1 % of the members are, the file is wrong.
-    fn must_be_few(&self, key: &UsersKey) -> Answer<()> {
-        let Self {
-            decoded, strange, ..
-        } = self;
-        let all = decoded + strange;
-        if *strange == 0 || (*decoded > 0 && *strange <= (all / 100).max(1)) {
-            return Ok(());
-        }
-        let said = key.members.strange(&self.first);
-        let name = key.name();
-        Err(AttachError::Misfit(format!(
-            "promised: {strange} of {all} members of key {name:?} are {said}"
-        )))
-    }
-}
-
-/// Escapes what a pattern of SCAN would read as a wildcard.
-fn literal(text: &str) -> String {
-    let mut pattern = String::with_capacity(text.len());
-    for letter in text.chars() {
-        if matches!(letter, '*' | '?' | '[' | ']' | '\\' | '^') {
-            pattern.push('\\');
-        }
-        pattern.push(letter);
-    }
-    pattern
+/// Refuses a key if more than 1 % of its members are in another form.
+fn must_be_few(key: &UsersKey, decoded: usize, strange: &[Vec<u8>]) -> Answer<()> {
+    let number = strange.len();
+    let is_few = decoded > 0 && number <= (decoded / 100).max(1);
+    let Some(first) = strange.first().filter(|_| !is_few) else {
+        return Ok(());
+    };
+    let said = key.members.strange(first);
+    let name = key.name();
+    let all = decoded + number;
+    Err(AttachError::Misfit(format!(
+        "promised: {number} of {all} members of key {name:?} are {said}"
+    )))
 }

@@ -8,53 +8,33 @@ use std::hash::{BuildHasher as _, RandomState};
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct UserHash(u64);
 
-/// The lowest bit is free for a mark.
-const MARK: u64 = 1;
-
 #[derive(Debug, Clone, Default)]
 pub struct Hasher(RandomState);
 
 impl Hasher {
     pub fn user(&self, name: &str) -> UserHash {
-        UserHash(self.0.hash_one(name.as_bytes()) & !MARK)
+        UserHash(self.0.hash_one(name.as_bytes()))
     }
 }
 
-/// Names in the order in which they were read, each with its length before it.
+/// Names in the order in which they were read.
 #[derive(Debug, Default)]
 pub struct Names {
     bytes: Vec<u8>,
+    ends: Vec<usize>,
 }
 
 impl Names {
     pub fn push(&mut self, name: &[u8]) {
-        let mut length = name.len();
-        while length >= 0x80 {
-            self.bytes.push(length.to_le_bytes()[0] | 0x80);
-            length >>= 7;
-        }
-        self.bytes.push(length.to_le_bytes()[0]);
         self.bytes.extend_from_slice(name);
+        self.ends.push(self.bytes.len());
     }
 
     pub fn iter(&self) -> impl Iterator<Item = &[u8]> {
-        let mut rest = self.bytes.as_slice();
-        std::iter::from_fn(move || {
-            let mut length = 0;
-            let mut shift = 0;
-            loop {
-                let (byte, after) = rest.split_first()?;
-                rest = after;
-                length |= usize::from(byte & 0x7f) << shift;
-                if byte & 0x80 == 0 {
-                    break;
-                }
-                shift += 7;
-            }
-            let (name, after) = rest.split_at_checked(length)?;
-            rest = after;
-            Some(name)
-        })
+        let starts = std::iter::once(&0).chain(&self.ends);
+        starts
+            .zip(&self.ends)
+            .map(|(start, end)| &self.bytes[*start..*end])
     }
 }
 
@@ -88,73 +68,20 @@ pub fn repeated(users: &[UserHash]) -> Vec<UserHash> {
     twice
 }
 
-/// Whom any look of this process saw, and whether with a row.
-#[derive(Debug, Default)]
-pub struct Seen {
-    /// Sorted; the mark says that a row was seen.
-    users: Vec<u64>,
+/// Whether a sorted list has a user.
+pub fn has(users: &[UserHash], user: UserHash) -> bool {
+    users.binary_search(&user).is_ok()
 }
 
-/// What earlier looks saw of a user.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Before {
-    Never,
-    WithoutRow,
-    WithRow,
-}
-
-impl Seen {
-    pub fn before(&self, user: UserHash) -> Before {
-        let at = self.users.partition_point(|seen| seen & !MARK < user.0);
-        match self.users.get(at).filter(|seen| *seen & !MARK == user.0) {
-            None => Before::Never,
-            Some(seen) if seen & MARK == 0 => Before::WithoutRow,
-            Some(_) => Before::WithRow,
-        }
-    }
-
-    /// Adds the users of a look; all lists are sorted.
-    pub fn add(&mut self, promised: &[UserHash], with_row: &[&[UserHash]]) {
-        let new = |users: &[UserHash], mark: u64, seen: &Self| -> Vec<u64> {
-            let is_new = |user: &UserHash| match seen.before(*user) {
-                Before::Never => true,
-                Before::WithoutRow => mark == MARK,
-                Before::WithRow => false,
-            };
-            users
-                .iter()
-                .copied()
-                .filter(is_new)
-                .map(|user| user.0 | mark)
-                .collect()
-        };
-        let mut added = new(promised, 0, self);
-        for rows in with_row {
-            added.extend(new(rows, MARK, self));
-        }
-        if added.is_empty() {
-            return;
-        }
-        self.users.extend(added);
-        self.users.sort_unstable();
-        // Of the same user, the marked entry is the last one.
-        let mut kept = 0;
-        for at in 0..self.users.len() {
-            let next = self.users.get(at + 1).map(|next| next & !MARK);
-            if next != Some(self.users[at] & !MARK) {
-                self.users[kept] = self.users[at];
-                kept += 1;
-            }
-        }
-        self.users.truncate(kept);
-        self.users.shrink_to_fit();
-    }
+/// Adds users to a sorted list, each once.
+pub fn merge(all: &mut Vec<UserHash>, users: &[UserHash]) {
+    all.extend(without(users, all));
+    all.sort_unstable();
+    all.shrink_to_fit();
 }
 
 #[cfg(test)]
 mod tests {
-    use std::collections::BTreeMap;
-
     use proptest::prelude::*;
 
     use super::*;
@@ -163,7 +90,7 @@ mod tests {
         sorted(
             users
                 .iter()
-                .map(|user| UserHash(u64::from(*user) << 1))
+                .map(|user| UserHash(u64::from(*user)))
                 .collect(),
         )
     }
@@ -194,28 +121,15 @@ mod tests {
         }
 
         #[test]
-        fn whoever_was_seen_once_is_known_for_ever(
-            looks in prop::collection::vec((prop::collection::vec(0..12_u8, 0..9), prop::collection::vec(0..12_u8, 0..9)), 0..6),
-        ) {
-            let mut seen = Seen::default();
-            let mut model: BTreeMap<u8, bool> = BTreeMap::new();
-            for (promised, rows) in &looks {
-                seen.add(&hashes(promised), &[&hashes(rows)]);
-                for user in promised {
-                    model.entry(*user).or_default();
-                }
-                for user in rows {
-                    model.insert(*user, true);
-                }
+        fn whoever_was_seen_once_is_known_for_ever(looks in prop::collection::vec(prop::collection::vec(0..12_u8, 0..9), 0..6)) {
+            let mut seen = Vec::new();
+            for users in &looks {
+                merge(&mut seen, &hashes(users));
             }
-            for user in 0..12_u8 {
-                let expected = match model.get(&user) {
-                    None => Before::Never,
-                    Some(false) => Before::WithoutRow,
-                    Some(true) => Before::WithRow,
-                };
-                prop_assert_eq!(seen.before(hashes(&[user])[0]), expected);
-            }
+            let mut all = looks.concat();
+            all.sort_unstable();
+            all.dedup();
+            prop_assert_eq!(seen, hashes(&all));
         }
     }
 }

@@ -427,5 +427,5 @@ async fn mode_repair_asks_for_queue_and_check_and_old_words_name_the_new_line() 
     }
     let old =
         "[[campaign]]\nname = 'W'\nquantity = 1\nrows = { table = 'coupon', user = 'user_id' }";
-    assert!(refused(old).contains("write issued = \"SELECT user_id FROM coupon\""));
+    assert!(refused(old).contains("write issued = \"SELECT user_id FROM coupon"));
 }

@@ -312,8 +312,8 @@ async fn stream_or_group_that_does_not_exist_is_told() {
         let world = World::new(&[firstcome_shops::published::COUPON]).await;
         world.run(&[setup, "SADD @users 1"]).await;
         let daemon = world.daemon(&file("[{ stream = '@stream', group = 'workers' }]"));
-        let said = daemon.engine.check().await.unwrap();
-        assert!(said.iter().any(|said| said.contains(expected)), "{said:?}");
-        assert!(told(&daemon.settle().await).concat().contains("stalled"));
+        let found = daemon.settle().await;
+        assert_eq!(told(&found), ["1 stalled skipped"]);
+        assert!(why(&found).contains(expected), "{found:?}");
     }
 }

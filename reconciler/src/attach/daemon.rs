@@ -166,7 +166,6 @@ async fn keep_records(db: Db, days: Option<u32>, watched: Watched, stop: Cancell
     let every = Duration::from_secs(Tuning::JobsSeconds.or(EVERY_SECONDS));
     loop {
         watched.renew(&db).await;
-        watched.give_up_others(&db).await;
         if let Err(error) = delete_old_records(&db, days).await {
             tracing::warn!(%error, "old records were not deleted; it is repeated soon");
         }

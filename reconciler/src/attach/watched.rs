@@ -14,8 +14,7 @@ use diesel::prelude::*;
 use diesel_async::RunQueryDsl;
 use firstcome_attach::file::AttachFile;
 use firstcome_shared::columns::seconds_from_now;
-use firstcome_shared::domain::CouponId;
-use firstcome_shared::mysql::levels::{self, NotifyRow};
+use firstcome_shared::mysql::levels::NotifyRow;
 use firstcome_shared::mysql::runs::set_state;
 use firstcome_shared::mysql::{Conn, Db};
 use firstcome_shared::schema::reconciler_state;
@@ -76,24 +75,6 @@ impl Watched {
                 tracing::debug!(%error, "what is watched is not noted; it is repeated soon");
                 return;
             }
-        }
-    }
-
-    /// Gives up the levels of campaigns that no running daemon has noted.
-    pub(super) async fn give_up_others(&self, db: &Db) {
-        let given_up = db.transaction("give up campaigns", async move |conn| {
-            let noted = noted(conn).await?;
-            let ids = noted
-                .iter()
-                .filter_map(|(name, _)| name.strip_prefix("watched.")?.parse().ok())
-                .map(CouponId)
-                .collect();
-            levels::give_up_campaigns(conn, ids).await
-        });
-        match given_up.await {
-            Ok(0) => {}
-            Ok(number) => tracing::info!(number, "problems of campaigns that left the file end"),
-            Err(error) => tracing::debug!(%error, "no campaign was given up; it is repeated soon"),
         }
     }
 

@@ -10,7 +10,7 @@ use serde::{Deserialize, Serialize};
 
 use super::Conn;
 use crate::columns::{At, now};
-use crate::domain::{CouponId, DropId};
+use crate::domain::DropId;
 use crate::schema::{levels, reconciler_state};
 use crate::subject::Subject;
 
@@ -178,25 +178,4 @@ pub async fn seal(conn: &mut Conn, drop: DropId) -> QueryResult<()> {
     let row = NotifyRow::lock(conn, drop.subject()).await?;
     diesel::delete(of_drop).execute(conn).await?;
     row.raise(conn, drop.subject()).await
-}
-
-/// Gives up the levels of campaigns that are not among these, in one transaction. Returns how many.
-pub async fn give_up_campaigns(conn: &mut Conn, watched: Vec<CouponId>) -> QueryResult<usize> {
-    let watched: Vec<i64> = watched.into_iter().map(|id| id.0).collect();
-    let others = || {
-        levels::table
-            .filter(levels::subject.eq(Subject::Campaign.word()))
-            .filter(levels::given_up.eq(false))
-            .filter(levels::coupon_id.is_not_null())
-            .filter(levels::coupon_id.ne_all(watched.clone()))
-    };
-    let any: bool = select(exists(others())).get_result(conn).await?;
-    if !any {
-        return Ok(0);
-    }
-    let row = NotifyRow::lock(conn, Subject::Campaign).await?;
-    let given_up = diesel::update(others()).set(levels::given_up.eq(true));
-    let number = given_up.execute(conn).await?;
-    row.raise(conn, Subject::Campaign).await?;
-    Ok(number)
 }
