@@ -333,14 +333,16 @@ impl Explainer<'_> {
 /// Describes a counter that differs, with the command that compares before it adds.
 fn count_mismatch(target: &Target<'_>, count: &CountKey, numbers: &Numbers) -> String {
     let Numbers { given, owed, .. } = numbers;
-    let wanted = match (count.counts, target.quantity) {
+    let wanted = i64::try_from(match (count.counts, target.quantity) {
         (Counts::Down, Some(quantity)) => quantity.saturating_sub(*owed),
         (Counts::Down, None) | (Counts::Up, _) => *owed,
-    };
-    let wanted = i64::try_from(wanted).unwrap_or(i64::MAX);
+    })
+    .unwrap_or(i64::MAX);
     let key = quoted(&count.form.key(&fill(&count.key, &target.id)));
-    let field = count.field.as_ref();
-    let field = field.map(|field| quoted(&count.form.field(&fill(field, &target.id))));
+    let field = count
+        .field
+        .as_ref()
+        .map(|field| quoted(&count.form.field(&fill(field, &target.id))));
     let Some(seen) = numbers.counter else {
         let command = match field {
             None => format!("SET {key} {wanted} NX"),
@@ -467,13 +469,13 @@ pub fn report(looked: &Looked<'_>, memory: &Memory, found: &[Found]) -> DropRepo
     let Looked { target, look, .. } = looked;
     let causes = found.iter().map(|it| &it.finding.cause);
     let is_stalled = causes.into_iter().any(|it| *it == Cause::ConsumerStands);
-    let applied = |kind: Option<Kind>| {
-        let written = found.iter().map(|it| &it.finding);
-        let written = written.filter(|it| it.result == Outcome::Applied);
-        written
-            .filter(|it| kind.is_none_or(|kind| it.kind == kind))
-            .count() as u64
-    };
+    let mut written: u64 = 0;
+    let mut closed: u64 = 0;
+    for Found { finding, .. } in found {
+        let is_applied = finding.result == Outcome::Applied;
+        written += u64::from(is_applied);
+        closed += u64::from(is_applied && finding.kind == Kind::FailedClaim);
+    }
     let promised = look.promised.as_ref().map_or(0, |it| it.users.len() as u64);
     let before = Reported {
         count: look.count.unwrap_or_default(),
@@ -484,15 +486,15 @@ pub fn report(looked: &Looked<'_>, memory: &Memory, found: &[Found]) -> DropRepo
         ..Reported::default()
     };
     let is_nothing = promised == 0 && look.rows.number == 0;
-    let is_whole = applied(None) == found.len() as u64 && before.in_flight == 0;
+    let is_whole = written == found.len() as u64 && before.in_flight == 0;
     let quantity = target.quantity.unwrap_or(u64::from(u32::MAX));
     DropReport {
         exact: is_whole && !is_nothing && look.rows.coupons <= quantity,
         judged: judged(looked, memory, is_stalled),
         before,
         after: Reported {
-            rows: before.rows + applied(None),
-            failed_claims: before.failed_claims - applied(Some(Kind::FailedClaim)),
+            rows: before.rows + written,
+            failed_claims: before.failed_claims - closed,
             ..before
         },
         examined: Examined {

@@ -71,16 +71,15 @@ impl Brokers {
             .set("enable.ssl.certificate.verification", "true")
             .set("ssl.endpoint.identification.algorithm", "https");
         self.security.apply(&mut config);
-        let asking = move || ask(&config.create()?);
-        tokio::task::spawn_blocking(asking)
+        tokio::task::spawn_blocking(move || ask(&config.create()?))
             .await
             .map_err(|error| AttachError::Lost(error.to_string()))?
             .map_err(|error| AttachError::away(FailureCause::Kafka, error))
     }
 
     pub async fn ping(&self) -> Answer<()> {
-        let ping = |client: &BaseConsumer| client.fetch_metadata(None, ANSWER).map(drop);
-        self.ask(OURS, ping).await
+        self.ask(OURS, |client| client.fetch_metadata(None, ANSWER).map(drop))
+            .await
     }
 
     pub async fn logs(&self, topic: &str) -> Answer<Logs> {
@@ -94,8 +93,9 @@ impl Brokers {
     pub async fn progress(&self, topic: &str, group: &str, ends: &Logs) -> Answer<Option<Behind>> {
         let name = topic.to_owned();
         let partitions: Vec<i32> = ends.keys().copied().collect();
-        let ask = move |client: &BaseConsumer| committed(client, &name, &partitions);
-        let committed = self.ask(group, ask).await?;
+        let committed = self
+            .ask(group, move |client| committed(client, &name, &partitions))
+            .await?;
         // Read after the offsets: an offset beyond this end belongs to another log.
         let now = self.logs(topic).await?;
         Ok(compare(ends, &committed, &now))
@@ -175,9 +175,8 @@ fn compare(ends: &Logs, committed: &Offsets, now: &Logs) -> Option<Behind> {
     if left == 0 && waits.is_none() {
         return None;
     }
-    let messages = || format!("{left} messages from before are not processed");
     Some(Behind {
-        waits: waits.unwrap_or_else(messages),
+        waits: waits.unwrap_or(format!("{left} messages from before are not processed")),
         mark: Mark::left(left.unsigned_abs()),
         is_stuck: false,
     })
@@ -216,8 +215,9 @@ impl DeadLetters {
         let topic = self.topic.clone();
         let id = id.to_owned();
         let next = self.next.clone();
-        let read = move |client: &BaseConsumer| read(client, &topic, &id, next);
-        let read = brokers.ask(OURS, read).await?;
+        let read = brokers
+            .ask(OURS, move |client| read(client, &topic, &id, next))
+            .await?;
         must_exist(&self.topic.topic, read.is_missing)?;
         self.next = read.next;
         self.open.extend(read.users);

@@ -32,11 +32,12 @@ pub mod theirs;
 pub mod unasked;
 pub mod users;
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use anyhow::Context as _;
 use firstcome_shared::config::{KafkaArgs, MysqlArgs, RedisArgs, TlsArgs};
+use firstcome_shared::domain::CouponId;
 use firstcome_shared::redis::Redis;
 use firstcome_shared::report::Run;
 use secrecy::SecretString;
@@ -44,7 +45,7 @@ use tokio::sync::Mutex;
 use tokio_util::sync::CancellationToken;
 
 use crate::clock::Clock;
-use crate::error::{Answer, AttachError};
+use crate::error::AttachError;
 use crate::file::{AttachFile, Campaign};
 use crate::kafka::Brokers;
 pub use crate::pass::{Confirm, PassOptions, Shown, Stopped};
@@ -65,10 +66,10 @@ pub struct Engine {
     /// Where runs, alerts and confirmations are recorded. Without it, every repair waits for names.
     pub ours: Option<Ours>,
     database: Database,
+    /// Those of checks that have their own.
+    databases: BTreeMap<CouponId, Database>,
     redis: Option<Redis>,
     brokers: Option<Brokers>,
-    tls: TlsArgs,
-    timeout_ms: u64,
     hasher: Hasher,
     state: Arc<Mutex<State>>,
 }
@@ -94,16 +95,21 @@ impl Engine {
                 security,
             })
         });
+        let mut databases = BTreeMap::new();
+        for block in &file.campaigns {
+            if let Some(url) = block.whole.as_ref().and_then(|it| it.database.as_ref()) {
+                databases.insert(block.coupon_id(), Database::new(url, tls, timeout_ms)?);
+            }
+        }
         let ours = ours.map(|url| Ours::new(MysqlArgs::at(url.clone(), tls, timeout_ms)?));
         Ok(Self {
             database: Database::new(&file.database, tls, timeout_ms)?,
+            databases,
             redis: redis.transpose()?,
             brokers: brokers.transpose()?,
             ours: ours.transpose()?,
             file: Arc::new(file),
             clock: Clock::default(),
-            tls: tls.clone(),
-            timeout_ms,
             hasher: Hasher::default(),
             state: Arc::default(),
         })
@@ -146,33 +152,34 @@ impl Engine {
         }
     }
 
-    /// Prepares all statements of the file, and returns those that their databases refuse. The
-    /// first pass tells what else does not fit.
-    pub async fn check(&self) -> Answer<BTreeSet<String>> {
+    /// Prepares all statements of the file, and returns what their databases refuse. The first pass
+    /// tells what else does not fit.
+    pub async fn check(&self) -> BTreeSet<String> {
         let mut refused = BTreeSet::new();
         for block in &self.file.campaigns {
-            let mut theirs = self.theirs(block)?;
+            let mut theirs = self.theirs(block);
             for field in block.fields() {
-                let session = theirs.session().await?;
                 let query = Query::of_look(&field.name, &field.statement, Values::default());
-                let error = session.prepare(query).await.err();
-                refused.extend(error.map(|error| format!("campaign {:?}: {error}", block.name)));
+                let prepared = match theirs.session().await {
+                    Ok(session) => session.prepare(query).await.map(drop),
+                    Err(error) => Err(error),
+                };
+                let Err(error) = prepared else {
+                    continue;
+                };
+                refused.insert(format!("campaign {:?}: {error}", block.name));
+                if matches!(error, AttachError::Away { .. }) {
+                    break;
+                }
             }
         }
-        Ok(refused)
-    }
-
-    fn database_of(&self, block: &Campaign) -> Answer<Database> {
-        let own = block.whole.as_ref().and_then(|it| it.database.as_ref());
-        match own.map(|url| Database::new(url, &self.tls, self.timeout_ms)) {
-            None => Ok(self.database.clone()),
-            Some(database) => database.map_err(|error| AttachError::Misfit(format!("{error:#}"))),
-        }
+        refused
     }
 
     /// Returns their stores as a block needs them.
-    fn theirs(&self, block: &Campaign) -> Answer<Theirs> {
-        Ok(self.stores(Some(self.database_of(block)?)))
+    fn theirs(&self, block: &Campaign) -> Theirs {
+        let own = self.databases.get(&block.coupon_id());
+        self.stores(Some(own.unwrap_or(&self.database).clone()))
     }
 
     fn stores(&self, database: Option<Database>) -> Theirs {

@@ -177,7 +177,7 @@ impl<'e> Pass<'e> {
         run: &mut Run,
         memories: &mut Memories,
     ) -> Answer<()> {
-        let mut theirs = self.engine.theirs(block)?;
+        let mut theirs = self.engine.theirs(block);
         let targets = targets(block, &mut theirs).await?;
         memories.retain(|drop, _| targets.iter().any(|target| target.drop_id == *drop));
         for target in &targets {
@@ -413,13 +413,19 @@ impl<'e> Pass<'e> {
             let Some(repairs) = repairs.as_mut().filter(|_| !self.stop.is_cancelled()) else {
                 continue;
             };
-            let repaired = repairs.repair(&lost).await;
-            // What was written before stays in the report.
-            let repaired = repaired.unwrap_or_else(|error| Repaired::Failed(error.to_string()));
-            plan.facts.made_today += u64::from(repaired == Repaired::Written);
-            found.ended(&repaired);
-            if repaired == Repaired::Unknown {
-                break;
+            match repairs.repair(&lost).await {
+                Ok(repaired) => {
+                    plan.facts.made_today += u64::from(repaired == Repaired::Written);
+                    found.ended(&repaired);
+                    if repaired == Repaired::Unknown {
+                        break;
+                    }
+                }
+                // What was written before stays in the report.
+                Err(error) => {
+                    found.ended(&Repaired::Failed(error.to_string()));
+                    break;
+                }
             }
         }
         Ok(())
@@ -458,10 +464,12 @@ impl<'e> Pass<'e> {
         let Some(promised) = &look.promised else {
             return Vec::new();
         };
-        let is_wanted = |user| compared.with_rows.contains(&user);
-        let named = promised.named(target, &self.engine.hasher, is_wanted);
-        let names = named.into_values().map(|user| user.name);
-        names
+        promised
+            .named(target, &self.engine.hasher, |user| {
+                compared.with_rows.contains(&user)
+            })
+            .into_values()
+            .map(|user| user.name)
             .filter(|name| !plan.ours.users.contains(name))
             .collect()
     }

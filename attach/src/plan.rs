@@ -61,14 +61,13 @@ impl Ours {
     /// the database of a Firstcome that hands out coupons itself.
     pub async fn migrate(&self) -> anyhow::Result<()> {
         let tables = self.db.tables().await.context("DATABASE_URL")?;
-        let has = |wanted: &str| tables.iter().any(|table| table == wanted);
         ensure!(
-            tables.is_empty() || has("reconcile_runs"),
+            tables.is_empty() || tables.iter().any(|table| table == "reconcile_runs"),
             "DATABASE_URL: that database has tables of others: write one of its own (CREATE \
             DATABASE reconciler)"
         );
         ensure!(
-            !has("coupons"),
+            tables.iter().all(|table| table != "coupons"),
             "DATABASE_URL: Firstcome's own coupons are there; use another database"
         );
         let migrated = migrations::migrate(&self.settings, Tables::Records).await;

@@ -216,8 +216,10 @@ impl<'a> Repairs<'a> {
             return Err(AttachError::Misfit(why));
         }
         let asked = timeout(REPAIR_ANSWER, self.why_not_promised(&lost.user));
-        let late = |_| AttachError::Lost("your Redis did not answer in time".to_owned());
-        asked.await.map_err(late)?
+        asked.await.unwrap_or_else(|_| {
+            let why = "your Redis did not answer in time";
+            Err(AttachError::Lost(why.to_owned()))
+        })
     }
 
     /// Reads `issued` inside the transaction.

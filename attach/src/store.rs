@@ -127,8 +127,9 @@ impl Store {
             return Ok(());
         }
         // A letter that the pattern would read as a wildcard matches any one.
-        let pattern = fill(key.name(), id).replace(['*', '[', ']', '\\', '^'], "?");
-        let pattern = pattern.replace("{user}", "*");
+        let pattern = fill(key.name(), id)
+            .replace(['*', '[', ']', '\\', '^'], "?")
+            .replace("{user}", "*");
         let mut decoded = 0;
         let mut strange = Vec::new();
         let mut cursor = "0".to_owned();
@@ -139,8 +140,7 @@ impl Store {
             } else {
                 words.extend([name.as_slice(), cursor.as_bytes()]);
             }
-            let words = (words, "COUNT", PAGE);
-            let (next, page): (String, Vec<Vec<u8>>) = self.query(words).await?;
+            let (next, page): (String, Vec<Vec<u8>>) = self.query((words, "COUNT", PAGE)).await?;
             for entry in page.chunks(width) {
                 let value = entry.get(1).map(Vec::as_slice).unwrap_or_default();
                 let written = &entry[0];

@@ -108,9 +108,11 @@ impl TryFrom<UsersWords> for UsersKey {
             words.hash.map(KeyKind::Hash),
             words.keys.map(KeyKind::Keys),
         ];
-        let mut kinds = kinds.into_iter().flatten();
-        let kind = kinds.next().filter(|_| kinds.next().is_none());
-        let kind = kind.ok_or("promised: write one of set, sorted_set, hash, keys")?;
+        let mut written = kinds.into_iter().flatten();
+        let kind = written
+            .next()
+            .filter(|_| written.next().is_none())
+            .ok_or("promised: write one of set, sorted_set, hash, keys")?;
         let refusal = match (&kind, &words.value) {
             (KeyKind::Hash(_), Some(_)) => "",
             (KeyKind::Hash(_), None) => {

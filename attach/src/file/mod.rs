@@ -117,7 +117,11 @@ impl Promised {
 }
 
 /// Where claims are that their consumer could not process.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, Deserialize)]
+#[serde(
+    untagged,
+    expecting = "failed: a SELECT, or { topic = …, user = …, where = { … } }"
+)]
 pub enum Failed {
     /// Selects an event's id and its user.
     Select(Statement),
@@ -225,8 +229,10 @@ impl AttachFile {
 
     /// Replaces `$NAME` by the variable of this name.
     fn fill_in_variables(&mut self) -> anyhow::Result<()> {
-        let checks = self.campaigns.iter_mut();
-        let checks = checks.filter_map(|campaign| campaign.whole.as_mut()?.database.as_mut());
+        let checks = self
+            .campaigns
+            .iter_mut()
+            .filter_map(|campaign| campaign.whole.as_mut()?.database.as_mut());
         let optional = [&mut self.redis, &mut self.kafka, &mut self.kafka_properties];
         let addresses = optional.into_iter().filter_map(Option::as_mut);
         for address in addresses.chain([&mut self.database]).chain(checks) {
@@ -265,17 +271,6 @@ impl<'de> Deserialize<'de> for Promised {
         };
         let keys: Result<_, _> = promised.into_iter().map(UsersKey::deserialize).collect();
         keys.map(Self::Keys).map_err(D::Error::custom)
-    }
-}
-
-impl<'de> Deserialize<'de> for Failed {
-    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        match Value::deserialize(deserializer)? {
-            Value::String(text) => Ok(Self::Select(Statement::new(&text))),
-            topic => FailedTopic::deserialize(topic)
-                .map(Self::Topic)
-                .map_err(D::Error::custom),
-        }
     }
 }
 

@@ -35,8 +35,12 @@ const GONE: [[&str; 2]; 9] = [
 
 /// Returns a sentence for each such word of the file.
 pub(super) fn gone(file: &Table) -> Vec<String> {
-    let campaigns = file.get("campaign").and_then(Value::as_array);
-    let campaigns = campaigns.into_iter().flatten().filter_map(Value::as_table);
+    let campaigns = file
+        .get("campaign")
+        .and_then(Value::as_array)
+        .into_iter()
+        .flatten()
+        .filter_map(Value::as_table);
     let mut said = Vec::new();
     for table in campaigns.chain([file]) {
         let name = table.get("name").and_then(Value::as_str);
@@ -101,8 +105,8 @@ impl Field {
     fn refusals(&self, campaign: &Campaign) -> Vec<String> {
         let Self { name, usage, .. } = self;
         let known = usage.parameters();
-        let foreign = self.statement.parameters();
-        let foreign = foreign.into_iter().find(|it| !known.contains(it));
+        let mut written = self.statement.parameters().into_iter();
+        let foreign = written.find(|it| !known.contains(it));
         let is_checked = matches!(usage, Usage::Read | Usage::Check | Usage::Issue);
         let refusals = [
             self.other_words(),
@@ -283,9 +287,8 @@ impl AttachFile {
                     .then_some("kafka: its address is missing at the top of the file"),
                 (!ids.insert(campaign.coupon_id())).then_some("another one has this name"),
             ];
-            let others = campaign.contradictions();
-            let others = others.into_iter().chain(addresses.into_iter().flatten());
-            wrong.extend(others.map(str::to_owned));
+            wrong.extend(campaign.contradictions().into_iter().map(str::to_owned));
+            wrong.extend(addresses.into_iter().flatten().map(str::to_owned));
             let name = &campaign.name;
             said.extend(
                 wrong

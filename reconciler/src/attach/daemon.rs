@@ -69,10 +69,9 @@ pub(super) async fn run(args: AttachArgs, stop: CancellationToken) -> anyhow::Re
     announce(ours.db.clone(), row, seen.clone(), reads, stop.clone()).await;
     let campaigns = engine.file.clone();
     let watched = Watched::begin(&ours.db, &campaigns).await?;
-    match engine.check().await {
-        Ok(notes) => notes.iter().for_each(|note| tracing::warn!("{note}")),
-        // Each pass tries again and reports it; the other campaigns are compared.
-        Err(error) => tracing::warn!(%error, "the file could not be checked"),
+    // Each pass reports what it cannot compare; the other campaigns are compared.
+    for note in engine.check().await {
+        tracing::warn!("{note}");
     }
     tasks.spawn(notifier.clone().run_sender(stop.clone()));
     tasks.spawn(follow_queues(engine.clone(), stop.clone()));

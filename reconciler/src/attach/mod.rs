@@ -37,14 +37,13 @@ fn notifier(file: &AttachFile, ours: &Ours, args: &AttachArgs) -> anyhow::Result
     let mut notify = args.notify.clone();
     notify.public_url = notify.public_url.filter(|_| args.ops_token.is_some());
     notify.attached_file = Some(shell_word(&args.file.to_string_lossy()));
-    let mut campaigns = file.campaigns.iter();
-    let mut is_repaired =
-        |id| campaigns.any(|campaign| campaign.coupon_id() == id && campaign.mode == Mode::Repair);
-    let named = file.names().into_iter().map(|(id, name)| {
-        let is_repaired = is_repaired(id);
-        (id, AttachedCampaign { name, is_repaired })
-    });
-    notify.campaigns = named.collect();
+    for campaign in &file.campaigns {
+        let attached = AttachedCampaign {
+            name: campaign.name.clone(),
+            is_repaired: campaign.mode == Mode::Repair,
+        };
+        notify.campaigns.insert(campaign.coupon_id(), attached);
+    }
     Notifier::new(ours.db.clone(), &notify, &args.webhooks)
 }
 

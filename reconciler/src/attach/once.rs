@@ -33,11 +33,8 @@ pub(super) async fn run(args: AttachArgs, stop: CancellationToken) -> anyhow::Re
         .campaign
         .as_ref()
         .map(|name| engine.file.coupon_id(name));
-    match engine.check().await {
-        Ok(notes) => notes
-            .iter()
-            .for_each(|note| firstcome_shared::complain!("note: {note}")),
-        Err(error) => firstcome_shared::complain!("note: the file is not checked: {error}"),
+    for note in engine.check().await {
+        firstcome_shared::complain!("note: {note}");
     }
     firstcome_shared::complain!(
         "looking; while something differs, again until it is as old as in_flight"
