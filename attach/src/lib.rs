@@ -51,7 +51,7 @@ use crate::kafka::Brokers;
 pub use crate::pass::{Confirm, PassOptions, Shown, Stopped};
 use crate::pass::{Pass, State};
 use crate::plan::Ours;
-use crate::sql::{Database, Query};
+use crate::sql::{Database, Purpose, Query};
 use crate::store::Store;
 use crate::text::Values;
 use crate::theirs::Theirs;
@@ -157,11 +157,15 @@ impl Engine {
     pub async fn check(&self) -> BTreeSet<String> {
         let mut refused = BTreeSet::new();
         for block in &self.file.campaigns {
-            let mut theirs = self.theirs(block);
             for field in block.fields() {
+                let purpose = if field.usage.writes() {
+                    Purpose::Repair
+                } else {
+                    Purpose::Read
+                };
                 let query = Query::of_look(&field.name, &field.statement, Values::default());
-                let prepared = match theirs.session().await {
-                    Ok(session) => session.prepare(query).await.map(drop),
+                let prepared = match self.database_of(block).open(purpose).await {
+                    Ok(mut session) => session.prepare(query).await.map(drop),
                     Err(error) => Err(error),
                 };
                 let Err(error) = prepared else {
@@ -176,10 +180,14 @@ impl Engine {
         refused
     }
 
+    fn database_of(&self, block: &Campaign) -> &Database {
+        let own = self.databases.get(&block.coupon_id());
+        own.unwrap_or(&self.database)
+    }
+
     /// Returns their stores as a block needs them.
     fn theirs(&self, block: &Campaign) -> Theirs {
-        let own = self.databases.get(&block.coupon_id());
-        self.stores(Some(own.unwrap_or(&self.database).clone()))
+        self.stores(Some(self.database_of(block).clone()))
     }
 
     fn stores(&self, database: Option<Database>) -> Theirs {

@@ -17,7 +17,7 @@ use crate::error::{Answer, AttachError};
 use crate::explain::{Found, Looked, blank, explain, report};
 use crate::file::{Campaign, KeyKind, Mode};
 use crate::judge::compare;
-use crate::look::{Looker, Target, quantity};
+use crate::look::{Look, Looker, Target, quantity};
 use crate::memory::{Memories, Memory};
 use crate::plan::{OurRows, Trust};
 use crate::repair::{Repaired, Repairs};
@@ -288,7 +288,7 @@ impl<'e> Pass<'e> {
         let look = looker.look(memory).await?;
         let compared = compare(target, &look, &engine.hasher);
         let is_at_rest = memory.add(&look, &compared);
-        self.rest(target, memory, &look);
+        Self::rest(target, memory, &look);
         let looked = Looked {
             target,
             look,
@@ -346,7 +346,7 @@ impl<'e> Pass<'e> {
 
     /// Lets a campaign rest. A check of the whole file rests longer, but is repeated once its rows
     /// are old enough.
-    fn rest(&self, target: &Target<'_>, memory: &mut Memory, look: &crate::look::Look) {
+    fn rest(target: &Target<'_>, memory: &mut Memory, look: &Look) {
         let took = look.ended.saturating_sub(look.began) * REST;
         let every = target.block.whole.as_ref().map(|whole| whole.every);
         let mut rest = took.max(every.unwrap_or_default());
