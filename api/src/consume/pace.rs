@@ -88,8 +88,6 @@ pub(super) struct Pace {
 #[derive(Debug)]
 struct State {
     debt: Debt,
-    /// The last time at which this process owed rows.
-    owed_at: Option<Instant>,
     /// The pace is suspended until this time: a coupon waits until all messages are read.
     suspended_until: Option<Instant>,
 }
@@ -98,7 +96,6 @@ impl Pace {
     pub(super) fn new(rows_per_second: Option<u32>, all: usize) -> Self {
         let state = State {
             debt: Debt::new(Instant::now()),
-            owed_at: None,
             suspended_until: None,
         };
         Self {
@@ -133,9 +130,6 @@ impl Pace {
             state.debt.rows = 0.0;
         }
         state.debt.pay(now, rate);
-        if state.debt.rows > 0.0 {
-            state.owed_at = Some(now);
-        }
         state.debt.wait()
     }
 
@@ -165,14 +159,7 @@ impl Pace {
         let mut state = self.state.lock();
         if rows > 0 && !state.is_suspended(now) {
             state.debt.owe(now, rows);
-            state.owed_at = Some(now);
         }
-    }
-
-    /// Returns the last time at which this process owed rows. While it owes rows, its partitions
-    /// wait, so their silence means nothing.
-    pub(super) fn owed_at(&self) -> Option<Instant> {
-        self.state.lock().owed_at
     }
 
     /// Whether to check in MySQL for a suspension of the pace. It matters only while this process
@@ -289,7 +276,6 @@ mod tests {
         // The share in between is unknown: the consumer may have had no partition until now.
         assert_eq!(pace.wait(12, after(600)).as_secs(), 7, "nothing is paid");
         assert_eq!(pace.wait(12, after(608)), Duration::ZERO);
-        assert_eq!(pace.owed_at(), Some(after(600)));
     }
 
     #[test]
@@ -318,6 +304,6 @@ mod tests {
         pace.written(&issued(5_000), now);
         assert_eq!(pace.wait(1, now), Duration::ZERO);
         assert_eq!(pace.full(1, now), usize::MAX);
-        assert!(!pace.must_ask(now) && pace.owed_at().is_none());
+        assert!(!pace.must_ask(now));
     }
 }

@@ -463,20 +463,15 @@ impl Tender {
     }
 
     /// Probes a partition that has been silent for too long: unread messages follow the offset up
-    /// to which it was read, and do not arrive. Time in which this process owes rows does not
-    /// count.
+    /// to which it was read, and do not arrive. While this process owes rows, its partitions wait,
+    /// so their silence means nothing.
     fn listen(self: &Arc<Self>, partition: i32, silent: Option<i64>, silences: &mut Silences) {
         let now = Instant::now();
         let (was, since) = silences.entry(partition).or_insert((silent, now));
-        if *was != silent {
+        if *was != silent || !self.wait_for_pace().is_zero() {
             (*was, *since) = (silent, now);
         } else if let Some(offset) = silent
-            && self
-                .pace
-                .owed_at()
-                .map_or(*since, |at| at.max(*since))
-                .elapsed()
-                > self.stuck
+            && since.elapsed() > self.stuck
         {
             *since = now;
             let tender = Arc::clone(self);
