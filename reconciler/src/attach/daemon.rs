@@ -22,10 +22,11 @@ use super::args::AttachArgs;
 use super::http::{self, RouteState};
 use super::watched::Watched;
 use crate::args::limits;
-use crate::daemon::schedule::{CronSchedule, ScheduledJob, Schedules};
+use crate::daemon::schedule::{CronSchedule, Schedules};
 use crate::daemon::{end, start};
 use crate::http::{CONNECTIONS, guarded};
 use crate::jobs::EVERY_SECONDS;
+use crate::notify::ScheduledRun;
 use crate::passes::{Passes, Worker};
 use crate::report::FailureCause;
 use crate::retention::delete_old_records;
@@ -45,10 +46,10 @@ pub(super) async fn run(args: AttachArgs, stop: CancellationToken) -> anyhow::Re
     let times = &args.schedules;
     let crons = [
         (
-            ScheduledJob::Reconcile,
+            ScheduledRun::Reconcile,
             times.in_zone(&times.reconcile_cron),
         ),
-        (ScheduledJob::Digest, times.in_zone(&times.digest_cron)),
+        (ScheduledRun::Digest, times.in_zone(&times.digest_cron)),
     ];
     let seen = SeenState::default();
     let reads = notifier.has_readers();
@@ -115,7 +116,7 @@ pub(super) async fn run(args: AttachArgs, stop: CancellationToken) -> anyhow::Re
 async fn prepare(
     ours: &Ours,
     seen: &SeenState,
-    crons: &[(ScheduledJob, Times)],
+    crons: &[(ScheduledRun, Times)],
     stop: &CancellationToken,
 ) -> anyhow::Result<Option<Vec<CronSchedule>>> {
     let attempt = async || {

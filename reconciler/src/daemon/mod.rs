@@ -20,12 +20,12 @@ use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
-use self::schedule::{CronSchedule, ScheduledJob, Schedules};
+use self::schedule::{CronSchedule, Schedules};
 use crate::args::{DaemonArgs, limits};
 use crate::context::Stores;
 use crate::http::Front;
 use crate::jobs;
-use crate::notify::Notifier;
+use crate::notify::{Notifier, ScheduledRun};
 use crate::passes::{Passes, Worker};
 use crate::run::Reconciler;
 
@@ -95,12 +95,12 @@ impl Daemon {
         let times = &args.schedules;
         // Put the deep pass first, since it includes the normal one.
         let crons = [
-            (ScheduledJob::Deep, times.in_zone(&times.deep_cron)),
+            (ScheduledRun::Deep, times.in_zone(&times.deep_cron)),
             (
-                ScheduledJob::Reconcile,
+                ScheduledRun::Reconcile,
                 times.in_zone(&times.reconcile_cron),
             ),
-            (ScheduledJob::Digest, times.in_zone(&times.digest_cron)),
+            (ScheduledRun::Digest, times.in_zone(&times.digest_cron)),
         ];
         let token = args.http.token()?;
         let limits = limits();

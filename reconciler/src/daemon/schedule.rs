@@ -24,37 +24,13 @@ use crate::record;
 use crate::report::{Kind, Run, Status, Trigger};
 use crate::times::Times;
 
-/// The scheduled jobs.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-pub enum ScheduledJob {
-    /// A pass that includes sealed drops.
-    Deep,
-    /// A pass over drops that are not sealed.
-    Reconcile,
-    Digest,
-}
-
-impl ScheduledJob {
-    const fn of_alerts(self) -> ScheduledRun {
-        match self {
-            Self::Reconcile => ScheduledRun::Reconcile,
-            Self::Deep => ScheduledRun::Deep,
-            Self::Digest => ScheduledRun::Digest,
-        }
-    }
-
-    const fn setting(self) -> &'static str {
-        self.of_alerts().setting()
-    }
-
-    /// Returns the schedules that have run once this job ends in any process, by their keys in
-    /// `reconciler_state`. The first key is the job's own. A deep pass also covers the normal one.
-    const fn counts_for(self) -> &'static [&'static str] {
-        match self {
-            Self::Deep => &["last_run:deep", "last_run:reconcile"],
-            Self::Reconcile => &["last_run:reconcile"],
-            Self::Digest => &[LAST_DIGEST],
-        }
+/// Returns the schedules that have run once this run ends in any process, by their keys in
+/// `reconciler_state`. The first key is the run's own. A deep pass also covers the normal one.
+const fn counts_for(run: ScheduledRun) -> &'static [&'static str] {
+    match run {
+        ScheduledRun::Deep => &["last_run:deep", "last_run:reconcile"],
+        ScheduledRun::Reconcile => &["last_run:reconcile"],
+        ScheduledRun::Digest => &[LAST_DIGEST],
     }
 }
 
@@ -83,7 +59,7 @@ const REPEATS: u32 = 3;
 /// A schedule with the state of its runs.
 #[derive(Debug, Clone)]
 pub(crate) struct CronSchedule {
-    job: ScheduledJob,
+    job: ScheduledRun,
     times: Times,
     /// When a run last ended in any process, as known to this process.
     last: DateTime<Utc>,
@@ -95,7 +71,7 @@ pub(crate) struct CronSchedule {
 
 impl CronSchedule {
     /// Creates a schedule whose run last ended at `last`.
-    fn new(job: ScheduledJob, times: Times, last: DateTime<Utc>) -> Self {
+    fn new(job: ScheduledRun, times: Times, last: DateTime<Utc>) -> Self {
         Self {
             job,
             times,
@@ -111,11 +87,11 @@ impl CronSchedule {
     pub(crate) fn watched(&self) -> notify::Schedule {
         let times = self.times.clone();
         notify::Schedule {
-            schedule: self.job.of_alerts(),
-            key: self.job.counts_for()[0],
+            schedule: self.job,
+            key: counts_for(self.job)[0],
             from: match self.job {
-                ScheduledJob::Digest => Utc::now(),
-                ScheduledJob::Deep | ScheduledJob::Reconcile => self.last,
+                ScheduledRun::Digest => Utc::now(),
+                ScheduledRun::Deep | ScheduledRun::Reconcile => self.last,
             },
             next_after: Arc::new(move |at| times.next_after(at)),
         }
@@ -123,10 +99,10 @@ impl CronSchedule {
 
     /// Reads from MySQL when the run last ended. If it has never run, stores the present time as
     /// that. Logs the next runs.
-    pub(crate) async fn load(db: &Db, job: ScheduledJob, times: Times) -> Result<Self, DbError> {
+    pub(crate) async fn load(db: &Db, job: ScheduledRun, times: Times) -> Result<Self, DbError> {
         let now = Utc::now();
         let setting = job.setting();
-        let key = job.counts_for()[0];
+        let key = counts_for(job)[0];
         let last = match record::recall(db, key).await? {
             Some(last) => last,
             None => record::remember(db, key, now).await.map(|()| now)?,
@@ -162,7 +138,7 @@ impl CronSchedule {
     /// Whether a process has completed the run since the last known one, which is noted. Ignores
     /// times in the future, which come from a wrong clock.
     async fn recall(&mut self, db: &Db, now: DateTime<Utc>) -> bool {
-        let ended = record::recall(db, self.job.counts_for()[0]).await;
+        let ended = record::recall(db, counts_for(self.job)[0]).await;
         let new = ended
             .ok()
             .flatten()
@@ -211,7 +187,7 @@ impl Schedules {
         mut all: Vec<CronSchedule>,
     ) -> Self {
         // A process that mails nobody must not take the digest from one that does.
-        all.retain(|it| it.job != ScheduledJob::Digest || notifier.has_recipients());
+        all.retain(|it| it.job != ScheduledRun::Digest || notifier.has_recipients());
         Self {
             db,
             passes,
@@ -242,7 +218,7 @@ impl Schedules {
     /// Starts the due runs of one schedule, one at a time. A pass runs at start-up even if none is
     /// due.
     async fn follow(&self, mut own: CronSchedule, second: &Notify) {
-        let mut is_first = own.job == ScheduledJob::Reconcile;
+        let mut is_first = own.job == ScheduledRun::Reconcile;
         loop {
             let began = Utc::now();
             own.note_clock(began);
@@ -264,11 +240,11 @@ impl Schedules {
     /// Runs a job once. Returns `None` if this process runs another pass: then the run stays due.
     async fn attempt(
         &self,
-        job: ScheduledJob,
+        job: ScheduledRun,
         is_first: bool,
         due: DateTime<Utc>,
     ) -> Option<RunAttempt> {
-        if job == ScheduledJob::Digest {
+        if job == ScheduledRun::Digest {
             let mailed = self.notifier.daily_digest(due, Utc::now()).await;
             return Some(match mailed {
                 Ok(()) => RunAttempt::Ran,
@@ -281,8 +257,8 @@ impl Schedules {
         let due = (!is_first).then_some(due);
         let trigger = due.map_or(Trigger::Startup, |_| Trigger::Cron);
         let request = PassRequest {
-            deep: job == ScheduledJob::Deep,
-            counts_for: job.counts_for(),
+            deep: job == ScheduledRun::Deep,
+            counts_for: counts_for(job),
             due,
             ..PassRequest::new(trigger)
         };
@@ -318,16 +294,16 @@ mod tests {
     use super::*;
     use crate::times::tests::{at, times};
 
-    fn schedule(text: &str, job: ScheduledJob, last: &str) -> CronSchedule {
+    fn schedule(text: &str, job: ScheduledRun, last: &str) -> CronSchedule {
         CronSchedule::new(job, times(text, "UTC"), at(last))
     }
 
     fn deep() -> CronSchedule {
-        schedule("0 0 3 * * *", ScheduledJob::Deep, "2026-01-01T03:00:05Z")
+        schedule("0 0 3 * * *", ScheduledRun::Deep, "2026-01-01T03:00:05Z")
     }
 
     fn frequent(last: &str) -> CronSchedule {
-        schedule("*/10 * * * * *", ScheduledJob::Reconcile, last)
+        schedule("*/10 * * * * *", ScheduledRun::Reconcile, last)
     }
 
     /// The daily deep pass is due at 03:00 while an operator's pass holds the lock.

@@ -10,8 +10,9 @@ use firstcome_shared::schedule::time_zone;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
-use super::schedule::{CronSchedule, ScheduledJob};
+use super::schedule::CronSchedule;
 use crate::context::Stores;
+use crate::notify::ScheduledRun;
 use crate::record;
 use crate::report::{FailureCause, Run, Trigger};
 use crate::start_check;
@@ -28,7 +29,7 @@ pub(crate) const ATTEMPT: Duration = Duration::from_secs(2);
 pub(super) async fn wait_for_stores(
     all: &Stores,
     seen: &SeenState,
-    crons: &[(ScheduledJob, Times)],
+    crons: &[(ScheduledRun, Times)],
     stop: &CancellationToken,
 ) -> anyhow::Result<Option<Vec<CronSchedule>>> {
     time_zone::warn_if_old();
@@ -106,7 +107,7 @@ fn note_store(seen: &SeenState, cause: FailureCause, reason: &str) {
 /// Loads the schedules.
 pub(crate) async fn schedules(
     db: &Db,
-    crons: &[(ScheduledJob, Times)],
+    crons: &[(ScheduledRun, Times)],
 ) -> Result<Vec<CronSchedule>, DbError> {
     let mut schedules = Vec::with_capacity(crons.len());
     for (job, times) in crons {
