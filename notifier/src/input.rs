@@ -19,6 +19,9 @@ use crate::wording::capital;
 /// Maximum number of runs that a mail quotes.
 const RUNS: usize = 50;
 
+/// Findings read of a run, of which a mail lists far fewer.
+const FINDINGS: u32 = 20_000;
+
 /// Maximum number of drops that a mail names.
 const DROPS: usize = 100;
 
@@ -70,7 +73,8 @@ impl<'a> MailInput<'a> {
         let named = wanted.iter().filter_map(|condition| condition.run_id());
         let ids: BTreeSet<&str> = named.take(RUNS).chain(last_repair.as_deref()).collect();
         for id in &ids {
-            runs.extend(stored_run::read(conn, id).await?);
+            let page = stored_run::read_page(conn, id, FINDINGS, 0).await?;
+            runs.extend(page.map(|page| page.run));
         }
         let drops: Vec<i64> = wanted
             .iter()

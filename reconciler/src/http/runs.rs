@@ -1,7 +1,5 @@
 //! Routes for runs: `GET /v1/runs` lists them, `GET /v1/runs/{id}` returns one.
 
-use std::collections::{BTreeSet, HashMap};
-
 use axum::extract::State;
 use axum::http::header::{CACHE_CONTROL, CONTENT_DISPOSITION, CONTENT_TYPE};
 use axum::response::{IntoResponse as _, Response};
@@ -10,6 +8,7 @@ use firstcome_shared::http::Problem;
 use firstcome_shared::http::extract::{StrictPath, StrictQuery, invalid};
 use firstcome_shared::http::views::{RunPage, Runs};
 use firstcome_shared::mysql::ops_actions::Operator;
+use firstcome_shared::mysql::stored_run::read_page;
 use firstcome_shared::mysql::{Db, DbError};
 use serde::Deserialize;
 use serde_json::json;
@@ -20,9 +19,6 @@ use super::requests::{Answer, no_such, reveal, within};
 use crate::findings_csv;
 use crate::passes::Passes;
 use crate::queries;
-use crate::queries::runs::StoredRun;
-use crate::queries::runs::{FindingRow, ListedFinding};
-use crate::report::{DropReport, Examined, Run, Status, Trigger, Unlisted};
 
 #[derive(Debug, Deserialize, IntoParams)]
 #[serde(deny_unknown_fields)]
@@ -171,112 +167,8 @@ pub(crate) async fn page(
     limit: u32,
     after: i64,
 ) -> Result<Option<RunPage>, DbError> {
-    let Some((stored, findings)) = queries::runs::run_with_findings(db, id, limit, after).await?
-    else {
-        return Ok(None);
-    };
-    let last = findings.last().map(|found: &ListedFinding| found.id);
-    let findings = findings.into_iter().map(|found| found.finding);
-    Ok(Some(RunPage {
-        next_after: last.filter(|_| findings.len() == limit as usize),
-        ..assemble(stored, findings)
-    }))
-}
-
-fn assemble(stored: StoredRun, findings: impl Iterator<Item = FindingRow>) -> RunPage {
-    let StoredRun { row, drops } = stored;
-    let mut unreadable = BTreeSet::new();
-    let status = row.status.known().unwrap_or_else(|word| {
-        unreadable.insert(format!("the status {word}"));
-        Status::Failed
-    });
-    let trigger = row.trigger.known().unwrap_or_else(|word| {
-        unreadable.insert(format!("the trigger {word}"));
-        Trigger::Cron
-    });
-    let drops: Vec<DropReport> = match drops.map(serde_json::from_value) {
-        Some(Ok(drops)) => drops,
-        Some(Err(error)) => {
-            unreadable.insert(format!("the drops ({error})"));
-            Vec::new()
-        }
-        None => Vec::new(),
-    };
-    let mut run = Run {
-        status,
-        drops,
-        asked_by: row.asked_by,
-        dry_run: row.dry_run,
-        deep: row.deep,
-        finished_at: row.finished_at,
-        error: row.error,
-        ..Run::begun(&row.run_id, trigger, row.started_at)
-    };
-    let (drops, listed) = run.examined();
-    let less = |all: i64, listed: u64| u64::try_from(all).unwrap_or(0).saturating_sub(listed);
-    run.unlisted = Unlisted {
-        drops: u64::from(row.drops_examined).saturating_sub(drops),
-        examined: Examined {
-            users: less(row.users_examined, listed.users),
-            rows: less(row.rows_examined, listed.rows),
-            failed_claims: less(row.failed_claims_examined, listed.failed_claims),
-        },
-    };
-    let places: HashMap<_, _> = run
-        .drops
-        .iter()
-        .enumerate()
-        .map(|(at, report)| (report.drop_id, at))
-        .collect();
-    for finding in findings {
-        let finding = match finding.known() {
-            Ok(finding) => finding,
-            Err(word) => {
-                unreadable.insert(format!("findings with the word {word}"));
-                continue;
-            }
-        };
-        match finding.drop_id.and_then(|drop| places.get(&drop)) {
-            Some(at) => run.drops[*at].findings.push(finding),
-            None => run.findings.push(finding),
-        }
-    }
-    RunPage {
-        run,
-        next_after: None,
-        unreadable,
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use firstcome_shared::report::{Finding, Kind, Stored};
-
-    use super::*;
-
-    #[test]
-    fn parts_of_a_run_that_cannot_be_read_are_listed_and_the_others_returned() {
-        let row = json!({
-            "run_id": "1", "trigger": "moon", "status": "eclipsed", "dry_run": false,
-            "deep": false, "confirmed": false, "started_at": "2026-12-01T06:00:00Z",
-            "finished_at": null, "drops_examined": 3, "users_examined": 0, "rows_examined": 0,
-            "failed_claims_examined": 0, "applied": 0, "skipped": 0, "failed": 0
-        });
-        let stored = StoredRun {
-            row: serde_json::from_value(row).unwrap(),
-            drops: Some(json!([{}])),
-        };
-        let known = FindingRow::from(Finding::report(Kind::Unfilled, ""));
-        let other = FindingRow {
-            kind: Stored::Unknown("shadowed".to_owned()),
-            ..known.clone()
-        };
-        let page = assemble(stored, [known, other].into_iter());
-        assert_eq!(page.run.findings.len(), 1);
-        assert_eq!(page.run.findings[0].kind, Kind::Unfilled);
-        let unreadable = Vec::from_iter(page.unreadable);
-        assert!(unreadable[0].starts_with("findings with the word shadowed"));
-        assert!(unreadable[1].starts_with("the drops (missing field"));
-        assert_eq!(unreadable[2..], ["the status eclipsed", "the trigger moon"]);
-    }
+    db.run("read run", async move |conn| {
+        read_page(conn, &id, limit, after).await
+    })
+    .await
 }

@@ -140,44 +140,6 @@ pub(crate) async fn runs(db: &Db, limit: u32, before: Option<String>) -> DbResul
     db.rows("list runs", page).await
 }
 
-/// Reads a run with at most `limit` findings with ids above `after`.
-pub(crate) async fn run_with_findings(
-    db: &Db,
-    id: String,
-    limit: u32,
-    after: i64,
-) -> DbResult<Option<(StoredRun, Vec<ListedFinding>)>> {
-    let run = |id: String| {
-        reconcile_runs::table
-            .find(id)
-            .select(StoredRun::as_select())
-    };
-    let Some(mut found) = db.row("read run", run(id.clone())).await? else {
-        return Ok(None);
-    };
-    let of = found.row.same_as.clone().unwrap_or(id);
-    if found.row.same_as.is_some() {
-        let same = db.row("read the run with the findings", run(of.clone()));
-        found.drops = found.drops.or(same.await?.and_then(|same| same.drops));
-    }
-    let page = reconcile_findings::table
-        .filter(reconcile_findings::run_id.eq(of))
-        .filter(reconcile_findings::id.gt(after))
-        .order(reconcile_findings::id)
-        .limit(limit.into())
-        .select(ListedFinding::as_select());
-    Ok(Some((found, db.rows("findings of a run", page).await?)))
-}
-
-/// A finding with its id.
-#[derive(Debug, Clone, Queryable, Selectable)]
-#[diesel(table_name = reconcile_findings)]
-pub(crate) struct ListedFinding {
-    pub(crate) id: i64,
-    #[diesel(embed)]
-    pub(crate) finding: FindingRow,
-}
-
 /// Time limit for writing all findings of a run.
 const LONG: Duration = Duration::from_secs(60);
 

@@ -1,7 +1,6 @@
 //! Response types of the reconciler's and the API's routes that the console shows. Both services
 //! serialize theirs; the console and other programs parse them.
 
-use std::collections::BTreeSet;
 use std::ops::Deref;
 
 use chrono::{DateTime, Utc};
@@ -15,8 +14,9 @@ use crate::model::RecordedAct;
 use crate::mysql::alerts::ListedAlert;
 use crate::mysql::dead_letters::DeadLetterRow;
 use crate::mysql::runs::RunRow;
-use crate::report::Run;
 use crate::schedule::Tz;
+
+pub use crate::mysql::stored_run::RunPage;
 
 /// Whether Redis admits claims to the coupons of the page.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
@@ -280,20 +280,6 @@ pub struct DropView {
 #[derive(Debug, Serialize, Deserialize, ToSchema)]
 pub struct Runs {
     pub runs: Vec<RunRow>,
-}
-
-/// A run with a page of its findings.
-#[derive(Debug, Serialize, Deserialize, ToSchema)]
-pub struct RunPage {
-    #[serde(flatten)]
-    pub run: Run,
-    /// `after` of the next page.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub next_after: Option<i64>,
-    /// What another version has recorded, and this one cannot read.
-    #[serde(default, skip_serializing_if = "BTreeSet::is_empty")]
-    #[schema(required = false)]
-    pub unreadable: BTreeSet<String>,
 }
 
 /// A pass that was started.
