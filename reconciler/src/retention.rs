@@ -13,7 +13,6 @@ use diesel_async::RunQueryDsl;
 use firstcome_shared::StoreError;
 use firstcome_shared::coupon::Drop;
 use firstcome_shared::domain::{DropId, OncePer, Slot};
-use firstcome_shared::mysql::erased::NAMES_SOMEBODY;
 use firstcome_shared::mysql::{Db, DbError};
 use firstcome_shared::schema::issued_coupons;
 use firstcome_shared::tuning::Tuning;
@@ -28,17 +27,6 @@ const RETENTION_DAYS: u32 = 366;
 /// How long an allow list is kept after its coupon is over.
 const LISTS_KEPT: Duration = Duration::from_secs(7 * 86_400);
 
-/// Rows deleted per statement. The number is small, so that locks stay short, but still allows
-/// deleting millions of rows within a day.
-const ROWS_AT_ONCE: u32 = 1_000;
-
-/// Condition for runs that have ended and are neither the last clean one nor one that another run or
-/// a level refers to.
-const RUNS: &str = "status <> 'running' AND NOT id <=> (SELECT id FROM (SELECT id \
-    FROM reconcile_runs WHERE status = 'clean' AND NOT dry_run ORDER BY started_at DESC \
-    LIMIT 1) l) AND id NOT IN (SELECT same_as FROM (SELECT DISTINCT same_as \
-    FROM reconcile_runs WHERE same_as IS NOT NULL) s) AND id NOT IN (SELECT run_id FROM levels)";
-
 /// The seconds of a retention; at most a hundred years.
 fn seconds(kept: Duration) -> i64 {
     i64::try_from(kept.as_secs())
@@ -50,54 +38,73 @@ fn days_of(tuning: Tuning, days: u32) -> Duration {
     Duration::from_secs(tuning.or(u64::from(days) * 86_400))
 }
 
-/// Deletes a limited number of records past their retention, in the order of an index.
+/// Deletes a limited number of records past their retention, in the order of an index, by MySQL's
+/// clock: a process whose clock is ahead would delete recent rows. A thousand rows per statement keep
+/// locks short, and still allow deleting millions within a day.
 pub(crate) async fn delete_old_records(db: &Db, days: Option<u32>) -> Result<(), DbError> {
     let kept = |tuning, most: u32| days_of(tuning, most.min(days.unwrap_or(RETENTION_DAYS)));
-    let repeated_runs = kept(Tuning::CleanRunsKeptSeconds, 1);
     let runs = kept(Tuning::RunsKeptSeconds, u32::MAX);
-    let alerts = kept(Tuning::AlertsKeptSeconds, 90);
     let mails = kept(Tuning::MailsKeptSeconds, 30);
-    let repeated = format!("{RUNS} AND same_as IS NOT NULL");
+    // Runs that have ended and are neither the last clean one nor one that another run or a level
+    // refers to; first those that repeat the result of another run.
+    let repeated = "DELETE FROM reconcile_runs \
+        WHERE started_at < UTC_TIMESTAMP(3) - INTERVAL ? SECOND AND same_as IS NOT NULL \
+        AND status <> 'running' AND NOT id <=> (SELECT id FROM (SELECT id FROM reconcile_runs \
+            WHERE status = 'clean' AND NOT dry_run ORDER BY started_at DESC LIMIT 1) l) \
+        AND id NOT IN (SELECT same_as FROM (SELECT DISTINCT same_as FROM reconcile_runs \
+            WHERE same_as IS NOT NULL) s) \
+        AND id NOT IN (SELECT run_id FROM levels) ORDER BY started_at LIMIT 1000";
+    delete_old(db, kept(Tuning::CleanRunsKeptSeconds, 1), repeated).await?;
+    let ended = "DELETE FROM reconcile_runs \
+        WHERE started_at < UTC_TIMESTAMP(3) - INTERVAL ? SECOND \
+        AND status <> 'running' AND NOT id <=> (SELECT id FROM (SELECT id FROM reconcile_runs \
+            WHERE status = 'clean' AND NOT dry_run ORDER BY started_at DESC LIMIT 1) l) \
+        AND id NOT IN (SELECT same_as FROM (SELECT DISTINCT same_as FROM reconcile_runs \
+            WHERE same_as IS NOT NULL) s) \
+        AND id NOT IN (SELECT run_id FROM levels) ORDER BY started_at LIMIT 1000";
+    delete_old(db, runs, ended).await?;
     // Runs are deleted before their findings.
-    let unreferred = "run_id NOT IN (SELECT id FROM reconcile_runs)";
-    for (kept, table, time, which) in [
-        (repeated_runs, "reconcile_runs", "started_at", &*repeated),
-        (runs, "reconcile_runs", "started_at", RUNS),
-        (runs, "reconcile_findings", "created_at", unreferred),
-        (alerts, "told", "ended_at", "TRUE"),
-        (mails, "outbox", "sent_at", "TRUE"),
-        (mails, "outbox", "given_up_at", "sent_at IS NULL"),
-        (mails, "repairs", "repaired_at", "TRUE"),
-        (runs, "ops_actions", "at", "TRUE"),
-    ] {
-        delete_old(db, kept, table, time, which).await?;
-    }
-    Ok(())
+    let findings = "DELETE FROM reconcile_findings \
+        WHERE created_at < UTC_TIMESTAMP(3) - INTERVAL ? SECOND \
+        AND run_id NOT IN (SELECT id FROM reconcile_runs) ORDER BY created_at LIMIT 1000";
+    delete_old(db, runs, findings).await?;
+    let told = "DELETE FROM told WHERE ended_at < UTC_TIMESTAMP(3) - INTERVAL ? SECOND \
+        ORDER BY ended_at LIMIT 1000";
+    delete_old(db, kept(Tuning::AlertsKeptSeconds, 90), told).await?;
+    let sent = "DELETE FROM outbox WHERE sent_at < UTC_TIMESTAMP(3) - INTERVAL ? SECOND \
+        ORDER BY sent_at LIMIT 1000";
+    delete_old(db, mails, sent).await?;
+    let given_up = "DELETE FROM outbox WHERE given_up_at < UTC_TIMESTAMP(3) - INTERVAL ? SECOND \
+        AND sent_at IS NULL ORDER BY given_up_at LIMIT 1000";
+    delete_old(db, mails, given_up).await?;
+    let repairs = "DELETE FROM repairs WHERE repaired_at < UTC_TIMESTAMP(3) - INTERVAL ? SECOND \
+        ORDER BY repaired_at LIMIT 1000";
+    delete_old(db, mails, repairs).await?;
+    let acts = "DELETE FROM ops_actions WHERE at < UTC_TIMESTAMP(3) - INTERVAL ? SECOND \
+        ORDER BY at LIMIT 1000";
+    delete_old(db, runs, acts).await
 }
 
 /// Deletes a limited number of resolved promises and dead letters past their retention.
 pub(crate) async fn delete_old_ends(db: &Db, days: Option<u32>) -> Result<(), DbError> {
     let kept = |tuning, most: u32| days_of(tuning, most.min(days.unwrap_or(RETENTION_DAYS)));
-    let promises = kept(Tuning::MendedPromisesKeptSeconds, u32::MAX);
-    let failed_claims = kept(Tuning::FailedClaimsKeptSeconds, 30);
-    let sealed = "drop_id NOT IN (SELECT id FROM drops WHERE sealed_at IS NULL)";
-    delete_old(db, promises, "broken_promises", "mended_at", sealed).await?;
-    delete_old(db, failed_claims, "failed_claims", "resolved_at", "TRUE").await
+    let promises = "DELETE FROM broken_promises \
+        WHERE mended_at < UTC_TIMESTAMP(3) - INTERVAL ? SECOND \
+        AND drop_id NOT IN (SELECT id FROM drops WHERE sealed_at IS NULL) \
+        ORDER BY mended_at LIMIT 1000";
+    delete_old(
+        db,
+        kept(Tuning::MendedPromisesKeptSeconds, u32::MAX),
+        promises,
+    )
+    .await?;
+    let failed_claims = "DELETE FROM failed_claims \
+        WHERE resolved_at < UTC_TIMESTAMP(3) - INTERVAL ? SECOND ORDER BY resolved_at LIMIT 1000";
+    delete_old(db, kept(Tuning::FailedClaimsKeptSeconds, 30), failed_claims).await
 }
 
-async fn delete_old(
-    db: &Db,
-    kept: Duration,
-    table: &str,
-    time: &str,
-    which: &str,
-) -> Result<(), DbError> {
-    // MySQL's clock: a process whose clock is ahead would delete recent rows.
-    let delete = sql_query(format!(
-        "DELETE FROM {table} WHERE {time} < UTC_TIMESTAMP(3) - INTERVAL ? SECOND AND {which} \
-         ORDER BY {time} LIMIT {ROWS_AT_ONCE}"
-    ))
-    .bind::<BigInt, _>(seconds(kept));
+async fn delete_old(db: &Db, kept: Duration, statement: &'static str) -> Result<(), DbError> {
+    let delete = sql_query(statement).bind::<BigInt, _>(seconds(kept));
     db.write("delete what is old", delete).await.map(drop)
 }
 
@@ -160,13 +167,6 @@ pub(crate) async fn erase_old_people(stores: &Stores, days: u32) -> Result<(), S
     Ok(())
 }
 
-/// The text that replaces one that may contain a user id.
-const GONE: &str = "erased";
-
-/// SQL for a random text per row that replaces an id or code. A code is derived from the id, so an
-/// attacker with the key could try ids until one matches.
-const RANDOM: &str = "CONCAT('erased-', LOWER(HEX(RANDOM_BYTES(10))))";
-
 /// Slots processed per statement.
 const SLOTS_AT_ONCE: Slot = 2_000;
 
@@ -207,6 +207,8 @@ struct OldDrop {
 
 /// Replaces the user ids and the codes in a sealed drop's rows by random texts. Each row gets
 /// different ones, so that rows of the same user cannot be linked. Returns how many rows changed.
+/// A code is derived from the id, so an attacker with the key could try ids until one matches. The
+/// whole id is compared, because the id of a user may begin like a pseudonym.
 async fn erase_holders(db: &Db, drop: DropId) -> Result<usize, DbError> {
     let last = issued_coupons::table
         .filter(issued_coupons::drop_id.eq(drop))
@@ -216,11 +218,13 @@ async fn erase_holders(db: &Db, drop: DropId) -> Result<usize, DbError> {
     for from in (0..last.unwrap_or(0)).step_by(SLOTS_AT_ONCE as usize) {
         // Skip a drop that a restored, older MySQL does not know as sealed: passes compare it with
         // Redis.
-        let erase = sql_query(format!(
+        let erase = sql_query(
             "UPDATE issued_coupons i JOIN drops d ON d.id = i.drop_id \
-             SET i.user_id = {RANDOM}, i.code = {RANDOM} WHERE i.drop_id = ? \
-             AND i.slot > ? AND i.slot <= ? AND {NAMES_SOMEBODY} AND d.sealed_at IS NOT NULL"
-        ))
+             SET i.user_id = CONCAT('erased-', LOWER(HEX(RANDOM_BYTES(10)))), \
+                 i.code = CONCAT('erased-', LOWER(HEX(RANDOM_BYTES(10)))) \
+             WHERE i.drop_id = ? AND i.slot > ? AND i.slot <= ? AND d.sealed_at IS NOT NULL \
+             AND NOT (user_id LIKE 'erased-%' AND user_id REGEXP '^erased-[0-9a-f]{20}$')",
+        )
         .bind::<BigInt, _>(drop)
         .bind::<Unsigned<Integer>, _>(from)
         .bind::<Unsigned<Integer>, _>(from.saturating_add(SLOTS_AT_ONCE));
@@ -233,27 +237,33 @@ async fn erase_holders(db: &Db, drop: DropId) -> Result<usize, DbError> {
 /// revocations. Marks the drop as erased once no revocation names a user.
 async fn erase_others(db: &Db, drop: DropId, coupon_is_over: bool) -> Result<usize, DbError> {
     db.transaction("erase people of a drop", async move |conn| {
-        let promises = format!(
-            "UPDATE broken_promises SET user_id = {RANDOM}, reason = '{GONE}' \
-             WHERE drop_id = ? AND mended_at IS NOT NULL AND {NAMES_SOMEBODY}"
-        );
-        let promises = sql_query(promises).bind::<BigInt, _>(drop);
+        let promises = sql_query(
+            "UPDATE broken_promises \
+             SET user_id = CONCAT('erased-', LOWER(HEX(RANDOM_BYTES(10)))), reason = 'erased' \
+             WHERE drop_id = ? AND mended_at IS NOT NULL \
+             AND NOT (user_id LIKE 'erased-%' AND user_id REGEXP '^erased-[0-9a-f]{20}$')",
+        )
+        .bind::<BigInt, _>(drop);
         let mut erased = promises.execute(conn).await?;
         if coupon_is_over {
-            let revocations = format!(
-                "UPDATE revoked_coupons SET user_id = {RANDOM}, code = IF(code IS NULL, \
-                NULL, {RANDOM}), reason = '{GONE}', revoked_by = '{GONE}' WHERE drop_id = ? \
-                AND {NAMES_SOMEBODY}"
-            );
-            let revocations = sql_query(revocations).bind::<BigInt, _>(drop);
+            let revocations = sql_query(
+                "UPDATE revoked_coupons \
+                 SET user_id = CONCAT('erased-', LOWER(HEX(RANDOM_BYTES(10)))), reason = 'erased', \
+                     code = IF(code IS NULL, NULL, CONCAT('erased-', LOWER(HEX(RANDOM_BYTES(10))))), \
+                     revoked_by = 'erased' \
+                 WHERE drop_id = ? \
+                 AND NOT (user_id LIKE 'erased-%' AND user_id REGEXP '^erased-[0-9a-f]{20}$')",
+            )
+            .bind::<BigInt, _>(drop);
             erased += revocations.execute(conn).await?;
         }
-        let mark = format!(
-            "UPDATE drops SET codes_erased_at = UTC_TIMESTAMP(3) WHERE id = ? \
-            AND sealed_at IS NOT NULL AND NOT EXISTS (SELECT 1 FROM revoked_coupons \
-            WHERE drop_id = drops.id AND {NAMES_SOMEBODY})"
-        );
-        let mark = sql_query(mark).bind::<BigInt, _>(drop);
+        let mark = sql_query(
+            "UPDATE drops SET codes_erased_at = UTC_TIMESTAMP(3) \
+             WHERE id = ? AND sealed_at IS NOT NULL AND NOT EXISTS (SELECT 1 FROM revoked_coupons \
+                 WHERE drop_id = drops.id \
+                 AND NOT (user_id LIKE 'erased-%' AND user_id REGEXP '^erased-[0-9a-f]{20}$'))",
+        )
+        .bind::<BigInt, _>(drop);
         mark.execute(conn).await?;
         Ok(erased)
     })

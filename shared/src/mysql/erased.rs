@@ -3,11 +3,6 @@
 
 use chrono::{DateTime, SubsecRound as _, Utc};
 
-/// Condition for rows and revocations that still identify a user. It checks the whole id, because
-/// the id of a user may begin like a pseudonym ([`is_pseudonym`]).
-pub const NAMES_SOMEBODY: &str =
-    "NOT (user_id LIKE 'erased-%' AND user_id REGEXP '^erased-[0-9a-f]{20}$')";
-
 /// Whether the text is the pseudonym of an erased user.
 pub fn is_pseudonym(user: &str) -> bool {
     let digits = user.strip_prefix("erased-").unwrap_or_default();
