@@ -105,75 +105,42 @@ extern "SQL" {
     fn locate(part: Text, text: Text) -> BigInt;
 }
 
-impl FromSql<BigInt, Mysql> for CouponId {
-    fn from_sql(value: MysqlValue<'_>) -> deserialize::Result<Self> {
-        i64::from_sql(value).map(Self)
-    }
+/// Reads and writes a type of ours as a number or a text.
+macro_rules! column {
+    ($type:ty: $sql:ty as $stored:ty, $read:expr, $write:expr) => {
+        impl FromSql<$sql, Mysql> for $type {
+            fn from_sql(value: MysqlValue<'_>) -> deserialize::Result<Self> {
+                let read: fn(<$stored as ToOwned>::Owned) -> deserialize::Result<Self> = $read;
+                read(FromSql::<$sql, Mysql>::from_sql(value)?)
+            }
+        }
+
+        impl ToSql<$sql, Mysql> for $type {
+            fn to_sql<'b>(&'b self, out: &mut Output<'b, '_, Mysql>) -> serialize::Result {
+                let write: fn(&Self) -> &$stored = $write;
+                ToSql::<$sql, Mysql>::to_sql(write(self), out)
+            }
+        }
+    };
 }
 
-impl ToSql<BigInt, Mysql> for CouponId {
-    fn to_sql<'b>(&'b self, out: &mut Output<'b, '_, Mysql>) -> serialize::Result {
-        ToSql::<BigInt, Mysql>::to_sql(&self.0, out)
-    }
-}
-
-impl FromSql<BigInt, Mysql> for DropId {
-    fn from_sql(value: MysqlValue<'_>) -> deserialize::Result<Self> {
-        i64::from_sql(value).map(Self)
-    }
-}
-
-impl ToSql<BigInt, Mysql> for DropId {
-    fn to_sql<'b>(&'b self, out: &mut Output<'b, '_, Mysql>) -> serialize::Result {
-        ToSql::<BigInt, Mysql>::to_sql(&self.0, out)
-    }
-}
-
-impl FromSql<Text, Mysql> for UserId {
-    fn from_sql(value: MysqlValue<'_>) -> deserialize::Result<Self> {
-        FromSql::<Text, Mysql>::from_sql(value).map(Self::from_store)
-    }
-}
-
-impl ToSql<Text, Mysql> for UserId {
-    fn to_sql<'b>(&'b self, out: &mut Output<'b, '_, Mysql>) -> serialize::Result {
-        ToSql::<Text, Mysql>::to_sql(self.as_str(), out)
-    }
-}
-
-/// The schema admits no other scope.
-impl FromSql<Text, Mysql> for OncePer {
-    fn from_sql(value: MysqlValue<'_>) -> deserialize::Result<Self> {
-        let word: String = FromSql::<Text, Mysql>::from_sql(value)?;
-        Ok(word.parse()?)
-    }
-}
-
-impl ToSql<Text, Mysql> for OncePer {
-    fn to_sql<'b>(&'b self, out: &mut Output<'b, '_, Mysql>) -> serialize::Result {
-        ToSql::<Text, Mysql>::to_sql(self.as_str(), out)
-    }
-}
-
-/// An alert in an unknown state fires, so that no problem is hidden.
-impl FromSql<Text, Mysql> for AlertState {
-    fn from_sql(value: MysqlValue<'_>) -> deserialize::Result<Self> {
-        let word: String = FromSql::<Text, Mysql>::from_sql(value)?;
-        Ok(word.parse().unwrap_or_else(|_| {
-            tracing::warn!(
-                word,
-                "MySQL has a state of an alert that this version does not know"
-            );
-            Self::Firing
-        }))
-    }
-}
-
-impl ToSql<Text, Mysql> for AlertState {
-    fn to_sql<'b>(&'b self, out: &mut Output<'b, '_, Mysql>) -> serialize::Result {
-        ToSql::<Text, Mysql>::to_sql(<&str>::from(*self), out)
-    }
-}
+column!(CouponId: BigInt as i64, |id| Ok(Self(id)), |id| &id.0);
+column!(DropId: BigInt as i64, |id| Ok(Self(id)), |id| &id.0);
+column!(UserId: Text as str, |id| Ok(Self::from_store(id)), UserId::as_str);
+// The schema admits no other scope.
+column!(OncePer: Text as str, |word| Ok(word.parse()?), |once| once.as_str());
+// An alert in an unknown state fires, so that no problem is hidden.
+column!(
+    AlertState: Text as str,
+    |word| Ok(word.parse().unwrap_or_else(|_| {
+        tracing::warn!(
+            word,
+            "MySQL has a state of an alert that this version does not know"
+        );
+        Self::Firing
+    })),
+    |state| <&str>::from(*state)
+);
 
 impl<T: FromStr> FromSql<Text, Mysql> for Stored<T> {
     fn from_sql(value: MysqlValue<'_>) -> deserialize::Result<Self> {

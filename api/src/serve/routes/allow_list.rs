@@ -15,7 +15,7 @@ use firstcome_shared::mysql::ops_actions::Operator;
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
-use super::extract::{CouponPath, StrictPath, body, invalid, no_such_coupon};
+use super::extract::{CouponParam, CouponPath, StrictPath, body, invalid, no_such_coupon};
 use super::follow_up::{follows_later, recover_lost, write_allow_list};
 use crate::serve::state::{App, Services};
 use crate::user_list::{self, UserList};
@@ -55,7 +55,7 @@ pub(crate) enum AddOrRemove {
     post, path = "/v1/coupons/{id}/allow-list/{change}", tag = "operators", security(("ops" = [])),
     request_body(content((String = "text/plain"), (String = "text/csv"))),
     params(
-        ("id" = CouponId, Path, description = "Coupon ID", example = 7),
+        CouponParam,
         ("change" = inline(AddOrRemove), Path, description = "What happens to the users of the body")
     ),
     responses(

@@ -14,7 +14,7 @@ use axum::http::{HeaderMap, StatusCode};
 use axum::response::Response;
 use chrono::{DateTime, Utc};
 use firstcome_shared::StoreError;
-use firstcome_shared::coupon::{Allow, CouponPatch, Drop};
+use firstcome_shared::coupon::{Allow, CouponPatch};
 use firstcome_shared::domain::{CouponId, Slot};
 use firstcome_shared::drops::{make_ahead, missing};
 use firstcome_shared::http::Problem;
@@ -28,7 +28,7 @@ use firstcome_shared::redis::keys::{DropKeys, DropMeta};
 use firstcome_shared::redis::settings::{CouponRead, Written};
 
 use super::etag;
-use super::extract::{CouponPath, JsonBody, invalid, no_such_coupon};
+use super::extract::{CouponParam, CouponPath, JsonBody, invalid, no_such_coupon};
 use super::follow_up::{check_audience, follows_later, recover_lost, reread, write_allow_list};
 use super::view::show_one;
 use crate::serve::catalogue::coupon_with_drops::CouponWithDrops;
@@ -42,7 +42,7 @@ use crate::serve::state::{App, Services};
     patch, path = "/v1/coupons/{id}", tag = "operators", security(("ops" = [])),
     request_body = CouponPatch,
     params(
-        ("id" = CouponId, Path, description = "Coupon ID", example = 7),
+        CouponParam,
         (
             "If-Match" = Option<String>, Header, example = "\"7\"",
             description = "The coupon's `ETag`, or `*`: change it only if it still matches"
@@ -134,8 +134,8 @@ async fn lower(
     }
     let larger: Vec<DropKeys> = drops
         .iter()
-        .filter(|drop: &&Drop| drop.can_give_slots(now) && drop.quantity > quantity)
-        .map(|drop: &Drop| redis.keys(id, drop.id))
+        .filter(|drop| drop.can_give_slots(now) && drop.quantity > quantity)
+        .map(|drop| redis.keys(id, drop.id))
         .collect();
     let revision = coupon.revision;
     let era = coupon.era;

@@ -3,13 +3,13 @@
 use axum::extract::State;
 use axum::{Extension, Json};
 use firstcome_shared::coupon::line;
-use firstcome_shared::domain::{CouponId, DropId, UserId};
+use firstcome_shared::domain::{DropId, UserId};
 use firstcome_shared::http::Problem;
 use firstcome_shared::mysql::ops_actions::Operator;
 use serde::Deserialize;
 use utoipa::IntoParams;
 
-use super::extract::{CouponPath, JsonBody, Person, PersonPath, StrictQuery, invalid};
+use super::extract::{CouponParam, CouponPath, JsonBody, Person, PersonPath, StrictQuery, invalid};
 use crate::serve::claim::admit::admit;
 use crate::serve::claim::outcome::{ClaimAnswer, ClaimRefusal};
 use crate::serve::claim::revoke::{RevokeOrder, Revoked, revoke_claim};
@@ -23,7 +23,7 @@ use crate::serve::state::App;
 #[utoipa::path(
     post, path = "/v1/coupons/{id}/claims", tag = "claims",
     security(("person" = []), ("user_token" = [])),
-    params(("id" = CouponId, Path, description = "Coupon ID", example = 7)),
+    params(CouponParam),
     responses(
         (
             status = 202, body = ClaimAnswer,
@@ -56,7 +56,7 @@ pub(crate) async fn claim(
 #[utoipa::path(
     get, path = "/v1/coupons/{id}/claims/me", tag = "claims",
     security(("person" = []), ("user_token" = [])),
-    params(("id" = CouponId, Path, description = "Coupon ID", example = 7)),
+    params(CouponParam),
     responses(
         (status = 200, description = "Your claim", body = MyClaim),
         (status = 503, description = "`unavailable`: too little is known right now")
@@ -87,7 +87,7 @@ pub(crate) struct GiveBackQuery {
 #[utoipa::path(
     delete, path = "/v1/coupons/{id}/claims/me", tag = "claims",
     security(("person" = []), ("user_token" = [])),
-    params(("id" = CouponId, Path, description = "Coupon ID", example = 7), GiveBackQuery),
+    params(CouponParam, GiveBackQuery),
     responses(
         (status = 200, description = "It was given back", body = Revoked),
         (status = 404, description = "`not_found`: no such coupon, or nothing to give back"),
@@ -118,7 +118,7 @@ pub(crate) async fn give_back(
     post, path = "/v1/coupons/{id}/people/{user_id}/revoke", tag = "operators",
     security(("ops" = [])), request_body = RevokeOrder,
     params(
-        ("id" = CouponId, Path, description = "Coupon ID", example = 7),
+        CouponParam,
         (
             "user_id" = inline(UserId), Path, description = "The user, percent-encoded",
             example = "u-37"

@@ -13,7 +13,7 @@ use firstcome_shared::http::views::CouponView;
 use serde::Deserialize;
 use utoipa::IntoParams;
 
-use super::extract::{CouponPath, StrictQuery, page_size};
+use super::extract::{CouponParam, CouponPath, StrictQuery, page_size};
 use super::view::{show, show_one};
 use crate::serve::catalogue::coupon_with_drops::CouponWithDrops;
 use crate::serve::state::App;
@@ -21,7 +21,7 @@ use crate::serve::state::App;
 /// Read one coupon
 #[utoipa::path(
     get, path = "/v1/coupons/{id}", tag = "coupons",
-    params(("id" = CouponId, Path, description = "Coupon ID", example = 7)),
+    params(CouponParam),
     responses((
         status = 200, body = CouponView,
         description = "The coupon. `remaining` is up to 0.2 s old, changes by another process up to 1 s",

@@ -74,7 +74,7 @@ fn idempotency_key(
     let key = value
         .to_str()
         .ok()
-        .filter(|key: &&str| (1..=255).contains(&key.len()))
+        .filter(|key| (1..=255).contains(&key.len()))
         .ok_or_else(bad)?;
     let body = serde_json::to_vec(body).map_err(|error| {
         tracing::error!(%error, "a coupon's settings cannot be written as JSON");

@@ -29,7 +29,7 @@ pub(super) fn if_match(headers: &HeaderMap) -> Result<Option<u64>, Problem> {
     tag.trim_matches('"')
         .parse()
         .ok()
-        .filter(|revision: &u64| format!("\"{revision}\"") == tag)
+        .filter(|revision| format!("\"{revision}\"") == tag)
         .ok_or_else(bad)
         .map(Some)
 }

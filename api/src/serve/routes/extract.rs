@@ -8,6 +8,7 @@ use firstcome_shared::http::Problem;
 pub(crate) use firstcome_shared::http::extract::{
     JsonBody, StrictPath, StrictQuery, body, invalid,
 };
+use utoipa::IntoParams;
 
 use crate::serve::auth::Requester;
 use crate::serve::state::App;
@@ -22,6 +23,16 @@ impl FromRequestParts<App> for CouponPath {
     async fn from_request_parts(parts: &mut Parts, _: &App) -> Result<Self, Problem> {
         coupon_of_path(parts.uri.path()).map(Self)
     }
+}
+
+/// The coupon of a path. [`CouponPath`] reads it; this only describes it.
+#[allow(dead_code)]
+#[derive(IntoParams)]
+#[into_params(parameter_in = Path)]
+pub(crate) struct CouponParam {
+    /// Coupon ID
+    #[param(example = 7)]
+    id: CouponId,
 }
 
 pub(super) fn coupon_of_path(path: &str) -> Result<CouponId, Problem> {

@@ -15,7 +15,7 @@ use axum::response::{IntoResponse as _, Response};
 use chrono::{DateTime, NaiveDate, Utc};
 use csv::{Terminator, WriterBuilder};
 use firstcome_shared::coupon::{CouponSettings, Drop};
-use firstcome_shared::domain::{CouponId, DropId, Slot};
+use firstcome_shared::domain::{DropId, Slot};
 use firstcome_shared::http::Problem;
 use firstcome_shared::mysql::issued::IssuedRow;
 use firstcome_shared::mysql::row_pages::{HolderRange, IssuedRowsPage};
@@ -28,7 +28,7 @@ use futures_util::{TryStreamExt as _, stream};
 use serde::{Deserialize, Serialize};
 use utoipa::{IntoParams, ToSchema};
 
-use super::extract::{CouponPath, StrictQuery, no_such_coupon, page_size};
+use super::extract::{CouponParam, CouponPath, StrictQuery, no_such_coupon, page_size};
 use crate::serve::state::App;
 
 #[derive(Debug, Deserialize, IntoParams)]
@@ -141,7 +141,7 @@ async fn with_uses(
         .filter(|found| found.order.is_in_use())
         .map(|found| (found.claim(), found.order))
         .collect();
-    let issued = rows.into_iter().map(|row: IssuedRow| {
+    let issued = rows.into_iter().map(|row| {
         let used = in_use.remove(&row.claim());
         IssuedCoupon::new(row, used, settings)
     });
@@ -157,7 +157,7 @@ async fn with_uses(
 /// connection breaks. While a drop runs, rows of lower slots may come later.
 #[utoipa::path(
     get, path = "/v1/coupons/{id}/issued", tag = "operators", security(("ops" = [])),
-    params(("id" = CouponId, Path, description = "Coupon ID", example = 7), IssuedQuery),
+    params(CouponParam, IssuedQuery),
     responses(
         (
             status = 200, description = "The rows",
@@ -266,7 +266,7 @@ async fn csv(app: App, which: HolderRange, labels: Labels) -> Result<Response, P
             anyhow::Ok(Some((rows(issued, is_first, &labels)?, next)))
         }
     });
-    let logged = parts.inspect_err(move |error: &anyhow::Error| {
+    let logged = parts.inspect_err(move |error| {
         tracing::warn!(%error, coupon_id = %which.coupon, "a CSV of holders was aborted");
     });
     let coupon = which.coupon;
