@@ -34,7 +34,7 @@ pub(crate) async fn write_rows(
     }
     let mut outcomes = judged(conn, claims).await?;
     let accepted: Vec<usize> = (0..outcomes.len())
-        .filter(|at: &usize| outcomes[*at] == Outcome::Issued)
+        .filter(|at| outcomes[*at] == Outcome::Issued)
         .collect();
     let all = accepted.iter().map(|at| claims[*at].clone()).collect();
     match insert_all(conn, all, key, by).await {

@@ -115,7 +115,7 @@ fn is_rounded(id: &str) -> bool {
         !text.is_empty()
             && text
                 .bytes()
-                .all(|byte: u8| byte.is_ascii_digit() || matches!(byte, b'.' | b','))
+                .all(|byte| byte.is_ascii_digit() || matches!(byte, b'.' | b','))
     };
     let parts = id.split_once("E+");
     parts.is_some_and(|(number, exponent)| is_number(number) && is_number(exponent))

@@ -238,7 +238,7 @@ fn problems(seen: &Overview) -> Vec<BoardProblem> {
     let shut: BTreeSet<CouponId> = seen
         .drops
         .iter()
-        .filter(|one: &&DropOverview| is_shut(one) && alert_of(one, seen).is_none())
+        .filter(|drop| is_shut(drop) && alert_of(drop, seen).is_none())
         .map(|it| it.coupon_id)
         .collect();
     if seen.admission == AdmissionState::Unknown {
@@ -262,9 +262,9 @@ fn problems(seen: &Overview) -> Vec<BoardProblem> {
     let mut alerts: Vec<&ListedAlert> = seen
         .alerts
         .iter()
-        .filter(|one: &&ListedAlert| !found.iter().any(|it| it.alert == Some(one.id)))
+        .filter(|listed| !found.iter().any(|problem| problem.alert == Some(listed.id)))
         .collect();
-    alerts.sort_by_key(|one: &&ListedAlert| {
+    alerts.sort_by_key(|one| {
         let kind = AlertKind::from_word(&one.alert.kind);
         let severity = kind.map(|kind| kind.facts().severity);
         (one.alert.acknowledged_at.is_some(), severity)
@@ -278,7 +278,7 @@ fn outage(kind: AlertKind, what: String, seen: &Overview) -> BoardProblem {
     let alert = seen
         .alerts
         .iter()
-        .find(|it: &&ListedAlert| it.alert.kind == kind.word())
+        .find(|listed| listed.alert.kind == kind.word())
         .map(|it| alarm(it, seen));
     BoardProblem {
         drop: Concerned::All,

@@ -184,7 +184,7 @@ pub(super) async fn confirm(page: Page, Path(id): Path<String>, form: Fields) ->
     let shown: RunPage = page.get(&format!("/v1/runs/{}", encoded(&id))).await?;
     let drops = shown.run.drops.iter();
     let confirm: Vec<Fingerprint> = drops
-        .filter(|drop: &&DropReport| drop.coupon_id == coupon)
+        .filter(|drop| drop.coupon_id == coupon)
         .filter_map(|drop| Some(drop.held_back?.fingerprint))
         .collect();
     let body = json!({"coupon_id": coupon, "confirm": confirm});
@@ -249,11 +249,7 @@ impl RunScreen<'_> {
         finding
             .user_id
             .as_ref()
-            .map(
-                |id: &String| {
-                    if self.revealed { id.text() } else { person(id) }
-                },
-            )
+            .map(|id| if self.revealed { id.text() } else { person(id) })
             .text()
     }
 

@@ -194,7 +194,7 @@ impl Schedule {
         self.check_new(now)?;
         Ok(self
             .planned(now)
-            .filter(|drop: &PlannedDrop| drop.closes_at.is_none_or(|closes| closes > now))
+            .filter(|drop| drop.closes_at.is_none_or(|closes| closes > now))
             .take(10)
             .collect())
     }

@@ -47,7 +47,7 @@ pub(super) fn classify<'a>(
     }
     claims
         .iter()
-        .map(|claim: &&'a Claim| holders.judge(claim, rules))
+        .map(|claim| holders.judge(claim, rules))
         .collect()
 }
 

@@ -2,7 +2,6 @@
 
 use std::time::Duration;
 
-use firstcome_shared::coupon::Drop;
 use firstcome_shared::domain::CouponId;
 use firstcome_shared::process_state::StoreState;
 use firstcome_shared::redis::RedisError;
@@ -55,7 +54,7 @@ pub(crate) async fn openness(services: &Services) -> Result<Openness, RedisError
             let now = services.now(**id);
             one.drops
                 .iter()
-                .any(|drop: &Drop| drop.sealed_at.is_none() && drop.is_open_at(now))
+                .any(|drop| drop.sealed_at.is_none() && drop.is_open_at(now))
         })
         .map(|(id, _)| *id)
         .collect();

@@ -43,8 +43,7 @@ async fn show_refused(page: &Page, id: &str, form: &Fields, refusal: HttpRefusal
 
 async fn changed(page: &Page, found: &CouponDrops, fields: &Fields) -> Screen {
     let coupon = &found.coupon;
-    let change =
-        forms::read(fields, found, Utc::now()).map_err(|why: String| HttpRefusal::typed(&why))?;
+    let change = forms::read(fields, found, Utc::now()).map_err(|why| HttpRefusal::typed(&why))?;
     if !fields.is_sure()
         && let Some(question) = change.question
     {

@@ -53,7 +53,7 @@ fn field(name: &str, value: &Value) -> String {
         (Some(Value::Object(from)), Some(Value::Object(to)), _) => {
             // What was taken away is only in `from`.
             let names: BTreeSet<&String> = from.keys().chain(to.keys()).collect();
-            let [from, to] = [from, to].map(|side| move |name: &String| side.get(name).cloned());
+            let [from, to] = [from, to].map(|side| move |name| side.get(name).cloned());
             let sides = names.into_iter().map(|name| (name, [from(name), to(name)]));
             let changed = sides.filter(|(_, [from, to])| from != to);
             listed(changed.map(|(name, [from, to])| field(name, &json!({"from": from, "to": to}))))

@@ -8,7 +8,7 @@ use axum::http::StatusCode;
 use chrono::{DateTime, Utc};
 use firstcome_shared::coupon::{Allow, DropState};
 use firstcome_shared::domain::OncePer;
-use firstcome_shared::http::views::{CouponDetails, CouponDrops, CouponView, DropView, ListedDrop};
+use firstcome_shared::http::views::{CouponDetails, CouponDrops, CouponView, ListedDrop};
 use firstcome_shared::mysql::alerts::AlertPage;
 use firstcome_shared::report::wording::capital;
 use firstcome_shared::schedule::{Schedule, Tz};
@@ -222,7 +222,7 @@ async fn mark_sold_out(page: &Page, found: &mut CouponDrops) {
     };
     let asked = timeout(PATIENCE, page.get_from_api::<CouponView>(&path)).await;
     let current = asked.ok().and_then(|answer| answer.ok()?.current_drop);
-    let is_sold_out = match current.filter(|drop: &DropView| drop.id == open.id) {
+    let is_sold_out = match current.filter(|drop| drop.id == open.id) {
         Some(drop) => drop.state == DropState::SoldOut,
         None => open.rows.is_some_and(|rows| rows >= open.quantity.into()),
     };

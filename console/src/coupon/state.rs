@@ -18,8 +18,7 @@ pub(super) fn listed_drops(coupon: &CouponView) -> impl Iterator<Item = &DropVie
 /// Whether a coupon in the list is over.
 pub(super) fn is_over(coupon: &CouponView) -> bool {
     let current = coupon.current_drop.as_ref();
-    coupon.next_drop.is_none()
-        && current.is_none_or(|drop: &DropView| drop.state == DropState::Sealed)
+    coupon.next_drop.is_none() && current.is_none_or(|drop| drop.state == DropState::Sealed)
 }
 
 /// Describes what people can do with a coupon in the list.

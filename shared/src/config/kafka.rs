@@ -72,7 +72,7 @@ fn brokers(text: &str) -> Result<String, String> {
     }
     if text
         .split(',')
-        .all(|broker: &str| !broker.trim().starts_with(':') && broker.contains(':'))
+        .all(|broker| !broker.trim().starts_with(':') && broker.contains(':'))
     {
         Ok(text.to_owned())
     } else {

@@ -26,7 +26,7 @@ fn with_short_help(command: Command) -> Command {
             .is_some_and(|env| !SHORT_HELP.iter().any(|name| env == *name))
     };
     command
-        .mut_args(|arg: Arg| {
+        .mut_args(|arg| {
             let hidden = is_rare(&arg);
             arg.hide_short_help(hidden)
         })

@@ -101,7 +101,7 @@ fn key_prefix(text: &str) -> Result<String, String> {
         && text.len() <= 64
         && text
             .bytes()
-            .all(|b: u8| b.is_ascii_alphanumeric() || matches!(b, b'-' | b'_' | b'.' | b':'))
+            .all(|b| b.is_ascii_alphanumeric() || matches!(b, b'-' | b'_' | b'.' | b':'))
     {
         Ok(text.to_owned())
     } else {

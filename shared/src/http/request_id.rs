@@ -30,12 +30,12 @@ impl RequestId {
     /// one.
     pub fn from_headers(headers: &HeaderMap) -> Self {
         let only = only_value(headers, REQUEST_ID).ok().flatten();
-        only.filter(|given: &&HeaderValue| {
+        only.filter(|given| {
             (1..=LONGEST).contains(&given.len())
                 && given
                     .as_bytes()
                     .iter()
-                    .all(|byte: &u8| byte.is_ascii_alphanumeric() || b"-._:=+/@".contains(byte))
+                    .all(|byte| byte.is_ascii_alphanumeric() || b"-._:=+/@".contains(byte))
         })
         .map_or_else(Self::random, |given| Self(given.clone()))
     }

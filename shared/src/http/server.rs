@@ -156,7 +156,7 @@ pub async fn serve_with<Answering>(
         // If more than half of the places are taken, a new connection ends after its first
         // response, so that idle ones do not keep others out.
         let is_crowded = places.available_permits() < limits.connections / 2;
-        let service = service_fn(move |request: Request<Incoming>| {
+        let service = service_fn(move |request| {
             watched.begin();
             let id = RequestId::from_headers(request.headers());
             let answering = answer(Peer(peer), request);

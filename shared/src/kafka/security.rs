@@ -61,7 +61,7 @@ impl Security {
             ["ssl", "sasl"].map(|part| protocol.split('_').any(|it| it == part));
         // Refuse properties without an effect: an operator would believe that connections are
         // secure.
-        if let Some(name) = properties.keys().find(|name: &&String| {
+        if let Some(name) = properties.keys().find(|name| {
             name.starts_with("ssl.") && !is_encrypted || name.starts_with("sasl.") && !logs_in
         }) {
             return Err(format!(
@@ -122,7 +122,7 @@ const MAY_BE_SET: [&str; 11] = [
 fn may_be_set(name: &str) -> bool {
     MAY_BE_SET
         .iter()
-        .any(|it: &&str| name == *it || it.ends_with('.') && name.starts_with(it))
+        .any(|it| name == *it || it.ends_with('.') && name.starts_with(it))
         && name != "ssl.endpoint.identification.algorithm"
 }
 

@@ -67,7 +67,7 @@ impl Signing {
         let signature = BASE64_STANDARD_NO_PAD
             .decode(signature.ok_or("the message has no signature")?)
             .unwrap_or_default();
-        if self.0.iter().any(|key: &Hmac<Sha256>| {
+        if self.0.iter().any(|key| {
             authenticated(key, topic, payload)
                 .verify_slice(&signature)
                 .is_ok()

@@ -17,7 +17,7 @@ pub fn is_one_lost(coupon: &Coupon, drops: &[Drop], now: DateTime<Utc>) -> bool 
     };
     let mut opened = schedule.planned(now).take_while(|it| it.opens_at <= now);
     !drops.iter().any(|drop| drop.is_open_at(now))
-        && opened.any(|planned: PlannedDrop| {
+        && opened.any(|planned| {
             planned.closes_at.is_none_or(|at| now < at) && is_missing(&planned, drops, now)
         })
 }

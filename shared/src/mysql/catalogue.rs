@@ -184,7 +184,7 @@ impl Db {
         let mut drops = rows.into_iter().peekable();
         Ok(found
             .into_iter()
-            .map(|coupon: Coupon| {
+            .map(|coupon| {
                 let own = std::iter::from_fn(|| drops.next_if(|drop| drop.coupon_id == coupon.id))
                     .collect();
                 (coupon, own)

@@ -267,7 +267,7 @@ fn fields((coupon, drops): &(Coupon, Vec<Drop>)) -> Map<String, Value> {
         Value::Object(fields) => fields,
         _ => Map::new(),
     };
-    fields.extend(drops.iter().map(|d: &Drop| {
+    fields.extend(drops.iter().map(|d| {
         let window =
             json!({"opens_at": d.opens_at, "closes_at": d.closes_at, "quantity": d.quantity});
         (format!("drop {}", d.id), window)

@@ -116,7 +116,7 @@ impl DbError {
             || self.is_deadlock()
             || self
                 .query_error()
-                .is_some_and(|e: &_| matches!(e, DeserializationError(_) | SerializationError(_)))
+                .is_some_and(|e| matches!(e, DeserializationError(_) | SerializationError(_)))
     }
 }
 

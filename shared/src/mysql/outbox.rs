@@ -168,7 +168,7 @@ pub async fn lease(
             .skip_locked()
             .load(conn)
             .await?;
-        due.retain(|head: &Leased| {
+        due.retain(|head| {
             let at = head.message.next_attempt_at;
             let a_newer_one_is_due = heads.get(&head.id).is_some_and(|next| *next <= now);
             at <= now || at > never || head.attempts >= WAS_AWAY && a_newer_one_is_due

@@ -61,7 +61,7 @@ pub(super) async fn check(settings: &DbSettings, tables: Tables) -> anyhow::Resu
 }
 
 fn logs_statements(variables: &HashMap<&str, &str>) -> bool {
-    let is = |name, value| variables.get(name).is_some_and(|own: &&str| *own == value);
+    let is = |name, value| variables.get(name).is_some_and(|own| *own == value);
     is("log_bin", "ON") && is("binlog_format", "STATEMENT")
 }
 

@@ -90,7 +90,7 @@ impl Db {
             if !record
                 .rows
                 .iter()
-                .any(|row: &IssuedRow| only.is_none_or(|only| only.0 == row.drop_id))
+                .any(|row| only.is_none_or(|only| only.0 == row.drop_id))
             {
                 return read_person(conn, coupon, user).await;
             }

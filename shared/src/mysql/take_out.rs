@@ -106,7 +106,7 @@ async fn read_windows(
     let has_revocations = seen.iter().any(|found| found.drop_id.is_none());
     Ok((
         seen.into_iter()
-            .filter_map(|found: SeenWindow| {
+            .filter_map(|found| {
                 let window = DropWindow {
                     opens_at: found.opens_at?,
                     closes_at: found.closes_at,

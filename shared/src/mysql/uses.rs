@@ -161,7 +161,7 @@ struct CodeState {
 impl CodeState {
     /// Returns when the code was used, or `None` if it is not in use.
     fn used_at(&self) -> Option<DateTime<Utc>> {
-        let in_use = self.uses.iter().find(|order: &&CodeUse| order.is_in_use());
+        let in_use = self.uses.iter().find(|order| order.is_in_use());
         in_use.and_then(|order| order.used_at)
     }
 

@@ -24,7 +24,7 @@ pub async fn void_among<'c>(conn: &mut Conn, claims: &[&'c Claim]) -> QueryResul
         let users: BTreeSet<&UserId> = own.clone().map(|claim| &claim.user_id).collect();
         let revoked = lock_of_people(conn, coupon, &users).await?;
         let is_void = |claim: &Claim| {
-            revoked.iter().any(|revoked: &RevokedScope| {
+            revoked.iter().any(|revoked| {
                 let until = revoked.again_from;
                 revoked.user_id == claim.user_id
                     && (revoked.person_scope == 0 || revoked.person_scope == claim.drop_id.0)

@@ -181,7 +181,7 @@ fn groups(people: &[Claimant<'_>]) -> String {
     }
     people
         .iter()
-        .map(|person: &Claimant<'_>| match person.group {
+        .map(|person| match person.group {
             None => String::new(),
             Some((group, true)) => group.as_str().to_owned(),
             Some((group, false)) => format!("!{}", group.as_str()),

@@ -182,7 +182,7 @@ impl Redis {
     pub async fn clocks(&self) -> RedisResult<Clocks> {
         let mut masters = self.masters().await?;
         if let Some(pinned) = &self.pinned {
-            masters.retain(|master: &Master| !pinned.lack(&master.hash_slots));
+            masters.retain(|master| !pinned.lack(&master.hash_slots));
         }
         let told = join_all(masters.into_iter().map(async |master: Master| {
             let told = master

@@ -126,7 +126,7 @@ pub(crate) fn addresses(text: &str) -> Result<Vec<ConnectionInfo>, String> {
     let form = "it must look like redis://host:6379/0, several nodes like \
         redis://first:6379,redis://second:6379";
     text.split(',')
-        .map(|part: &str| {
+        .map(|part| {
             part.trim()
                 .into_connection_info()
                 .map_err(|_| form.to_owned())

@@ -241,7 +241,7 @@ impl DropMeta {
         let written = meta.fields();
         written
             .chunks(2)
-            .all(|pair: &[String]| fields.get(&pair[0]) == pair.get(1))
+            .all(|pair| fields.get(&pair[0]) == pair.get(1))
             .then_some(meta)
     }
 }

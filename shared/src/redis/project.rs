@@ -105,7 +105,7 @@ impl Redis {
     ) -> RedisResult<Fenced<()>> {
         let keys = keys::coupon_keys(self.prefix(), coupon);
         let first = arguments("forget", fence, DropId(0), OncePer::Coupon);
-        self.run_parts(&keys, first, fields, |one: &RevokedField| {
+        self.run_parts(&keys, first, fields, |one| {
             [one.field.clone(), one.value.clone()]
         })
         .await
@@ -155,7 +155,7 @@ impl Redis {
     ) -> RedisResult<Fenced<()>> {
         let keys = keys::coupon_keys(self.prefix(), coupon);
         let first = arguments("claimants", fence, drop, OncePer::Coupon);
-        self.run_parts(&keys, first, rows, |claim: &ClaimOfSlot| {
+        self.run_parts(&keys, first, rows, |claim| {
             triple(claim).map(String::into_bytes)
         })
         .await
@@ -171,7 +171,7 @@ impl Redis {
         owed: &[ClaimOfSlot],
     ) -> RedisResult<Fenced<()>> {
         let first = arguments("owed", fence, keys.drop, once_per);
-        self.run_parts(&keys.of_scripts(), first, owed, |one: &ClaimOfSlot| {
+        self.run_parts(&keys.of_scripts(), first, owed, |one| {
             [one.slot.to_string(), one.user.to_string()].map(String::into_bytes)
         })
         .await

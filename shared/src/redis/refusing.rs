@@ -127,7 +127,7 @@ impl Redis {
     /// Names a key that this server holds.
     fn key_on(&self, master: &Master) -> Option<String> {
         let mut keys = (0..HASH_SLOTS).map(|number| format!("{}:writes:{number}", self.prefix()));
-        keys.find(|key: &String| {
+        keys.find(|key| {
             let slot = hash_slot_of(key);
             master
                 .hash_slots

@@ -4,8 +4,7 @@
 use super::{AlertKind, Kind, KindFacts, Remedy};
 use crate::subject::Subject;
 
-const AGAIN: &str = "In mode repair the next pass repairs it; in mode observe, repair it by hand, or \
-    write mode = \"repair\" for the campaign. See the reason.";
+const BY_HAND: &str = "See the reason: it ends with the command that repairs it.";
 
 impl AlertKind {
     /// Returns the facts of a kind for a drop or for a campaign.
@@ -19,28 +18,12 @@ impl AlertKind {
     /// Returns what to do about a kind in a campaign whose mode is known.
     pub const fn campaign_to_do(self, is_repaired: bool) -> &'static str {
         match (self, is_repaired) {
-            (
-                Self::Left(
-                    Kind::Unissued | Kind::MissingAdmission | Kind::CountMismatch | Kind::Unfilled,
-                ),
-                true,
-            ) => "See the reason. What the next pass can repair, it repairs.",
-            (
-                Self::Left(
-                    Kind::Unissued | Kind::MissingAdmission | Kind::CountMismatch | Kind::Unfilled,
-                ),
-                false,
-            ) => {
+            (Self::Left(Kind::Unissued), true) => {
+                "See the reason. What the next pass can repair, it repairs."
+            }
+            (Self::Left(Kind::Unissued), false) => {
                 "This campaign is only observed: repair it by hand, or write mode = \"repair\" \
                 for it. See the reason."
-            }
-            (Self::Left(Kind::OverAdmitted), true) => {
-                "Raise the quantity, and the next pass gives each of them one; or tell each of \
-                them."
-            }
-            (Self::Left(Kind::OverAdmitted), false) => {
-                "Raise the quantity and give each of them one, or tell each of them. This \
-                campaign is only observed."
             }
             (kind, _) => kind.campaign_facts().to_do,
         }
@@ -49,9 +32,11 @@ impl AlertKind {
     const fn campaign_facts(self) -> KindFacts {
         let facts = self.facts();
         let (users, to_do) = match self {
-            Self::Left(Kind::Unissued) => {
-                ("They were promised a coupon, and have none yet.", AGAIN)
-            }
+            Self::Left(Kind::Unissued) => (
+                "They were promised a coupon, and have none yet.",
+                "See the reason. In mode repair the next pass writes what it may, and the rest \
+                waits for a confirmation.",
+            ),
             Self::Left(Kind::FailedClaim) => (
                 "They may have been promised a coupon, and have none.",
                 "See the reason of each. Those that came after the last coupon was given out can \
@@ -59,16 +44,14 @@ impl AlertKind {
             ),
             Self::Left(Kind::MissingAdmission) => (
                 "They have their coupons, and could claim a second one.",
-                AGAIN,
+                BY_HAND,
             ),
             Self::Left(Kind::CountMismatch) => {
-                ("The counter may accept or refuse users wrongly.", AGAIN)
+                ("The counter may accept or refuse users wrongly.", BY_HAND)
             }
-            Self::Left(Kind::Unfilled) => ("Users are refused, although coupons are left.", AGAIN),
             Self::Left(Kind::OverAdmitted) => (
                 "More users were promised a coupon than there are coupons.",
-                "Raise the quantity, and the next pass in mode repair gives each of them one; or \
-                tell each of them.",
+                "Raise the quantity, and confirm what the next pass shows; or tell each of them.",
             ),
             Self::Left(Kind::Stalled) => (
                 "This campaign is not compared, and nothing of it is repaired. If its queue \
@@ -111,6 +94,7 @@ impl AlertKind {
             | Self::Repaired
             | Self::Left(
                 Kind::SlotConflict
+                | Kind::Unfilled
                 | Kind::SettingsMismatch
                 | Kind::RedisLost
                 | Kind::BrokenPromise

@@ -208,7 +208,7 @@ impl StoreRefusal {
     pub fn from_error(store: FailureCause, error: &str) -> Option<Self> {
         Self::VARIANTS
             .iter()
-            .find(|refusal: &&Self| {
+            .find(|refusal| {
                 let facts = refusal.facts();
                 facts.store == store && facts.signs.iter().any(|sign| error.contains(sign))
             })

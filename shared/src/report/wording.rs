@@ -106,7 +106,7 @@ pub fn line(text: &str, longest: usize) -> String {
         return single;
     }
     let kept: String = single.chars().take(longest.saturating_sub(1)).collect();
-    let goes_on = single[kept.len()..].starts_with(|c: char| c != ' ');
+    let goes_on = single[kept.len()..].starts_with(|c| c != ' ');
     let whole_words = kept
         .rfind(' ')
         .filter(|at| goes_on && *at * 3 > kept.len() * 2);
@@ -136,7 +136,7 @@ pub fn detail(text: &str, people: &HashSet<&str>) -> String {
             .iter()
             .any(|id| is_unmistakable(id) && word.contains(id))
     };
-    let words = text.split_inclusive(char::is_whitespace).map(|word: &str| {
+    let words = text.split_inclusive(char::is_whitespace).map(|word| {
         if word.contains('@') || names(word) {
             format!("{HIDDEN} ")
         } else {

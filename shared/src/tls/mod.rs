@@ -227,7 +227,7 @@ impl StoreAddress {
     pub fn host_and_port(&self) -> String {
         Opts::from_url(self.url()).map_or_else(
             |_| String::new(),
-            |opts: Opts| format!("{}:{}", opts.ip_or_hostname(), opts.tcp_port()),
+            |opts| format!("{}:{}", opts.ip_or_hostname(), opts.tcp_port()),
         )
     }
 

@@ -242,7 +242,7 @@ impl Groups {
         };
         Some(
             strings(Some(groups))
-                .any(|name: &str| name.strip_prefix('/').unwrap_or(name) == group.as_str()),
+                .any(|name| name.strip_prefix('/').unwrap_or(name) == group.as_str()),
         )
     }
 }

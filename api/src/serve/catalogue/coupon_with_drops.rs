@@ -12,7 +12,7 @@ use firstcome_shared::model::is_one_lost;
 use firstcome_shared::redis::Redis;
 use firstcome_shared::redis::admission::{CandidateIds, Candidates};
 use firstcome_shared::redis::keys::DropKeys;
-use firstcome_shared::schedule::{PlannedDrop, Schedule};
+use firstcome_shared::schedule::Schedule;
 
 use super::losers::Losers;
 
@@ -45,7 +45,7 @@ impl CouponWithDrops {
         let may_lease = is_once || coupon.once_per == OncePer::Drop;
         let keys = drops
             .iter()
-            .map(|drop: &Drop| {
+            .map(|drop| {
                 let losers = Arc::new(Losers::new(may_lease));
                 (redis.keys(coupon.id, drop.id), losers)
             })
@@ -89,7 +89,7 @@ impl CouponWithDrops {
     pub(crate) fn candidates(&self, now: DateTime<Utc>) -> Option<DropCandidates<'_>> {
         let first = self
             .for_claim(now)
-            .filter(|one: &DropWithKeys<'_>| !is_open_again(one.drop, now))
+            .filter(|one| !is_open_again(one.drop, now))
             .or_else(|| self.next(now))?;
         let at = self.drops.iter().position(|one| one.id == first.drop.id)?;
         let opens_in = first.drop.opens_at - now;
@@ -102,7 +102,7 @@ impl CouponWithDrops {
         };
         let second = neighbour
             .and_then(|at| self.all().nth(at))
-            .filter(|one: &DropWithKeys<'_>| self.has_answers(one.drop, first.drop, now));
+            .filter(|one| self.has_answers(one.drop, first.drop, now));
         Some(DropCandidates { first, second })
     }
 
@@ -141,7 +141,7 @@ impl CouponWithDrops {
         schedule.is_some_and(|one| {
             !one.drops_from(now)
                 .iter()
-                .any(|planned: &PlannedDrop| planned.closes_at.is_none_or(|at| now < at))
+                .any(|planned| planned.closes_at.is_none_or(|at| now < at))
         })
     }
 

@@ -140,7 +140,7 @@ impl SecondStore {
         counter!("firstcome_claims_fallback_total").increment(rows as u64);
         have_rows
             .into_iter()
-            .map(|has_row: bool| has_row.then_some(Store::Mysql))
+            .map(|has_row| has_row.then_some(Store::Mysql))
             .collect()
     }
 

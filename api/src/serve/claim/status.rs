@@ -7,7 +7,7 @@ use firstcome_shared::domain::{CouponId, DropId, OncePer, Slot, UserId};
 use firstcome_shared::model::Revocation;
 use firstcome_shared::mysql::DbError;
 use firstcome_shared::mysql::issued::IssuedRow;
-use firstcome_shared::mysql::promises::{BrokenPromiseRow, PersonRecord};
+use firstcome_shared::mysql::promises::PersonRecord;
 use firstcome_shared::redis::RedisError;
 use firstcome_shared::redis::standing::ClaimStanding;
 use firstcome_shared::trace;
@@ -143,7 +143,7 @@ fn settle(
     let drop = drop.map(|drop| drop.id);
     let mut claim = judge(coupon.coupon.once_per, drop, record.as_ref(), standing.ok())
         // A replica may lack the user's row, and MySQL the user's drop.
-        .filter(|claim: &MyClaim| {
+        .filter(|claim| {
             claim.status != ClaimStatus::None
                 || app.catalogue.is_of_primary() && !coupon.lacks_a_drop(app.now(coupon.coupon.id))
         })
@@ -204,7 +204,7 @@ fn drop_to_show(coupon: &CouponWithDrops, now: DateTime<Utc>) -> Option<DropWith
     coupon
         .all()
         .rev()
-        .find(|one: &DropWithKeys| one.drop.sealed_at.is_none() && one.drop.opens_at <= now)
+        .find(|own| own.drop.sealed_at.is_none() && own.drop.opens_at <= now)
         .or(current)
 }
 
@@ -259,7 +259,7 @@ pub(super) fn judge(
         .broken
         .iter()
         .rev()
-        .find(|one: &&BrokenPromiseRow| one.mended_at.is_none() && counts(one.drop_id))
+        .find(|broken| broken.mended_at.is_none() && counts(broken.drop_id))
         .map(|one| {
             let slot = one.slot.and_then(|slot| Slot::try_from(slot).ok());
             MyClaim::new(ClaimStatus::Broken, Some(one.drop_id), slot)
@@ -283,6 +283,8 @@ pub(super) fn judge(
 
 #[cfg(test)]
 mod tests {
+    use firstcome_shared::mysql::promises::BrokenPromiseRow;
+
     use super::*;
 
     fn row(drop_id: i64) -> IssuedRow {
