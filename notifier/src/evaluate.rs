@@ -128,8 +128,12 @@ impl Evaluator {
     }
 
     fn decide(&self, read: &Read) -> Verdict {
-        let mails = read.row.mails.iter().copied();
-        let mails = mails.filter_map(DateTime::from_timestamp_millis);
+        let mails = read
+            .row
+            .mails
+            .iter()
+            .copied()
+            .filter_map(DateTime::from_timestamp_millis);
         let is_full = Budget::new(mails).is_full(read.now);
         decide(
             read.now,
@@ -201,8 +205,12 @@ impl Evaluator {
             });
         }
         let (seen, unknown) = conditions(&snapshot, now);
-        let given_up = cache.levels.iter().filter(|level| level.given_up);
-        let given_up = given_up.map(|level| level.name.clone()).collect();
+        let given_up = cache
+            .levels
+            .iter()
+            .filter(|level| level.given_up)
+            .map(|level| level.name.clone())
+            .collect();
         let told = told.map(|row| alert_of(row, unsent));
         Ok(Read {
             now,
@@ -219,8 +227,9 @@ impl Evaluator {
     async fn due(&self, conn: &mut Conn, now: DateTime<Utc>) -> QueryResult<Vec<SeenSchedule>> {
         let mut all = Vec::new();
         for own in &self.schedules {
-            let last: Option<String> = runs::state(conn, own.key).await?;
-            let last = last.and_then(|text| text.parse::<DateTime<Utc>>().ok());
+            let last = runs::state(conn, own.key)
+                .await?
+                .and_then(|text| text.parse::<DateTime<Utc>>().ok());
             let due = (own.next_after)(last.unwrap_or(own.from).min(now));
             all.push(SeenSchedule {
                 schedule: own.schedule,
@@ -239,15 +248,15 @@ impl Evaluator {
         verdict: Verdict,
     ) -> QueryResult<bool> {
         let subject = self.subject();
-        let input = MailInput::read(
+        let mut input = MailInput::read(
             conn,
             &self.settings.links,
             &read.seen,
             &read.known,
             &verdict,
             read.now,
-        );
-        let mut input = input.await?;
+        )
+        .await?;
         let mut rows: HashMap<&str, &ToldRow> = HashMap::new();
         for row in cache.told.iter().filter(|row| row.ended_at.is_none()) {
             rows.insert(&row.name, row);

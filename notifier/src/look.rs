@@ -44,8 +44,8 @@ impl Look {
         // Not earlier: repairs from before the last mail about repairs count as told.
         let now = self.now(conn).await?;
         let repairs = repairs_of(run, now);
-        let old = stored::all(conn, subject).await?;
-        let old: BTreeMap<String, Level> = old
+        let old: BTreeMap<String, Level> = stored::all(conn, subject)
+            .await?
             .into_iter()
             .map(|row| (row.name.clone(), Level::from(row)))
             .collect();

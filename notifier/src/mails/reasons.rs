@@ -95,14 +95,14 @@ impl Reason {
             1 => String::new(),
             many => format!("{} × ", grouped(many as u64)),
         };
-        let letters = found().filter_map(|it| it.dead_letter);
-        let letters = list(letters.map(|it| it.to_string()));
-        let letters = letters.filter(|_| self.is_dead_letter).map(|letters| {
+        let ids = found().filter_map(|found| Some(found.dead_letter?.to_string()));
+        let letters = list(ids).filter(|_| self.is_dead_letter).map(|ids| {
             let claims = if group.len() == 1 { "claim" } else { "claims" };
-            format!("failed {claims} {letters}")
+            format!("failed {claims} {ids}")
         });
-        let parts = [Some(self.label.clone()), letters, Some(self.detail.clone())];
-        let mut parts: Vec<String> = parts.into_iter().flatten().collect();
+        let mut parts = vec![self.label.clone()];
+        parts.extend(letters);
+        parts.push(self.detail.clone());
         parts.retain(|part| !part.is_empty());
         let text = format!("{many}{}", parts.join(": "));
         if whom.is_empty() {

@@ -207,10 +207,8 @@ pub async fn write_told(conn: &mut Conn, row: ToldRow) -> QueryResult<i64> {
     // AUTO_INCREMENT takes the place of an id of 0.
     let insert = diesel::insert_into(told::table).values(row);
     insert.execute(conn).await?;
-    let id = diesel::select(diesel::dsl::sql::<diesel::sql_types::BigInt>(
-        "LAST_INSERT_ID()",
-    ));
-    let id: i64 = id.get_result(conn).await?;
+    let last_id = diesel::dsl::sql::<diesel::sql_types::BigInt>("LAST_INSERT_ID()");
+    let id: i64 = diesel::select(last_id).get_result(conn).await?;
     let named = diesel::update(told::table.find(id)).set(told::open_name.eq(open_name));
     named.execute(conn).await?;
     Ok(id)
@@ -295,7 +293,7 @@ struct MendedPromises {
 /// have a row that counts for the drop, and how many do not: an operator informed them, or they were
 /// revoked.
 pub async fn mended(conn: &mut Conn, drop: DropId, since: DateTime<Utc>) -> QueryResult<[i64; 2]> {
-    let mended = sql_query(
+    let mended: MendedPromises = sql_query(
         "SELECT COUNT(*) AS number, CAST(COALESCE(SUM(EXISTS (SELECT 1 FROM issued_coupons i \
              WHERE i.coupon_id = b.coupon_id AND i.user_id = b.user_id \
              AND (i.drop_id = b.drop_id OR c.once_per = 'coupon'))), 0) AS SIGNED) AS kept \
@@ -303,8 +301,9 @@ pub async fn mended(conn: &mut Conn, drop: DropId, since: DateTime<Utc>) -> Quer
          WHERE b.drop_id = ? AND b.mended_at >= ?",
     )
     .bind::<BigInt, _>(drop)
-    .bind::<Datetime, _>(At(since));
-    let mended: MendedPromises = mended.get_result(conn).await?;
+    .bind::<Datetime, _>(At(since))
+    .get_result(conn)
+    .await?;
     Ok([mended.kept, mended.number - mended.kept])
 }
 
@@ -402,7 +401,7 @@ pub async fn drop_reports<S: BuildHasher>(
         .select((issued_coupons::drop_id, count_star()))
         .load(conn)
         .await?;
-    let counted: HashMap<DropId, i64> = counted.into_iter().collect();
+    let rows_of_drops: HashMap<DropId, i64> = counted.into_iter().collect();
     let rows: Vec<(Drop, String)> = drops::table
         .inner_join(coupons::table)
         .filter(drops::id.eq_any(&own))
@@ -410,7 +409,9 @@ pub async fn drop_reports<S: BuildHasher>(
         .load(conn)
         .await?;
     let report = |(drop, coupon_name): (Drop, String)| {
-        let rows = counted.get(&drop.id).map_or(0, |rows| rows.cast_unsigned());
+        let rows = rows_of_drops
+            .get(&drop.id)
+            .map_or(0, |rows| rows.cast_unsigned());
         DropReport {
             coupon_name,
             exact: !left.contains(&drop.id),
@@ -573,10 +574,12 @@ pub async fn acknowledge(
         if is_untold {
             // Who has seen it on the page needs no mail about it.
             taken.told_at = Some(now);
-            let level = levels::table
+            let level: Option<(u64, Option<Vec<u8>>)> = levels::table
                 .filter(levels::name.eq(&taken.name))
-                .select((levels::number, levels::cases));
-            let level: Option<(u64, Option<Vec<u8>>)> = level.first(conn).await.optional()?;
+                .select((levels::number, levels::cases))
+                .first(conn)
+                .await
+                .optional()?;
             (taken.told_number, taken.told_cases) = level.unwrap_or((1, None));
         }
         write_told(conn, taken).await?;

@@ -159,10 +159,10 @@ pub async fn lease(
             ))
             .load(conn)
             .await?;
-        let heads: HashMap<i64, DateTime<Utc>> = heads.into_iter().collect();
+        let due_at: HashMap<i64, DateTime<Utc>> = heads.into_iter().collect();
         // Rows that another sender has locked are skipped.
         let mut due: Vec<Leased> = open()
-            .filter(outbox::id.eq_any(heads.keys().copied()))
+            .filter(outbox::id.eq_any(due_at.keys().copied()))
             .select(Leased::as_select())
             .for_update()
             .skip_locked()
@@ -170,7 +170,7 @@ pub async fn lease(
             .await?;
         due.retain(|head| {
             let at = head.message.next_attempt_at;
-            let a_newer_one_is_due = heads.get(&head.id).is_some_and(|next| *next <= now);
+            let a_newer_one_is_due = due_at.get(&head.id).is_some_and(|next| *next <= now);
             at <= now || at > never || head.attempts >= WAS_AWAY && a_newer_one_is_due
         });
         let leased = outbox::table.filter(outbox::id.eq_any(due.iter().map(|head| head.id)));
@@ -207,10 +207,12 @@ pub async fn record_outcome(
     if let Some(due) = next.or(sent) {
         let is_back = sent.is_some();
         db.run("put off other messages", async move |conn| {
-            let own = outbox::table
+            let own: Option<(String, String)> = outbox::table
                 .find(id)
-                .select((outbox::target, outbox::channel));
-            let own: Option<(String, String)> = own.get_result(conn).await.optional()?;
+                .select((outbox::target, outbox::channel))
+                .get_result(conn)
+                .await
+                .optional()?;
             let Some((target, channel)) = own else {
                 return Ok(());
             };
