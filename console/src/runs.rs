@@ -38,7 +38,7 @@ struct RunsScreen<'a> {
 struct RunScreen<'a> {
     top: Top<'a>,
     run: &'a Run,
-    findings: &'a [Placed<'a>],
+    findings: &'a [PlacedFinding<'a>],
     /// The users of the findings, whose IDs are masked in texts.
     people: HashSet<&'a str>,
     revealed: bool,
@@ -50,7 +50,7 @@ struct RunScreen<'a> {
 }
 
 /// A finding, with the report of its drop if it has one.
-struct Placed<'a> {
+struct PlacedFinding<'a> {
     drop: Option<&'a DropReport>,
     finding: &'a Finding,
 }
@@ -63,7 +63,7 @@ const FINDINGS: &str = "100";
 
 #[derive(Deserialize, Default)]
 #[serde(default)]
-pub(super) struct RunsQuery {
+pub(super) struct RunsScreenQuery {
     /// The oldest run of the previous page.
     before: String,
     /// The last finding of the previous page.
@@ -72,7 +72,7 @@ pub(super) struct RunsQuery {
     done: String,
 }
 
-pub(super) async fn list(page: Page, OrDefault(query): OrDefault<RunsQuery>) -> Screen {
+pub(super) async fn list(page: Page, OrDefault(query): OrDefault<RunsScreenQuery>) -> Screen {
     let limit = RUNS.to_string();
     let parameters = [("limit", limit.as_str()), ("before", &query.before)];
     let path = format!("/v1/runs{}", query_string(&parameters));
@@ -143,7 +143,7 @@ fn how(
 pub(super) async fn read(
     page: Page,
     Path(id): Path<String>,
-    OrDefault(query): OrDefault<RunsQuery>,
+    OrDefault(query): OrDefault<RunsScreenQuery>,
 ) -> Screen {
     show_run(&page, &id, query.after, false).await
 }
@@ -151,7 +151,7 @@ pub(super) async fn read(
 pub(super) async fn reveal(
     page: Page,
     Path(id): Path<String>,
-    OrDefault(query): OrDefault<RunsQuery>,
+    OrDefault(query): OrDefault<RunsScreenQuery>,
 ) -> Screen {
     show_run(&page, &id, query.after, true).await
 }
@@ -201,8 +201,9 @@ async fn show_run(page: &Page, id: &str, after: i64, revealed: bool) -> Screen {
         next_after,
         unreadable,
     } = page.get(&path).await?;
-    let placed = |drop, finding| Placed { drop, finding };
-    let mut findings: Vec<Placed<'_>> = run.findings.iter().map(|it| placed(None, it)).collect();
+    let placed = |drop, finding| PlacedFinding { drop, finding };
+    let mut findings: Vec<PlacedFinding<'_>> =
+        run.findings.iter().map(|it| placed(None, it)).collect();
     for drop in &run.drops {
         findings.extend(drop.findings.iter().map(|it| placed(Some(drop), it)));
     }
@@ -237,7 +238,7 @@ impl RunScreen<'_> {
         plans
     }
 
-    fn place(&self, placed: &Placed<'_>) -> String {
+    fn place(&self, placed: &PlacedFinding<'_>) -> String {
         let bare = placed.finding.drop_id.and_then(DropId::label);
         let named = placed
             .drop
@@ -255,7 +256,7 @@ impl RunScreen<'_> {
 
     /// The coupon, the drop and the user of the history to which the screen links once the IDs are
     /// revealed.
-    fn story(&self, Placed { drop, finding }: &Placed<'_>) -> Option<[String; 3]> {
+    fn story(&self, PlacedFinding { drop, finding }: &PlacedFinding<'_>) -> Option<[String; 3]> {
         let coupon = drop.map(|drop| drop.coupon_id).or(finding.coupon_id);
         let has_story = match self.top.subject() {
             Subject::Drop => self.revealed,

@@ -65,7 +65,7 @@ pub(crate) struct Evaluator {
 }
 
 /// What an evaluation decides from.
-struct Read {
+struct ReadTables {
     now: DateTime<Utc>,
     row: NotifyRow,
     seen: Vec<Condition>,
@@ -127,7 +127,7 @@ impl Evaluator {
         self.settings.links.subject()
     }
 
-    fn decide(&self, read: &Read) -> Verdict {
+    fn decide(&self, read: &ReadTables) -> Verdict {
         let mails = read
             .row
             .mails
@@ -151,7 +151,7 @@ impl Evaluator {
         conn: &mut Conn,
         cache: &mut Cache,
         at: Option<DateTime<Utc>>,
-    ) -> QueryResult<Read> {
+    ) -> QueryResult<ReadTables> {
         let subject = self.subject();
         let now = match at {
             Some(at) => at,
@@ -212,7 +212,7 @@ impl Evaluator {
             .map(|level| level.name.clone())
             .collect();
         let told = told.map(|row| alert_of(row, unsent));
-        Ok(Read {
+        Ok(ReadTables {
             now,
             row,
             seen,
@@ -244,7 +244,7 @@ impl Evaluator {
         &self,
         conn: &mut Conn,
         cache: &Cache,
-        read: Read,
+        read: ReadTables,
         verdict: Verdict,
     ) -> QueryResult<bool> {
         let subject = self.subject();
@@ -362,7 +362,7 @@ impl Evaluator {
 
 /// Adds what was told while MySQL was away, unless somebody else has told it, or it has ended since.
 /// Returns what was added.
-fn adopt(read: &mut Read, adopted: Vec<Alert>) -> Vec<Alert> {
+fn adopt(read: &mut ReadTables, adopted: Vec<Alert>) -> Vec<Alert> {
     let mut taken = Vec::new();
     for alert in adopted {
         let is_same = |known: &&Alert| {

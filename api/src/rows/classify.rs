@@ -36,7 +36,7 @@ pub(super) fn classify<'a>(
     rows: &'a [IssuedRow],
     rules: &HashMap<DropId, DropRules>,
 ) -> Vec<Outcome> {
-    let mut holders = Holders::default();
+    let mut holders = SlotHolders::default();
     for row in rows {
         let holder = Holder {
             user: &row.user_id,
@@ -69,14 +69,14 @@ impl Holder<'_> {
 
 /// Slots and their holders: existing rows, and claims that will become rows.
 #[derive(Default)]
-struct Holders<'a> {
+struct SlotHolders<'a> {
     slots: HashMap<(DropId, Slot), Holder<'a>>,
     /// By coupon, user and scope. Each row and each issued claim has an entry for the whole coupon
     /// and one for its drop; the drop's rule determines which of them applies.
     people: HashMap<(CouponId, &'a str, Option<DropId>), (DropId, Slot)>,
 }
 
-impl<'a> Holders<'a> {
+impl<'a> SlotHolders<'a> {
     fn add(&mut self, drop: DropId, slot: Slot, coupon: CouponId, holder: Holder<'a>) {
         self.slots.insert((drop, slot), holder);
         for scope in [None, Some(drop)] {

@@ -51,7 +51,7 @@ const PATIENCE: Duration = Duration::from_secs(2);
 /// Reads the stores, and remembers facts that rarely change.
 pub(crate) struct Reader {
     stores: Stores,
-    facts: Facts,
+    facts: OverviewFacts,
     /// When MySQL was last asked for the facts, and whether it answered.
     asked_at: Option<Instant>,
     mysql_answers: bool,
@@ -62,7 +62,7 @@ pub(crate) struct Reader {
 
 /// Facts that rarely change.
 #[derive(Default)]
-struct Facts {
+struct OverviewFacts {
     coupons: Vec<(Coupon, Vec<Drop>)>,
     alerts: Vec<ListedAlert>,
     /// The last run over everything, without its findings.
@@ -78,7 +78,7 @@ impl Reader {
     pub(super) fn new(stores: Stores) -> Self {
         Self {
             stores,
-            facts: Facts::default(),
+            facts: OverviewFacts::default(),
             asked_at: None,
             mysql_answers: true,
             rows: HashMap::new(),
@@ -256,7 +256,7 @@ async fn in_redis(stores: &Stores, shown: &[(Coupon, Drop)]) -> Result<InRedis, 
     Ok(found.collect())
 }
 
-async fn facts(stores: &Stores, known: Option<&Run>) -> Result<Facts, DbError> {
+async fn facts(stores: &Stores, known: Option<&Run>) -> Result<OverviewFacts, DbError> {
     let db = &stores.db;
     let read_at = Some(Utc::now());
     let firing = alerts::list(db, Some(AlertState::Firing), None, MOST_ALERTS).await?;
@@ -275,7 +275,7 @@ async fn facts(stores: &Stores, known: Option<&Run>) -> Result<Facts, DbError> {
         (Some(id), _) => runs::page(db, id, 1, i64::MAX).await?.map(|page| page.run),
         (None, _) => None,
     };
-    Ok(Facts {
+    Ok(OverviewFacts {
         coupons,
         alerts,
         last_run,
@@ -285,7 +285,7 @@ async fn facts(stores: &Stores, known: Option<&Run>) -> Result<Facts, DbError> {
 
 /// Selects and sorts the drops of the overview: those with an alert first, then open ones, ended
 /// ones, and the next one of each coupon. A sealed one is shown until another opens.
-fn in_order(facts: &Facts, now: DateTime<Utc>) -> Vec<(&Coupon, &Drop)> {
+fn in_order(facts: &OverviewFacts, now: DateTime<Utc>) -> Vec<(&Coupon, &Drop)> {
     let named = facts.alerts.iter().filter_map(|alert| alert.alert.drop_id);
     let alarmed: HashSet<DropId> = named.collect();
     let mut found = Vec::new();

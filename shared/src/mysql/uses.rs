@@ -185,7 +185,7 @@ impl CodeState {
     }
 
     /// Returns when the reference used the code, or `None` if it may use it now.
-    fn use_by(&self, reference: &str) -> Answer<Option<DateTime<Utc>>> {
+    fn use_by(&self, reference: &str) -> CodeAnswer<Option<DateTime<Utc>>> {
         if let Some(order) = self.order(reference) {
             return match (order.is_in_use(), order.used_at) {
                 (true, used_at) => Ok(used_at),
@@ -224,11 +224,11 @@ impl UseOrder {
 }
 
 /// A call's answer, or why it was refused.
-type Answer<T> = Result<T, CodeRefusal>;
+type CodeAnswer<T> = Result<T, CodeRefusal>;
 
 impl Db {
     /// Uses a code for an order. A repetition returns the first use.
-    pub async fn use_code(&self, order: UseOrder) -> DbResult<Answer<Used>> {
+    pub async fn use_code(&self, order: UseOrder) -> DbResult<CodeAnswer<Used>> {
         let db = self.of_primary();
         db.run("use a code", async move |conn| {
             for _ in 0..ATTEMPTS {
@@ -248,7 +248,7 @@ impl Db {
         &self,
         order: UseOrder,
         reason: Option<UndoReason>,
-    ) -> DbResult<Answer<DateTime<Utc>>> {
+    ) -> DbResult<CodeAnswer<DateTime<Utc>>> {
         let db = self.of_primary();
         db.transaction("undo a use", async move |conn| {
             for _ in 0..ATTEMPTS {
@@ -262,7 +262,7 @@ impl Db {
     }
 
     /// Reads what a code is for, its user, and its references, oldest first.
-    pub async fn code(&self, code: Code) -> DbResult<Answer<CodeView>> {
+    pub async fn code(&self, code: Code) -> DbResult<CodeAnswer<CodeView>> {
         let db = self.of_primary();
         db.run("read a code", async move |conn| {
             let state = match read(conn, &code).await? {
@@ -292,7 +292,7 @@ impl Db {
 }
 
 /// Returns `None` if another transaction changed the row or its uses in between.
-async fn try_use(conn: &mut Conn, order: &UseOrder) -> QueryResult<Option<Answer<Used>>> {
+async fn try_use(conn: &mut Conn, order: &UseOrder) -> QueryResult<Option<CodeAnswer<Used>>> {
     let state = match read(conn, &order.code).await? {
         Ok(state) => state,
         Err(refusal) => return Ok(Some(Err(refusal))),
@@ -319,7 +319,7 @@ async fn try_undo(
     conn: &mut Conn,
     order: &UseOrder,
     reason: Option<&UndoReason>,
-) -> QueryResult<Option<Answer<DateTime<Utc>>>> {
+) -> QueryResult<Option<CodeAnswer<DateTime<Utc>>>> {
     let state = match read(conn, &order.code).await? {
         Ok(state) => state,
         Err(refusal) => return Ok(Some(Err(refusal))),
@@ -358,7 +358,7 @@ async fn try_undo(
 
 /// Reads what a code is for, and its uses. A wrong code costs a look-up by primary key, and one by
 /// the key of the drop's revocations.
-async fn read(conn: &mut Conn, code: &Code) -> QueryResult<Answer<CodeState>> {
+async fn read(conn: &mut Conn, code: &Code) -> QueryResult<CodeAnswer<CodeState>> {
     let its_row = issued_coupons::drop_id
         .eq(drops::id)
         .and(issued_coupons::slot.eq(code.slot))

@@ -65,7 +65,7 @@ pub(crate) struct Losers {
     answering: ArcSwapOption<Answering>,
     /// Answers from memory since the last call.
     answered: AtomicU32,
-    memory: Mutex<Memory>,
+    memory: Mutex<LoserMemory>,
 }
 
 /// A lease with the holders of its version.
@@ -96,7 +96,7 @@ struct Version {
 }
 
 #[derive(Debug, Default)]
-struct Memory {
+struct LoserMemory {
     /// The losers counted since the time `since`.
     losers: u32,
     since: Option<Instant>,
@@ -255,7 +255,7 @@ impl Holders {
     }
 }
 
-impl Memory {
+impl LoserMemory {
     fn count(&mut self, losers: u32, now: Instant) {
         self.losers = self.losers.saturating_add(losers);
         let since = *self.since.get_or_insert(now);

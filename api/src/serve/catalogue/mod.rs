@@ -61,7 +61,7 @@ pub(crate) struct Catalogue {
     last: parking_lot::Mutex<RefreshOutcome>,
 }
 
-type FoundCoupon = Result<Arc<CouponWithDrops>, LookupError>;
+type LookedUpCoupon = Result<Arc<CouponWithDrops>, LookupError>;
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum RefreshOutcome {
@@ -136,7 +136,7 @@ impl Catalogue {
     }
 
     /// Looks the coupon up in MySQL if it is not live.
-    pub(crate) async fn find(&self, id: CouponId) -> FoundCoupon {
+    pub(crate) async fn find(&self, id: CouponId) -> LookedUpCoupon {
         match self.known(id) {
             Some(found) => Ok(found),
             None => Box::pin(self.look_up(id)).await,
@@ -147,7 +147,7 @@ impl Catalogue {
         self.live.load().get(&id).map(Arc::clone)
     }
 
-    async fn look_up(&self, id: CouponId) -> FoundCoupon {
+    async fn look_up(&self, id: CouponId) -> LookedUpCoupon {
         if id.0 < 1 {
             return Err(LookupError::NoSuchCoupon(id));
         }
@@ -170,7 +170,7 @@ impl Catalogue {
     /// have an outdated copy. The result comes from a query that began after this call did. One
     /// query runs at a time, and all calls for its coupon that began before it share its result. A
     /// finished coupon counts as live until the next refresh.
-    pub(crate) async fn reread(&self, id: CouponId) -> FoundCoupon {
+    pub(crate) async fn reread(&self, id: CouponId) -> LookedUpCoupon {
         let asked = Instant::now();
         let read = async {
             let mut last = self.turn.lock().await;
@@ -189,7 +189,7 @@ impl Catalogue {
         in_time(read).await
     }
 
-    async fn read(&self, id: CouponId) -> FoundCoupon {
+    async fn read(&self, id: CouponId) -> LookedUpCoupon {
         let mut found = self.db.of_primary().coupons_by_id(vec![id]).await;
         let is_demoted = matches!(found, Err(DbError::ReadOnly { .. }));
         if is_demoted {

@@ -97,7 +97,7 @@ fn want(seen: SeenCoupon, looks: u32) -> Want {
 }
 
 /// The live coupons as one look sees them.
-struct Look<'a> {
+struct GateLook<'a> {
     servers: Servers,
     /// Coupons of a cluster's server that does not answer. They count as closed, and do not prevent
     /// the look at the others.
@@ -107,7 +107,7 @@ struct Look<'a> {
 }
 
 /// Reads the gates and counters of the live coupons.
-async fn observe<'a>(redis: &Redis, live: &'a Live) -> Result<Look<'a>, RedisError> {
+async fn observe<'a>(redis: &Redis, live: &'a Live) -> Result<GateLook<'a>, RedisError> {
     let servers = redis.servers().await?;
     let mut missed = BTreeSet::new();
     let mut answering = Vec::new();
@@ -134,7 +134,7 @@ async fn observe<'a>(redis: &Redis, live: &'a Live) -> Result<Look<'a>, RedisErr
             count,
         })
         .collect();
-    Ok(Look {
+    Ok(GateLook {
         servers,
         missed,
         drops,
@@ -142,7 +142,7 @@ async fn observe<'a>(redis: &Redis, live: &'a Live) -> Result<Look<'a>, RedisErr
 }
 
 /// What a look sees.
-pub(super) struct Looked {
+pub(super) struct LookedGates {
     /// The coupons for the lanes.
     pub(super) wants: Wants,
     pub(super) closed: BTreeSet<CouponId>,
@@ -169,7 +169,7 @@ impl Known {
         &mut self,
         stores: &Stores,
         live: &Live,
-    ) -> Result<Looked, RedisError> {
+    ) -> Result<LookedGates, RedisError> {
         let redis = &stores.redis;
         let look = observe(redis, live).await?;
         self.forget_unlisted(&look);
@@ -212,7 +212,7 @@ impl Known {
                 }
             }
         }
-        Ok(Looked {
+        Ok(LookedGates {
             wants,
             closed,
             is_partly,
@@ -223,7 +223,7 @@ impl Known {
     async fn without_users(
         &mut self,
         redis: &Redis,
-        look: &Look<'_>,
+        look: &GateLook<'_>,
     ) -> Result<HashSet<CouponId>, RedisError> {
         let all: BTreeSet<CouponId> = look.drops.iter().map(|seen| seen.coupon.id).collect();
         let next = (Bound::Excluded(self.checked), Bound::Unbounded);
@@ -236,7 +236,7 @@ impl Known {
     }
 
     /// Forgets coupons and drops that are no longer watched.
-    fn forget_unlisted(&mut self, look: &Look<'_>) {
+    fn forget_unlisted(&mut self, look: &GateLook<'_>) {
         let listed: HashSet<CouponId> = look.drops.iter().map(|seen| seen.coupon.id).collect();
         self.closed.retain(|coupon, _| listed.contains(coupon));
         let counted: HashSet<DropId> = look.drops.iter().map(|seen| seen.drop.id).collect();

@@ -40,7 +40,7 @@ impl Pauses {
 }
 
 /// Takes the runs of a lane that have ended. Its receiver outlives the lane.
-pub(super) type Ended = mpsc::UnboundedSender<LaneRun>;
+pub(super) type LaneEnded = mpsc::UnboundedSender<LaneRun>;
 
 /// A run that a lane begins by itself, without a schedule or an operator.
 pub(super) struct LaneRun {
@@ -79,7 +79,7 @@ pub(super) struct Lanes<'a> {
 impl Lanes<'_> {
     /// Lets the urgent lane reopen the coupons that a look wants. While a store is away, it tries
     /// again every few seconds.
-    pub(super) async fn reopen(self, mut wanted: watch::Receiver<Wants>, ended: Ended) {
+    pub(super) async fn reopen(self, mut wanted: watch::Receiver<Wants>, ended: LaneEnded) {
         let mut pauses = Pauses::default();
         while let Some(wants) = self.next(&mut wanted).await {
             let mut closed = wants.closed;
@@ -112,7 +112,7 @@ impl Lanes<'_> {
     }
 
     /// Gives the slots that are left to users who wait or are owed one.
-    pub(super) async fn promote(self, mut wanted: watch::Receiver<Wants>, ended: Ended) {
+    pub(super) async fn promote(self, mut wanted: watch::Receiver<Wants>, ended: LaneEnded) {
         while let Some(wants) = self.next(&mut wanted).await {
             if wants.with_slots.is_empty() {
                 continue;

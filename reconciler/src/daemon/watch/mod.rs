@@ -56,7 +56,7 @@ struct Live {
     owed: HashSet<DropId>,
 }
 
-type Catalogue = Arc<Live>;
+type WatchedCatalogue = Arc<Live>;
 
 /// What a look hands to the lanes.
 #[derive(Debug, Clone, Default)]
@@ -105,7 +105,7 @@ pub(super) async fn watch(
     );
 }
 
-async fn list(stores: &Stores, catalogue: &watch::Sender<Option<Catalogue>>) {
+async fn list(stores: &Stores, catalogue: &watch::Sender<Option<WatchedCatalogue>>) {
     let db = &stores.db;
     loop {
         let read = async {
@@ -137,7 +137,7 @@ async fn latest_time(redis: &Redis) -> DateTime<Utc> {
 
 async fn watch_gates(
     stores: &Stores,
-    catalogue: &watch::Sender<Option<Catalogue>>,
+    catalogue: &watch::Sender<Option<WatchedCatalogue>>,
     wanted: &watch::Sender<Wants>,
     seen: &SeenState,
 ) {
