@@ -14,7 +14,7 @@ use firstcome_shared::report::FailureCause;
 use rdkafka::consumer::{BaseConsumer, Consumer as _};
 use rdkafka::error::{KafkaError, KafkaResult};
 use rdkafka::message::Message as _;
-use rdkafka::metadata::MetadataTopic;
+use rdkafka::metadata::{MetadataPartition, MetadataTopic};
 use rdkafka::types::RDKafkaErrorCode;
 use rdkafka::{ClientConfig, Offset, TopicPartitionList};
 use serde_json::Value;
@@ -129,7 +129,7 @@ fn once_settled<T>(ask: impl Fn() -> KafkaResult<T>) -> KafkaResult<T> {
 fn partitions(client: &BaseConsumer, topic: &str) -> KafkaResult<Vec<i32>> {
     let metadata = client.fetch_metadata(Some(topic), ANSWER)?;
     let partitions = metadata.topics().iter().flat_map(MetadataTopic::partitions);
-    Ok(partitions.map(|partition| partition.id()).collect())
+    Ok(partitions.map(MetadataPartition::id).collect())
 }
 
 fn logs(client: &BaseConsumer, topic: &str) -> KafkaResult<Logs> {

@@ -195,29 +195,13 @@ impl<'e> Pass<'e> {
             let report = self
                 .target(target, &mut theirs, memory, elsewhere, run)
                 .await;
-            self.add(run, target, report?);
+            add(run, target, report?);
         }
         if block.whole.is_none() {
             let judged = about(Judged::of(Kinds::All));
             run.judged.coupons.insert(block.coupon_id(), judged);
         }
         Ok(())
-    }
-
-    /// Adds a report. A check of the whole file has no campaign.
-    fn add(&mut self, run: &mut Run, target: &Target<'_>, mut report: DropReport) {
-        let is_whole = target.block.whole.is_some();
-        for finding in &mut report.findings {
-            finding.coupon_id = Some(report.coupon_id);
-            finding.drop_id = Some(report.drop_id).filter(|_| !is_whole);
-        }
-        if is_whole {
-            let judged = about(report.judged);
-            run.judged.coupons.insert(report.coupon_id, judged);
-            run.findings.append(&mut report.findings);
-        } else {
-            run.drops.push(report);
-        }
     }
 
     /// Reports an error of a whole block. That a store is away concerns no block, and is told once.
@@ -518,6 +502,22 @@ fn facts(
         lacking: compared.lacking,
         made_today,
         refuses_second_row: true,
+    }
+}
+
+/// Adds a report. A check of the whole file has no campaign.
+fn add(run: &mut Run, target: &Target<'_>, mut report: DropReport) {
+    let is_whole = target.block.whole.is_some();
+    for finding in &mut report.findings {
+        finding.coupon_id = Some(report.coupon_id);
+        finding.drop_id = Some(report.drop_id).filter(|_| !is_whole);
+    }
+    if is_whole {
+        let judged = about(report.judged);
+        run.judged.coupons.insert(report.coupon_id, judged);
+        run.findings.append(&mut report.findings);
+    } else {
+        run.drops.push(report);
     }
 }
 

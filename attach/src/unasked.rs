@@ -35,10 +35,6 @@ impl std::ops::AddAssign for Trouble {
 }
 
 /// What holds for the repairs of a campaign.
-#[allow(
-    clippy::struct_excessive_bools,
-    reason = "each is a condition of its own"
-)]
 #[derive(Debug, Clone, Default, PartialEq)]
 pub struct Facts {
     /// What is recorded about the text and the stores.
