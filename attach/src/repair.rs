@@ -15,7 +15,7 @@ use crate::error::{Answer, AttachError};
 use crate::explain::Looked;
 use crate::file::Campaign;
 use crate::look::{PromisedUser, Target, check, rows};
-use crate::sql::{Database, PROOF_LIMIT, Purpose, Query, REPAIR_LIMIT, Session};
+use crate::sql::{Database, PROOF_LIMIT, Purpose, Query, REPAIR_LIMIT, Reference, Session};
 use crate::store::{REPAIR_ANSWER, Store};
 use crate::text::{Statement, Values};
 use crate::theirs::Theirs;
@@ -86,6 +86,18 @@ impl<'a> Repairs<'a> {
         if let Some(table) = tables.iter().find(|table| is_named(target.block, table)) {
             return Err(AttachError::Misfit(format!(
                 "table {table} is not transactional: a repair there cannot be taken back"
+            )));
+        }
+        let references = session.references().await?;
+        if let Some(key) = references
+            .iter()
+            .find(|key| may_deadlock(target.block, key))
+        {
+            let Reference { table, to } = key;
+            return Err(AttachError::Misfit(format!(
+                "issue: a row of {table} locks the row of {to} that it refers to. Two that then \
+                update it wait for each other, and one is refused, perhaps your consumer's: write \
+                the UPDATE of {to} before the INSERT"
             )));
         }
         if let Some(store) = &mut theirs.redis {
@@ -294,12 +306,24 @@ impl<'a> Repairs<'a> {
 /// Whether a statement that writes has this word.
 fn is_named(block: &Campaign, table: &str) -> bool {
     let mut statements = block.issue.iter().chain(&block.resolve);
+    statements.any(|statement| names(statement, table))
+}
+
+/// Whether `issue` writes a row before it updates the row that this key refers to.
+fn may_deadlock(block: &Campaign, key: &Reference) -> bool {
+    let place = |word: &str, table: &str| {
+        let mut statements = block.issue.iter();
+        statements.position(|statement| names(statement, word) && names(statement, table))
+    };
+    let places = place("INSERT", &key.table).zip(place("UPDATE", &key.to));
+    places.is_some_and(|(inserted, updated)| inserted < updated)
+}
+
+fn names(statement: &Statement, wanted: &str) -> bool {
     let is_end = |letter: char| !letter.is_alphanumeric() && letter != '_' && letter != '$';
-    statements.any(|statement| {
-        let text = statement.to_string();
-        let mut words = text.split(is_end);
-        words.any(|word| word.eq_ignore_ascii_case(table))
-    })
+    let text = statement.to_string();
+    let mut words = text.split(is_end);
+    words.any(|word| word.eq_ignore_ascii_case(wanted))
 }
 
 fn must_be_one(field: &str, changed: u64) -> Answer<()> {

@@ -75,6 +75,13 @@ impl From<AttachError> for Failed {
 /// A value as text; `None`: NULL.
 pub type Cell = Option<String>;
 
+/// A foreign key.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Reference {
+    pub table: String,
+    pub to: String,
+}
+
 /// Reads a whole number. A SUM comes with zeros behind a point.
 pub fn whole(text: &str) -> Option<i64> {
     let number = text.split_once('.').map_or(text, |(whole, zeros)| {
@@ -282,6 +289,21 @@ impl Session {
         }
         let tables = self.cells(mysql::UNSAFE_TABLES).await?;
         Ok(tables.into_iter().flatten().collect())
+    }
+
+    /// Returns the foreign keys whose rows lock the numbers of the row that they refer to. Those of
+    /// PostgreSQL lock its key only.
+    pub async fn references(&mut self) -> Answer<Vec<Reference>> {
+        if let Some(Driver::Postgres(_)) = self.driver {
+            return Ok(Vec::new());
+        }
+        let cells = self.cells(mysql::REFERENCES).await?;
+        let names: Vec<String> = cells.into_iter().flatten().collect();
+        let reference = |names: &[String]| Reference {
+            table: names[0].clone(),
+            to: names[1].clone(),
+        };
+        Ok(names.chunks_exact(2).map(reference).collect())
     }
 
     /// Returns the cells of a query of ours, row by row.

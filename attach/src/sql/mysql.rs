@@ -27,6 +27,9 @@ pub(super) const UNSAFE_TABLES: &str = "SELECT t.TABLE_NAME FROM information_sch
     WHERE t.TABLE_SCHEMA = DATABASE() AND t.TABLE_TYPE = 'BASE TABLE' \
     AND COALESCE(e.TRANSACTIONS, 'NO') <> 'YES'";
 
+pub(super) const REFERENCES: &str = "SELECT TABLE_NAME, REFERENCED_TABLE_NAME \
+    FROM information_schema.REFERENTIAL_CONSTRAINTS WHERE CONSTRAINT_SCHEMA = DATABASE()";
+
 pub(super) struct MysqlDriver {
     conn: Conn,
     settings: DbSettings,

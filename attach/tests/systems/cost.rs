@@ -54,7 +54,7 @@ async fn look_reads_each_row_once() {
 
 /// Prints what docs/ATTACH.md says about time and memory.
 #[tokio::test]
-#[ignore = "a measurement: cargo test --release -p firstcome-attach cost_of_looks -- --ignored --nocapture"]
+#[ignore = "a measurement: cargo test --release -p firstcome-attach cost_of -- --ignored --nocapture"]
 async fn cost_of_looks() {
     for number in [100_000, 300_000, 1_000_000] {
         let (world, daemon) = sold_to(number).await;
@@ -66,6 +66,29 @@ async fn cost_of_looks() {
             let more = (peak_kib() - before) / 1_024;
             println!("{number} users, {look} look: {took:.2} s, {read} rows read, {more} MiB more");
         }
+    }
+}
+
+/// The first repair of a pass reads all rows in its transaction.
+#[tokio::test]
+#[ignore = "a measurement: cargo test --release -p firstcome-attach cost_of -- --ignored --nocapture"]
+async fn cost_of_repairs() {
+    let repairs = "\nqueue = []\nmode = 'repair'\ncheck = []\n\
+        issue = ['INSERT INTO coupon (event_id, user_id) VALUES (7, :user)']";
+    for number in [100_000, 999_000] {
+        let (world, _reader) = sold_to(number).await;
+        let daemon = world.daemon(&format!("{FILE}{repairs}"));
+        daemon.pass().await;
+        world
+            .add_members("@users", users(number + 1..number + 3))
+            .await;
+        daemon.settle().await;
+        let shown = daemon.pass().await;
+        let began = Instant::now();
+        let found = daemon.confirm_shown_by(&shown).await;
+        let took = began.elapsed().as_secs_f64();
+        println!("{number} users, a look and two repairs: {took:.2} s");
+        assert_eq!(told(&found), ["2 unissued applied"]);
     }
 }
 

@@ -48,6 +48,18 @@ mode = 'repair'
 issue = ['UPDATE stock SET sold = sold + 1 WHERE id = 7', 'INSERT INTO coupon VALUES (7, :user)']
 check = []";
 
+const LINKED_SHOP: System = System {
+    opens: &[
+        "CREATE TABLE stock (id INT PRIMARY KEY, sold INT NOT NULL)",
+        "INSERT INTO stock VALUES (7, 0)",
+        "CREATE TABLE coupon (event INT NOT NULL, user_id BIGINT NOT NULL, UNIQUE (event, user_id), \
+        FOREIGN KEY (event) REFERENCES stock (id))",
+    ],
+    issues: &["INSERT INTO coupon VALUES (7, {U})"],
+    file: LINKED,
+    ..STOCKED
+};
+
 /// Starts a process that reaches their MySQL through a proxy.
 async fn behind_proxy(world: &World, system: &System) -> (FaultProxy, Daemon) {
     let (mysql, _) = servers().await;
@@ -138,6 +150,30 @@ async fn pass_that_ends_anywhere_leaves_rows_and_numbers_whole() {
     }
 }
 
+#[tokio::test]
+async fn row_that_locks_its_number_is_not_written_before_the_number_is_moved() {
+    let (first, second) = (
+        "'UPDATE stock SET sold = sold + 1 WHERE id = 7'",
+        "'INSERT INTO coupon VALUES (7, :user)'",
+    );
+    let file = LINKED_SHOP
+        .file
+        .replace(&format!("{first}, {second}"), &format!("{second}, {first}"));
+    let system = System {
+        file: file.leak(),
+        ..LINKED_SHOP
+    };
+    let (world, daemon) = system.sold().await;
+    system.admit(&world, 30).await;
+    daemon.settle().await;
+    let found = daemon.confirm().await;
+    assert!(
+        why(&found).contains("write the UPDATE of stock before"),
+        "{found:#?}"
+    );
+    assert_eq!(rows(&world).await, 20);
+}
+
 /// The number is moved before the row is inserted, so that nobody waits for it with a shared lock
 /// of its foreign key. Their consumer does both in the other order.
 #[tokio::test]
@@ -150,15 +186,7 @@ async fn their_consumer_is_never_the_victim_of_a_deadlock() {
     ] {
         let system = System {
             product,
-            opens: &[
-                "CREATE TABLE stock (id INT PRIMARY KEY, sold INT NOT NULL)",
-                "INSERT INTO stock VALUES (7, 0)",
-                "CREATE TABLE coupon (event INT NOT NULL, user_id BIGINT NOT NULL, UNIQUE (event, user_id), \
-                FOREIGN KEY (event) REFERENCES stock (id))",
-            ],
-            issues: &["INSERT INTO coupon VALUES (7, {U})"],
-            file: LINKED,
-            ..STOCKED
+            ..LINKED_SHOP
         };
         let (world, daemon) = system.sold().await;
         for user in (100..140).step_by(2) {
