@@ -14,15 +14,16 @@ use firstcome_shared::mysql::levels::{self as stored, NotifyRow};
 use firstcome_shared::mysql::{Conn, Db, DbError, outbox, processes, runs};
 use firstcome_shared::subject::Subject;
 
+use crate::alert::{Alert, Alerts};
 use crate::condition::{Cases, Condition, PassHolder, ScheduledRun};
 use crate::conditions::{
     PromisesOfDrop, SeenProcess, SeenSchedule, Snapshot, conditions, promise_case,
 };
-use crate::decide::{Alert, Alerts, Budget, Verdict, decide};
+use crate::decide::{Budget, Verdict, decide};
 use crate::events;
-use crate::input::MailInput;
 use crate::levels::Level;
 use crate::local::Local;
+use crate::mails::{AlertMail, Decided, ReadMail};
 use crate::report::AlertKind;
 use crate::settings::MailSettings;
 
@@ -248,30 +249,29 @@ impl Evaluator {
         verdict: Verdict,
     ) -> QueryResult<bool> {
         let subject = self.subject();
-        let mut input = MailInput::read(
-            conn,
-            &self.settings.links,
-            &read.seen,
-            &read.known,
-            &verdict,
-            read.now,
-        )
-        .await?;
         let mut rows: HashMap<&str, &ToldRow> = HashMap::new();
         for row in cache.told.iter().filter(|row| row.ended_at.is_none()) {
             rows.insert(&row.name, row);
         }
-        let mut ids = HashMap::new();
-        let mut ended = Vec::new();
+        let decided = Decided {
+            seen: &read.seen,
+            known: &read.known,
+            verdict: &verdict,
+            rows: &rows,
+            given_up: &read.given_up,
+            now: read.now,
+        };
+        let written = ReadMail::read(conn, &self.settings.links, decided);
+        let ReadMail {
+            mut mail,
+            mut summaries,
+        } = written.await?;
         for alert in &verdict.alerts {
             let known = rows.get(alert.name.as_str()).copied();
-            let summary = input.summary(&alert.name);
+            let summary = summaries.remove(&alert.name);
             let row = self.row(alert, known, summary, read.given_up.contains(&alert.name));
-            if row.ended_at.is_some() {
-                ended.push(row.clone());
-            }
             let id = alerts::write_told(conn, row).await?;
-            ids.insert(alert.name.clone(), id);
+            mail.ids.insert(alert.name.clone(), id);
         }
         let is_open = |name: &String| {
             let changed = verdict.alerts.iter().find(|alert| alert.name == *name);
@@ -296,32 +296,22 @@ impl Evaluator {
                 .iter()
                 .map(DateTime::timestamp_millis)
                 .collect();
-            input.say_what_ended(&ended);
-            self.enqueue(conn, &input, &ids, read.now).await?;
+            self.enqueue(conn, &mail).await?;
         }
         row.raise(conn, subject).await?;
         Ok(is_told)
     }
 
-    async fn enqueue(
-        &self,
-        conn: &mut Conn,
-        input: &MailInput<'_>,
-        ids: &HashMap<String, i64>,
-        now: DateTime<Utc>,
-    ) -> QueryResult<()> {
+    async fn enqueue(&self, conn: &mut Conn, mail: &AlertMail<'_>) -> QueryResult<()> {
         if !self.settings.has_readers() {
             return Ok(());
         }
-        let mail = input.mail(ids);
         let written = mail.render().map_err(unwritten)?;
-        let threads = input.threads(&self.settings.domain);
-        outbox::enqueue(conn, self.settings.mails(&written, &threads, now)).await?;
-        let events: Vec<_> = events::about_alerts(&mail)
-            .into_iter()
-            .take(EVENTS)
-            .collect();
-        outbox::enqueue(conn, self.settings.posts(&events, now)).await
+        let threads = mail.threads(&self.settings.domain);
+        outbox::enqueue(conn, self.settings.mails(&written, &threads, mail.now)).await?;
+        let mut events = events::about_alerts(mail);
+        events.truncate(EVENTS);
+        outbox::enqueue(conn, self.settings.posts(&events, mail.now)).await
     }
 
     /// Returns the row of an alert. What only acknowledgements write stays.

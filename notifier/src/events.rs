@@ -8,7 +8,7 @@ use url::Url;
 use uuid::Uuid;
 
 use crate::decide::Reason;
-use crate::mails::{AlertMail, EndedAlert, Links, NamedDrop, ProblemNotice, drops, was};
+use crate::mails::{AlertMail, Links, NamedDrop, Section};
 use crate::report::DropReport;
 use crate::wording::{LONGEST, grouped, line};
 
@@ -102,17 +102,18 @@ fn instant(at: DateTime<Utc>) -> String {
 
 /// The events about the alerts of a mail.
 pub(crate) fn about_alerts(mail: &AlertMail<'_>) -> Vec<Event> {
-    let drops = drops(mail);
-    let drop = |id| drops.iter().find(|drop| Some(drop.id) == id);
-    let problems = mail
-        .problems
-        .iter()
-        .map(|it| about_problem(it, drop(it.problem.drop_id), mail));
-    let resolved = mail
-        .resolved
-        .iter()
-        .map(|it| about_resolved(it, drop(it.drop_id), mail));
-    problems.chain(resolved).collect()
+    let drops = mail.drops();
+    let told = mail.problems.iter().chain(&mail.over);
+    told.map(|section| {
+        let drop = drops.iter().find(|drop| Some(drop.id) == section.drop_id);
+        match section.reason {
+            Reason::New => about_problem("new", section, drop, mail),
+            Reason::Changed => about_problem("changed", section, drop, mail),
+            Reason::Repeat => about_problem("repeated", section, drop, mail),
+            Reason::Over => about_end(section, drop, mail),
+        }
+    })
+    .collect()
 }
 
 /// The address of the alert in the operations page; empty unless the alert's id and the page's
@@ -125,48 +126,40 @@ fn link(name: &str, mail: &AlertMail<'_>) -> String {
 }
 
 fn about_problem(
-    notice: &ProblemNotice,
+    status: &str,
+    problem: &Section,
     drop: Option<&NamedDrop<'_>>,
     mail: &AlertMail<'_>,
 ) -> Event {
-    let problem = &notice.problem;
     let facts = mail.facts(problem, drop);
     let report = drop.and_then(|drop| drop.report);
     let coupon = drop.map(|drop| &drop.name);
-    let place = coupon.map(|name| format!(" · {name}"));
-    let status = match notice.reason {
-        Reason::New => "new",
-        Reason::Changed => "changed",
-        Reason::Repeat | Reason::Over => "repeated",
-    };
+    let place = coupon.map(|name| format!(" · {name}")).unwrap_or_default();
     let data = json!({
         "alert_id": mail.ids.get(&problem.name), "kind": problem.kind.word(), "status": status, "summary": problem.summary,
         "users_notice": facts.users, "what_to_do": facts.to_do, "cases": problem.size,
         "coupon_id": problem.coupon_id, "coupon": coupon, "drop_id": problem.drop_id,
         "quantity": report.map(|report| report.quantity),
         "issued": report.map(|report| report.after.rows),
-        "since": instant(notice.since),
+        "since": instant(problem.began_at),
     });
-    let text = format!(
-        "[firstcome] action needed: {}{}. {} {}",
-        problem.summary,
-        place.unwrap_or_default(),
-        facts.users,
-        link(&problem.name, mail)
-    );
+    let summary = &problem.summary;
+    let users = facts.users;
+    let link = link(&problem.name, mail);
+    let text = format!("[firstcome] action needed: {summary}{place}. {users} {link}");
     Event::new("alert.firing", mail.now, data, &text)
 }
 
-fn about_resolved(alert: &EndedAlert, drop: Option<&NamedDrop<'_>>, mail: &AlertMail<'_>) -> Event {
+fn about_end(over: &Section, drop: Option<&NamedDrop<'_>>, mail: &AlertMail<'_>) -> Event {
     let coupon = drop.map(|it| &it.name);
     let place = coupon.map(|name| format!(" · {name}")).unwrap_or_default();
-    let what = was(alert);
+    let what = &over.summary;
     let data = json!({
-        "alert_id": mail.ids.get(&alert.name), "kind": alert.kind, "status": "resolved", "summary": what,
-        "coupon_id": alert.coupon_id, "coupon": coupon, "drop_id": alert.drop_id,
-        "since": instant(alert.began_at), "resolved_at": instant(alert.ended_at),
+        "alert_id": mail.ids.get(&over.name), "kind": over.kind.word(), "status": "resolved", "summary": what,
+        "coupon_id": over.coupon_id, "coupon": coupon, "drop_id": over.drop_id,
+        "since": instant(over.began_at), "resolved_at": over.gone_at.map(instant),
     });
-    let link = link(&alert.name, mail);
+    let link = link(&over.name, mail);
     let text = format!("[firstcome] resolved: {what}{place}. {link}");
     Event::new("alert.resolved", mail.now, data, &text)
 }
@@ -228,6 +221,8 @@ pub(crate) fn about_sealed(report: &DropReport, now: DateTime<Utc>) -> Event {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::decide::Alert;
+    use crate::report::AlertKind;
 
     #[test]
     fn chats_get_a_harmless_text_in_their_format_and_other_hosts_a_signed_event() {
@@ -259,19 +254,12 @@ mod tests {
 
     #[test]
     fn end_of_a_standstill_is_told_without_the_number_that_waited() {
-        let standstill = EndedAlert {
-            name: "consumer_stands".to_owned(),
-            kind: "consumer_stands".to_owned(),
-            coupon_id: None,
-            drop_id: None,
-            summary: "no consumer works: about 5,000 promises wait".to_owned(),
-            began_at: DateTime::UNIX_EPOCH,
-            ended_at: DateTime::UNIX_EPOCH,
-            given_up: false,
-        };
+        let kind = AlertKind::ConsumerStands;
+        let summary = "no consumer works: 5,000 messages are unread";
+        let standstill = Section::over(&Alert::default(), kind, summary, false);
         let links = Links::default();
         let mail = AlertMail::empty(&links, DateTime::UNIX_EPOCH);
-        let event = about_resolved(&standstill, None, &mail);
+        let event = about_end(&standstill, None, &mail);
         let says = "[firstcome] resolved: standstill of consumers.";
         assert!(event.text.starts_with(says), "{}", event.text);
         assert_eq!(event.data["summary"], "standstill of consumers");

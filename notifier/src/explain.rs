@@ -7,8 +7,8 @@ use std::collections::{BTreeSet, HashSet};
 use chrono::{DateTime, Utc};
 use firstcome_shared::domain::CouponId;
 
+use crate::alert::{Alert, Alerts};
 use crate::condition::{Cases, Condition, Facts};
-use crate::decide::{Alert, Alerts};
 use crate::report::{AlertKind, FailureCause, Kind};
 use crate::times::Policy;
 

@@ -6,6 +6,7 @@
 //! away. A separate task sends the outbox: a pass only waits for MySQL, never for a mail server.
 #![warn(clippy::print_stdout, clippy::print_stderr)] // `say!` and `complain!` never end the program
 
+mod alert;
 mod args;
 mod clock;
 pub mod condition;
@@ -15,7 +16,6 @@ mod evaluate;
 mod events;
 pub mod explain;
 mod firing;
-mod input;
 pub mod levels;
 mod local;
 mod look;

@@ -2,7 +2,7 @@
 //! of MySQL, Redis and the gates, by the same rules, in memory. Told is what was delivered. Once
 //! MySQL is back, the first evaluation takes over what was told, and ends it.
 
-use std::collections::{BTreeSet, HashMap};
+use std::collections::{BTreeSet, HashMap, HashSet};
 use std::sync::Arc;
 
 use chrono::{DateTime, TimeDelta, Utc};
@@ -11,11 +11,12 @@ use firstcome_shared::process_state::{ProcessState, StoreState};
 use parking_lot::Mutex;
 use tokio::time::Instant;
 
+use crate::alert::{Alert, Alerts};
 use crate::condition::{Condition, StoreProblem};
 use crate::conditions::{of_closed, of_store};
-use crate::decide::{Alert, Alerts, Verdict, decide};
+use crate::decide::{Verdict, decide};
 use crate::events;
-use crate::input::MailInput;
+use crate::mails::{Decided, ReadMail};
 use crate::report::{AlertKind, FailureCause, StoreRefusal};
 use crate::send::Sender;
 use crate::settings::MailSettings;
@@ -257,8 +258,15 @@ fn messages(
     verdict: &Verdict,
     now: DateTime<Utc>,
 ) -> Option<Vec<Outgoing>> {
-    let input = MailInput::local(&settings.links, seen, verdict, now);
-    let mail = input.mail(&HashMap::new());
+    let decided = Decided {
+        seen,
+        known: &Alerts::default(),
+        verdict,
+        rows: &HashMap::new(),
+        given_up: &HashSet::new(),
+        now,
+    };
+    let mail = ReadMail::local(&settings.links, decided);
     let written = match mail.render() {
         Ok(written) => written,
         Err(error) => {
@@ -266,7 +274,7 @@ fn messages(
             return None;
         }
     };
-    let threads = input.threads(&settings.domain);
+    let threads = mail.threads(&settings.domain);
     let mut messages = settings.posts(&events::about_alerts(&mail), now);
     messages.extend(settings.mails(&written, &threads, now));
     messages.retain(|message| message.target == target);

@@ -1,3 +1,5 @@
+use firstcome_shared::domain::CouponId;
+
 use super::*;
 use crate::condition::Facts;
 use crate::report::{FailureCause, Kind};

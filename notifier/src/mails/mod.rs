@@ -1,18 +1,14 @@
-//! Writes mails as subject, plain text and HTML: about a pass or an outage, and the daily digest.
+//! Writes mails as subject, plain text and HTML: about a verdict, and the daily digest.
 //!
 //! Texts are composed and wrapped: search for three or four words.
 
-mod alert;
 mod digest;
 mod document;
-mod headline;
-mod input;
-mod lead;
 mod links;
-mod problem;
+mod mail;
+mod read;
 mod reasons;
 mod section;
-mod summary;
 
 use std::collections::BTreeMap;
 
@@ -25,11 +21,11 @@ use document::{Block, Document};
 
 pub use digest::daily;
 pub use document::Rendered;
-pub use input::AlertMail;
-pub(crate) use input::{NamedDrop, drops};
 pub use links::{AttachedCampaign, Links};
-pub use problem::{EndedAlert, Problem, ProblemNotice};
-pub(crate) use summary::was;
+pub use mail::AlertMail;
+pub(crate) use mail::NamedDrop;
+pub(crate) use read::{Decided, ReadMail};
+pub use section::Section;
 
 /// Formats a duration: below ten minutes with its seconds, below 2 h in minutes, below 2 days in
 /// hours, else in days.

@@ -5,7 +5,6 @@ use std::collections::BTreeSet;
 
 use firstcome_shared::domain::DropId;
 
-use super::problem::number;
 use crate::report::{ActionKind, Finding};
 use crate::wording::{self, LONGEST, grouped};
 
@@ -16,7 +15,7 @@ const LINES: usize = 8;
 const NAMED: usize = 5;
 
 /// A finding and the drop whose report contains it.
-pub(super) type Placed<'a> = (Option<DropId>, &'a Finding);
+pub(super) type Found<'a> = (Option<DropId>, &'a Finding);
 
 /// The state of the findings in a list.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -30,8 +29,8 @@ pub(super) enum Listed {
 }
 
 /// One line for each label and reason, the largest group first.
-pub(super) fn reasons(findings: &[Placed<'_>], listed: Listed) -> Vec<String> {
-    let mut groups: Vec<(Reason, Vec<Placed<'_>>)> = Vec::new();
+pub(super) fn reasons(findings: &[Found<'_>], listed: Listed) -> Vec<String> {
+    let mut groups: Vec<(Reason, Vec<Found<'_>>)> = Vec::new();
     for placed in findings {
         let reason = Reason::new(placed.1, listed);
         match groups.iter_mut().find(|(known, _)| *known == reason) {
@@ -41,7 +40,7 @@ pub(super) fn reasons(findings: &[Placed<'_>], listed: Listed) -> Vec<String> {
     }
     groups.sort_by_key(|(_, group)| std::cmp::Reverse(group.len()));
     let rest = groups.iter().skip(LINES).flat_map(|(_, group)| group);
-    let rest = number(rest.map(|(_, finding)| *finding));
+    let rest: u64 = rest.map(|(_, finding)| finding.cause.number()).sum();
     let shown = groups.iter().take(LINES);
     let mut lines: Vec<String> = shown.map(|(reason, group)| reason.line(group)).collect();
     if rest > 0 {
@@ -77,7 +76,7 @@ impl Reason {
 
     /// Writes the number of findings, their reason, and where they are: the number of drops, or the
     /// first slots of a single drop, and the users if they are few.
-    fn line(&self, group: &[Placed<'_>]) -> String {
+    fn line(&self, group: &[Found<'_>]) -> String {
         let found = || group.iter().map(|(_, finding)| *finding);
         let drops: BTreeSet<Option<DropId>> = group.iter().map(|(drop, _)| *drop).collect();
         let mut whom = Vec::new();
@@ -140,7 +139,7 @@ mod tests {
     }
 
     fn listed(findings: &[Finding]) -> Vec<String> {
-        let placed: Vec<Placed<'_>> = findings.iter().map(|finding| (None, finding)).collect();
+        let placed: Vec<Found<'_>> = findings.iter().map(|finding| (None, finding)).collect();
         reasons(&placed, Listed::Repaired)
     }
 

@@ -10,9 +10,7 @@ use firstcome_notifier::condition::Cases;
 use firstcome_notifier::conditions::{PromisesOfDrop, Snapshot, conditions};
 use firstcome_notifier::decide::{self, Alerts, Reason, Verdict, decide};
 use firstcome_notifier::levels::{self, Change, Level, fold};
-use firstcome_notifier::mails::{
-    AlertMail, AttachedCampaign, EndedAlert, Links, Problem, ProblemNotice, Rendered, daily,
-};
+use firstcome_notifier::mails::{AlertMail, AttachedCampaign, Links, Rendered, Section, daily};
 use firstcome_notifier::times::Policy;
 use firstcome_notifier::wording;
 use firstcome_shared::domain::{CouponId, DropId, HIDDEN};
@@ -77,22 +75,21 @@ fn mail_of_any(
     }
     let (now, run) = runs.last()?;
     let names = told.problems.iter();
-    let names = names.map(|notice| notice.problem.name.clone());
+    let names = names.map(|section| section.name.clone());
     let ids: HashMap<String, i64> = names.zip(41..).collect();
     let unmailed = runs.iter().flat_map(|(now, run)| repairs(*now, run));
     let unmailed: Vec<RepairsRow> = unmailed.collect();
     let pass = AlertMail {
-        run: Some(run),
-        problems: &told.problems,
-        resolved: &told.resolved,
-        repairs: &unmailed,
-        broken,
+        run: Some((*run).clone()),
+        problems: told.problems,
+        over: told.over,
+        repairs: unmailed,
         ids,
         fates: HashMap::from([(DropId(7), [2, 1])]),
         has_waiting_list: true,
         ..AlertMail::empty(links, *now)
     };
-    let has_news = !(told.problems.is_empty() && told.resolved.is_empty() && unmailed.is_empty());
+    let has_news = !(pass.problems.is_empty() && pass.over.is_empty() && pass.repairs.is_empty());
     has_news.then(|| pass.render().unwrap())
 }
 
@@ -102,8 +99,8 @@ struct Told {
     levels: BTreeMap<String, Level>,
     known: Alerts,
     summaries: HashMap<String, String>,
-    problems: Vec<ProblemNotice>,
-    resolved: Vec<EndedAlert>,
+    problems: Vec<Section>,
+    over: Vec<Section>,
 }
 
 impl Told {
@@ -140,7 +137,7 @@ impl Told {
 
     fn take(&mut self, verdict: &Verdict, run: &Run, broken: &[BrokenPromise]) {
         self.problems.clear();
-        self.resolved.clear();
+        self.over.clear();
         for alert in &verdict.alerts {
             self.known.put(decide::Alert {
                 is_unsent: false,
@@ -148,25 +145,21 @@ impl Told {
             });
         }
         for notice in &verdict.notices {
-            let name = &notice.alert.name;
+            let alert = &notice.alert;
+            let name = &alert.name;
             let Some(condition) = &notice.condition else {
-                self.resolved.push(EndedAlert {
-                    summary: self.summaries[name].clone(),
-                    given_up: self.levels.get(name).is_some_and(|level| level.given_up),
-                    ..EndedAlert::from(&notice.alert)
-                });
+                let kind = AlertKind::from_word(&alert.kind).unwrap();
+                let given_up = self.levels.get(name).is_some_and(|level| level.given_up);
+                let summary = &self.summaries[name];
+                self.over
+                    .push(Section::over(alert, kind, summary, given_up));
                 continue;
             };
-            let problem = Problem::of(condition, Some(run), broken);
-            self.summaries.insert(name.clone(), problem.summary.clone());
-            self.problems.push(ProblemNotice {
-                problem,
-                reason: notice.reason,
-                since: notice.alert.began_at,
-            });
+            let section = Section::new(condition, alert, notice.reason, Some(run), broken);
+            self.summaries.insert(name.clone(), section.summary.clone());
+            self.problems.push(section);
         }
-        self.problems
-            .sort_by_key(|it| it.problem.kind.facts().severity);
+        self.problems.sort_by_key(|it| it.kind.facts().severity);
     }
 }
 
@@ -384,9 +377,16 @@ fn mails_about_passes_match_their_snapshots() {
         ("stalled", AlertKind::ConsumerStands, stands),
         ("unsafe_setting", AlertKind::UnsafeSetting, evicts),
     ] {
-        let mut notice = outage(kind, &finding.detail, &[]);
-        notice.problem.findings = vec![finding];
-        keep_outage(name, &notice, at(1));
+        let section = Section {
+            findings: vec![finding.clone()],
+            ..outage(kind, &finding.detail, &[])
+        };
+        product_texts::assert_written(&section.findings);
+        let section = Section {
+            findings: Vec::new(),
+            ..section
+        };
+        keep_outage(name, &section, at(1));
     }
     let run = failed_claims();
     let bare = mail(&[(at(1), &run)], &[], &Links::default());
@@ -417,27 +417,26 @@ fn mail_about_broken_promises_matches_its_snapshot() {
     keep("broken_promises", &mail);
 }
 
-fn outage(kind: AlertKind, summary: &str, why: &[&str]) -> ProblemNotice {
+fn outage(kind: AlertKind, summary: &str, why: &[&str]) -> Section {
     let why = why.iter().map(|why| Finding::report(Kind::Stalled, *why));
-    ProblemNotice {
-        problem: Problem {
-            kind,
-            name: kind.word().to_owned(),
-            coupon_id: None,
-            drop_id: None,
-            summary: summary.to_owned(),
-            size: 1,
-            held_back: None,
-            findings: why.collect(),
-        },
+    Section {
+        kind,
+        name: kind.word().to_owned(),
+        coupon_id: None,
+        drop_id: None,
         reason: Reason::New,
-        since: at(0),
+        began_at: at(0),
+        gone_at: None,
+        given_up: false,
+        summary: summary.to_owned(),
+        size: 1,
+        findings: why.collect(),
     }
 }
 
 /// Compares the mail about an outage with its snapshot.
-fn keep_outage(name: &str, notice: &ProblemNotice, now: DateTime<Utc>) {
-    product_texts::assert_written(&notice.problem.findings);
+fn keep_outage(name: &str, section: &Section, now: DateTime<Utc>) {
+    product_texts::assert_written(&section.findings);
     let ids = [
         ("consumer_stands", 41),
         ("unsafe_setting", 41),
@@ -447,7 +446,7 @@ fn keep_outage(name: &str, notice: &ProblemNotice, now: DateTime<Utc>) {
     ];
     let links = linked();
     let mail = AlertMail {
-        problems: std::slice::from_ref(notice),
+        problems: vec![section.clone()],
         ids: ids.map(|(name, id)| (name.to_owned(), id)).into(),
         ..AlertMail::empty(&links, now)
     };
@@ -459,7 +458,7 @@ fn keep_outage(name: &str, notice: &ProblemNotice, now: DateTime<Utc>) {
 fn mails_about_outages_match_their_snapshots() {
     let kafka = outage(AlertKind::KafkaUnreachable, "Kafka does not answer", &[]);
     keep_outage("outage_of_kafka", &kafka, at(31));
-    let lasts = ProblemNotice {
+    let lasts = Section {
         reason: Reason::Repeat,
         ..kafka
     };
@@ -492,21 +491,19 @@ fn mail_about_the_end_of_an_outage_matches_its_snapshot() {
         number: 12,
         repaired_at: at(100),
     }];
-    let over = [EndedAlert {
+    let alert = decide::Alert {
         name: "kafka".to_owned(),
         kind: "kafka_unreachable".to_owned(),
-        coupon_id: None,
-        drop_id: None,
-        summary: "Kafka does not answer".to_owned(),
         began_at: at(1),
-        ended_at: at(720),
-        given_up: false,
-    }];
+        gone_at: Some(at(720)),
+        ..decide::Alert::default()
+    };
+    let over = Section::over(&alert, AlertKind::KafkaUnreachable, "", false);
     let (clean, links) = (clean(), linked());
     let mail = AlertMail {
-        run: Some(&clean),
-        resolved: &over,
-        repairs: &rows,
+        run: Some(clean),
+        over: vec![over],
+        repairs: rows.to_vec(),
         ..AlertMail::empty(&links, at(720))
     };
     keep("outage_of_kafka_over", &mail.render().unwrap());
@@ -533,8 +530,8 @@ fn mail_about_an_older_copy_of_redis_matches_its_snapshot() {
     let mut run = clean();
     run.drops.push(other);
     let mail = AlertMail {
-        run: Some(&run),
-        repairs: &rows,
+        run: Some(run),
+        repairs: rows.to_vec(),
         older_since: Some(at(90)),
         ..AlertMail::empty(&links, at(120))
     };

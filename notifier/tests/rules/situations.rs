@@ -81,7 +81,7 @@ const SITUATIONS: [(&str, Shown); 90] = [
     ("45 mails in order, once a server is back", By(OUTBOX, "mails_arrive_in_order_as_soon_as_the_server_is_back")),
     ("46 an acknowledgement waits for who records", By(OPERATORS, "acknowledgement_waits_for_a_process_that_records_alerts")),
     // News, repeats, ends.
-    ("47 lasts for days", Played(&[(65 * HOUR, "d L1:failed_claim=1")], "0 New failed_claim.1.1, 14400 Repeat failed_claim.1.1, 28800 Repeat failed_claim.1.1, 57600 Repeat failed_claim.1.1, 115200 Repeat failed_claim.1.1, 230400 Repeat failed_claim.1.1")),
+    ("47 lasts for days", Played(&[(65 * HOUR, "slow d L1:failed_claim=1")], "0 New failed_claim.1.1, 14400 Repeat failed_claim.1.1, 28800 Repeat failed_claim.1.1, 57600 Repeat failed_claim.1.1, 115200 Repeat failed_claim.1.1, 230400 Repeat failed_claim.1.1")),
     ("48 a kind of a later version", By(DECIDE, "alert_of_a_kind_that_a_later_version_wrote_does_not_end")),
     ("49 a held-back look does not end the drop's others", Played(&[(60, "d L1:failed_claim=1"), (60, "d L1/only-braked:braked=2"), (60, "d L1")], "0 New failed_claim.1.1, 60 New braked.1.1, 120 Over failed_claim.1.1, 120 Over braked.1.1")),
     ("50 two stores at once", Played(&[(60, "d:redis+kafka"), (120, "d")], "30 New redis, 30 New kafka, 120 Over kafka, 120 Over redis")),
@@ -121,7 +121,7 @@ const SITUATIONS: [(&str, Shown); 90] = [
     ("83 a daemon starts, and knows nothing yet", Played(&[(60, "d:redis+closed1"), (300, "d:new"), (60, "d:redis+closed1"), (120, "d")], "30 New redis, 480 Over redis")),
     ("84 many drops go wrong in waves", By(DECIDE, "eleventh_mail_of_an_hour_waits_unless_a_store_takes_it_along")),
     ("85 only cron, and Kafka away", Played(&[(900, "cron F:kafka"), (600, "cron F")], "300 New run_failed, 900 Over run_failed")),
-    ("86 nobody looks for days", Played(&[(5, "d L1:unissued=1!"), (3 * 24 * HOUR, "d")], "0 New unissued.1.1")),
+    ("86 nobody looks for days", Played(&[(5, "d L1:unissued=1!"), (3 * 24 * HOUR, "slow d")], "0 New unissued.1.1")),
     ("87 the first start, in any order", Played(&[(20, "d:new"), (10, "d:redis"), (20, "d"), (10, "d:kafka"), (300, "d")], "")),
     ("88 evaluations that take 20 s", Played(&[(120, "slow d:redis"), (300, "slow d")], "40 New redis, 180 Over redis")),
     ("89 commits hang", By(LOCAL, "commits_that_hang_are_named")),
