@@ -25,6 +25,9 @@ case $processor in
 esac
 command -v musl-gcc >/dev/null || { echo "[release] musl-gcc is missing: apt-get install musl-tools" >&2 && exit 1; }
 rustup target add "$musl"
+# librdkafka also compiles its C++ interface, which nothing links, and Debian has no C++ compiler for
+# musl: that of the machine does.
+export "CXX_${musl//-/_}=g++"
 rm -rf "$into"
 mkdir -p "$into"
 
