@@ -318,17 +318,13 @@ impl Alert {
 
     /// Notes that it is told.
     fn tell(&mut self, reason: Reason, now: DateTime<Utc>) {
-        match reason {
-            Reason::New | Reason::Repeat => {}
-            Reason::Changed if self.acknowledged_at.take().is_some() => {
-                // An operator works on it: further news come hourly at most.
-                self.tells = self.tells.max(HOURLY);
-            }
-            Reason::Changed => {}
-            Reason::Over => {
-                self.ended_at = Some(now);
-                return;
-            }
+        if reason == Reason::Over {
+            self.ended_at = Some(now);
+            return;
+        }
+        if reason == Reason::Changed && self.acknowledged_at.take().is_some() {
+            // An operator works on it: further news come hourly at most.
+            self.tells = self.tells.max(HOURLY);
         }
         self.told_at = Some(now);
         self.tells += 1;

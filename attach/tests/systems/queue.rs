@@ -8,6 +8,7 @@ use rdkafka::ClientConfig;
 use rdkafka::admin::{AdminClient, AdminOptions, NewTopic, TopicReplication};
 use rdkafka::client::DefaultClientContext;
 use rdkafka::consumer::{BaseConsumer, CommitMode, Consumer as _};
+use rdkafka::groups::GroupInfo;
 use rdkafka::producer::{BaseProducer, BaseRecord, Producer as _};
 use rdkafka::{Offset, TopicPartitionList};
 
@@ -295,7 +296,7 @@ async fn dead_letter_topic_is_read_without_a_group_and_a_letter_ends_with_its_ro
     }
     let consumer: BaseConsumer = client(kafka).create().unwrap();
     let groups = consumer.fetch_group_list(None, LIMIT).unwrap();
-    let groups: Vec<&str> = groups.groups().iter().map(|group| group.name()).collect();
+    let groups: Vec<&str> = groups.groups().iter().map(GroupInfo::name).collect();
     assert!(
         !groups.iter().any(|name| name.contains("firstcome")),
         "{groups:?}"

@@ -51,7 +51,7 @@ async fn no_schedule_gives_a_row_to_a_user_who_is_owed_none() {
     let kafka = KafkaServer::breakable().await.unwrap();
     for seed in first..first + number("ATTACH_SEEDS", 4) {
         println!("schedule {seed}");
-        let repaired = schedule(seed, &kafka).await;
+        let repaired = Box::pin(schedule(seed, &kafka)).await;
         println!("schedule {seed}: {repaired} rows were written by the reconciler");
     }
 }
@@ -176,7 +176,7 @@ async fn schedule(seed: u64, kafka: &BreakableKafka) -> usize {
     shop.show_the_list(&daemon).await;
     shop.trust(&daemon).await;
     for _ in 0..STEPS {
-        daemon = shop.step(daemon, &proxies).await;
+        daemon = Box::pin(shop.step(daemon, &proxies)).await;
         shop.check().await;
     }
     shop.end_outages(&daemon, &proxies).await;

@@ -37,18 +37,18 @@ fn new() -> ProcessState {
     ProcessState::default()
 }
 
-fn away() -> Option<StoreState> {
+fn away() -> StoreState {
     let error = "Connection refused (os error 111)";
-    Some(StoreState::Away(error.to_owned()))
+    StoreState::Away(error.to_owned())
 }
 
-fn refuses(error: &str) -> Option<StoreState> {
-    Some(StoreState::Refuses(error.to_owned()))
+fn refuses(error: &str) -> StoreState {
+    StoreState::Refuses(error.to_owned())
 }
 
 fn without_redis() -> ProcessState {
     ProcessState {
-        redis: away(),
+        redis: Some(away()),
         closed: None,
         ..fine()
     }
@@ -56,7 +56,7 @@ fn without_redis() -> ProcessState {
 
 fn without_kafka() -> ProcessState {
     ProcessState {
-        kafka: away(),
+        kafka: Some(away()),
         ..fine()
     }
 }
@@ -184,7 +184,7 @@ async fn closed_coupon_is_mailed_and_an_outage_that_explains_it_ends_separately(
 async fn coupons_that_an_outage_closes_are_in_its_mail_only() {
     let desk = Desk::new(A).await;
     let state = ProcessState {
-        redis: refuses("NOREPLICAS Not enough good replicas to write."),
+        redis: Some(refuses("NOREPLICAS Not enough good replicas to write.")),
         ..closed(&[1, 2])
     };
     last(&desk, 120, &[("d", state)]).await;
@@ -236,7 +236,7 @@ async fn refusal_that_any_process_meets_is_mailed_in_the_words_of_the_store() {
     let desk = Desk::new(A).await;
     let says = "WRONGPASS invalid username-password pair or user is disabled.";
     let api = ProcessState {
-        redis: refuses(says),
+        redis: Some(refuses(says)),
         ..fine()
     };
     last(&desk, 60, &[("d", fine()), ("api", api.clone())]).await;
@@ -259,7 +259,7 @@ async fn store_that_refuses_and_then_is_silent_has_one_alert() {
     let desk = Desk::new(A).await;
     let few = "Message production error: NotEnoughReplicas (Broker: Not enough in-sync replicas)";
     let refusing = ProcessState {
-        kafka: refuses(few),
+        kafka: Some(refuses(few)),
         ..fine()
     };
     last(&desk, 120, &[("d", refusing)]).await;
@@ -321,7 +321,7 @@ async fn login_that_mysql_refuses_is_named() {
     let desk = Desk::new(A).await;
     let denied = "ERROR 28000 (1045): Access denied for user 'firstcome'@'10.0.0.7'";
     let consumer = ProcessState {
-        mysql: refuses(denied),
+        mysql: Some(refuses(denied)),
         ..fine()
     };
     last(&desk, 60, &[("d", fine()), ("consumer", consumer)]).await;

@@ -280,7 +280,7 @@ fn process(says: &str) -> ProcessState {
                 state.redis = Some(StoreState::Partly(error));
             }
             "oom" => {
-                state.redis = refuses("OOM command not allowed when used memory > 'maxmemory'.")
+                state.redis = refuses("OOM command not allowed when used memory > 'maxmemory'.");
             }
             "wrongpass" => state.redis = refuses("WRONGPASS invalid username-password pair"),
             "clients" => state.redis = refuses("ERR max number of clients reached"),
@@ -395,14 +395,14 @@ fn found(finds: &str, age: i64) -> Vec<Finding> {
         .filter(|(word, _)| !word.contains('='))
     {
         let more = Cause::MoreLeft(number.parse().unwrap());
-        return vec![finding(word, more, None)];
+        return vec![finding(word, &more, None)];
     }
     let (word, cases) = finds.split_once('=').unwrap();
-    let plain = |slot: i64| finding(word, Cause::Plain, Some(slot));
+    let plain = |slot: i64| finding(word, &Cause::Plain, Some(slot));
     match (word, cases) {
-        ("stalled", "compare" | "lost") => vec![finding(word, Cause::NotCompared, None)],
-        ("stalled", _) => vec![finding(word, Cause::StatementRefused(1290), None)],
-        ("queue", _) => vec![finding("stalled", Cause::ConsumerStands, None)],
+        ("stalled", "compare" | "lost") => vec![finding(word, &Cause::NotCompared, None)],
+        ("stalled", _) => vec![finding(word, &Cause::StatementRefused(1290), None)],
+        ("queue", _) => vec![finding("stalled", &Cause::ConsumerStands, None)],
         ("left_to_others", _) => vec![Finding::new(
             Kind::RedisLost,
             ActionKind::Open,
@@ -422,7 +422,7 @@ fn found(finds: &str, age: i64) -> Vec<Finding> {
     }
 }
 
-fn finding(word: &str, cause: Cause, slot: Option<i64>) -> Finding {
+fn finding(word: &str, cause: &Cause, slot: Option<i64>) -> Finding {
     let found = |kind| Finding {
         cause: cause.clone(),
         slot,

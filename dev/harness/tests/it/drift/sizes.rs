@@ -127,6 +127,11 @@ async fn stray_uses_of_a_lost_table_are_listed_up_to_a_limit_and_counted() {
 /// Rows that one statement inserts.
 const AT_ONCE: u32 = 100_000;
 
+/// Gives a drop its slots in Redis.
+const GIVE: &str = "local ms = redis.call('TIME')[1] * 1000 for n = 1, ARGV[1] do \
+    redis.call('ZADD', KEYS[1], n, 'user-' .. n) redis.call('HSET', KEYS[2], n, ms) end \
+    redis.call('SET', KEYS[3], ARGV[1])";
+
 /// Gives the slots of a drop to `user-1`, `user-2` and so on, in both stores.
 async fn give_all(world: &World, coupon: &MadeCoupon, slots: u32) {
     let (id, drop) = (coupon.id, coupon.drop);
@@ -140,9 +145,6 @@ async fn give_all(world: &World, coupon: &MadeCoupon, slots: u32) {
         );
         bulk(world, &rows).await;
     }
-    const GIVE: &str = "local ms = redis.call('TIME')[1] * 1000 for n = 1, ARGV[1] do \
-        redis.call('ZADD', KEYS[1], n, 'user-' .. n) redis.call('HSET', KEYS[2], n, ms) end \
-        redis.call('SET', KEYS[3], ARGV[1])";
     let [users, times, count] =
         ["users", "times", "count"].map(|key| world.redis.of_drop(coupon.id, coupon.drop, key));
     let slots = slots.to_string();
