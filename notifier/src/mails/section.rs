@@ -87,7 +87,7 @@ impl Section {
             | Facts::Repairs(_) => match held_back {
                 Some(repairs) if condition.kind == AlertKind::Braked => {
                     let users = count(repairs.users, "user", "users");
-                    format!("{users} would lose their slot: this waits for a confirmation")
+                    format!("{users} would lose their slot, if confirmed")
                 }
                 _ => section.summarize(),
             },
@@ -386,7 +386,7 @@ impl Placed<'_> {
                 blocks.push(Block::command("Try again now", self.once(options)));
             }
             Remedy::Confirm => {
-                let label = "Pause the coupon, or see and confirm the repairs";
+                let label = "Pause the coupon, or list and confirm the repairs";
                 blocks.extend(self.screen(label));
                 if let Some(coupon) = self.section.coupon_id {
                     let what = "Pause the coupon: nobody can claim until it is resumed";

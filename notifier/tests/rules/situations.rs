@@ -28,7 +28,7 @@ const OPERATORS: &str = include_str!("../mail/operators.rs");
 const LOCAL: &str = include_str!("../../src/local.rs");
 const DECIDE: &str = include_str!("../../src/decide/tests.rs");
 const SCHEDULE: &str = include_str!("../../../reconciler/src/daemon/schedule.rs");
-const PLAN: &str = include_str!("../../../attach/tests/systems/main.rs");
+const SHAPES: &str = include_str!("../../../attach/tests/systems/shapes.rs");
 
 #[rustfmt::skip]
 const SITUATIONS: [(&str, Shown); 90] = [
@@ -117,7 +117,7 @@ const SITUATIONS: [(&str, Shown); 90] = [
     ("79 M5: a copy of the file, or an older one, looks at one campaign", Played(&[(60, "d L1:unissued=1 L2:unissued=1"), (600, "d L1:unissued=1"), (60, "d L1 L2")], "0 New unissued.1.1, 0 New unissued.2.2, 660 Over unissued.1.1, 660 Over unissued.2.2")),
     ("80 a digest while the mail server is away", By(OUTBOX, "mail_server_that_is_down_for_an_hour_delays_only_mails")),
     ("81 M7: a plan that changes", Played(&[(60, "d L1/only-braked:braked=1"), (600, "d L1/only-braked:braked=1+2"), (60, "d L1")], "0 New braked.1.1, 300 Changed braked.1.1, 660 Over braked.1.1")),
-    ("82 a key is typed wrong", By(PLAN, "mod published")),
+    ("82 a key is typed wrong", By(SHAPES, "what_does_not_fit_is_said_and_never_written")),
     ("83 a daemon starts, and knows nothing yet", Played(&[(60, "d:redis+closed1"), (300, "d:new"), (60, "d:redis+closed1"), (120, "d")], "30 New redis, 480 Over redis")),
     ("84 many drops go wrong in waves", By(DECIDE, "eleventh_mail_of_an_hour_waits_unless_a_store_takes_it_along")),
     ("85 only cron, and Kafka away", Played(&[(900, "cron F:kafka"), (600, "cron F")], "300 New run_failed, 900 Over run_failed")),

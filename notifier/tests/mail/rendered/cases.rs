@@ -48,7 +48,7 @@ fn repairs_that_are_not_listed_count_in_the_text_and_subject_of_a_mail() {
     let mut shut = one(Status::Braked, vec![held(1), held(2), unlisted]);
     shut.drops[0].after.users = 0;
     let text = flat(&of_one(&shut));
-    let says = "20,002 repairs that wait for a confirmation of Lunch";
+    let says = "Lunch: 20,002 repairs that wait for a confirmation.";
     assert!(text.contains(says), "{text}");
 
     let issued = |slot| {
@@ -105,7 +105,7 @@ fn mail_about_a_plan_of_a_campaign_says_why_it_waits_and_leads_to_its_confirmati
     assert!(mail.subject.starts_with(begins), "{}", mail.subject);
     let text = flat(&mail);
     for says in [
-        "2 repairs that wait for a confirmation of Winter (2026-11-28).",
+        "Winter (2026-11-28): 2 repairs that wait for a confirmation.",
         "it waits for a confirmation: as many lack a row as have one",
         "See and confirm the repairs, in a browser: https://reconciler.example.com/runs/0193a1f2",
         // The command names the campaign, without the day that the headline adds.

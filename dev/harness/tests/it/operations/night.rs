@@ -196,8 +196,11 @@ async fn night_on_duty_is_told_truly_once_and_ended_once() {
         .once_with(&["--dry-run", "--coupon", &id], &[])
         .await
         .run();
-    let confirm = ["--confirm", "--coupon", &id, "--shown-by", &shown.run_id];
-    world.once_with(&confirm, &[]).await;
+    let held_back = shown.drops[0].held_back.unwrap();
+    let fingerprint = held_back.fingerprint.to_string();
+    world
+        .once_with(&["--confirm", &fingerprint, "--coupon", &id], &[])
+        .await;
     eventually("the plan is over", WITHIN, async || {
         subjects(world).iter().any(|it| it.contains("resolved"))
     })
