@@ -146,10 +146,16 @@ impl<'a> AlertMail<'a> {
 
     /// Returns the drops that the mail is about, those with problems first.
     pub(crate) fn drops(&self) -> Vec<NamedDrop<'_>> {
-        let told = self.problems.iter().chain(&self.over);
-        let told = told.filter_map(|it| Some((it.coupon_id, it.drop_id?)));
-        let repaired = self.repairs.iter().filter(|row| row.drop_id != 0);
-        let repaired = repaired.map(|row| (None, DropId(row.drop_id)));
+        let told = self
+            .problems
+            .iter()
+            .chain(&self.over)
+            .filter_map(|it| Some((it.coupon_id, it.drop_id?)));
+        let repaired = self
+            .repairs
+            .iter()
+            .filter(|row| row.drop_id != 0)
+            .map(|row| (None, DropId(row.drop_id)));
         let mut seen = HashSet::new();
         told.chain(repaired)
             .filter(|(_, id)| seen.insert(*id))
@@ -210,8 +216,10 @@ impl NamedDrop<'_> {
             }
             Subject::Campaign => String::new(),
         };
-        let day = self.report.and_then(|report| report.day);
-        let day = day.map_or_else(String::new, |day| format!(", {day}"));
+        let day = self
+            .report
+            .and_then(|report| report.day)
+            .map_or_else(String::new, |day| format!(", {day}"));
         let issued = self.issued();
         let space = if issued.is_empty() { "" } else { " " };
         format!("{name}{day}{ids}:{space}{issued}")
@@ -475,8 +483,12 @@ impl<'a> Content<'a> {
             }
             blocks.extend(placed.blocks());
         }
-        let more = mail.problems.iter().skip(PROBLEMS);
-        let more: Vec<String> = more.map(|it| it.line(self.place(it))).collect();
+        let more: Vec<String> = mail
+            .problems
+            .iter()
+            .skip(PROBLEMS)
+            .map(|it| it.line(self.place(it)))
+            .collect();
         if let Some(more) = Block::list(bounded(more, LINES)) {
             blocks.push(Block::Title("Also".to_owned()));
             blocks.push(more);
@@ -537,16 +549,21 @@ impl<'a> Content<'a> {
     }
 
     fn coupons_with(&self, kind: Kind) -> Vec<&str> {
-        let rows = self.mail.repairs.iter();
-        let rows = rows.filter(|row| row.kind == kind.as_str());
-        self.coupons(rows)
+        let of_kind = self
+            .mail
+            .repairs
+            .iter()
+            .filter(|row| row.kind == kind.as_str());
+        self.coupons(of_kind)
     }
 
     /// Returns the names of the coupons with such repairs, each once.
     fn coupons<'r>(&self, rows: impl IntoIterator<Item = &'r RepairsRow>) -> Vec<&str> {
-        let drops = rows.into_iter();
-        let drops = drops.filter_map(|row| self.drops.iter().find(|it| it.id.0 == row.drop_id));
-        let names: BTreeSet<&str> = drops.map(|drop| drop.name.as_str()).collect();
+        let names: BTreeSet<&str> = rows
+            .into_iter()
+            .filter_map(|row| self.drops.iter().find(|it| it.id.0 == row.drop_id))
+            .map(|drop| drop.name.as_str())
+            .collect();
         names.into_iter().collect()
     }
 }

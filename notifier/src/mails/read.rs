@@ -62,16 +62,19 @@ impl<'a> ReadMail<'a> {
         mail.read_repairs(conn, verdict).await?;
         let last_repair = mail.repairs.last().map(|row| row.run_id.clone());
         let mut runs: Vec<Run> = Vec::new();
-        let ids = wanted.iter().filter_map(|it| it.condition.run_id());
-        let ids: BTreeSet<&str> = ids.take(RUNS).chain(last_repair.as_deref()).collect();
+        let ids: BTreeSet<&str> = wanted
+            .iter()
+            .filter_map(|it| it.condition.run_id())
+            .take(RUNS)
+            .chain(last_repair.as_deref())
+            .collect();
         for id in ids {
             let page = stored_run::read_page(conn, id, FINDINGS, 0).await?;
             runs.extend(page.map(|page| page.run));
         }
-        let promised = wanted
+        let promised: Vec<i64> = wanted
             .iter()
-            .filter(|it| it.condition.facts == Facts::Promises);
-        let promised: Vec<i64> = promised
+            .filter(|it| it.condition.facts == Facts::Promises)
             .filter_map(|it| Some(it.condition.drop?.0))
             .collect();
         let broken = match promised.as_slice() {
@@ -187,9 +190,12 @@ impl<'a> Decided<'a> {
             .collect();
         let mut lines = Vec::new();
         for condition in self.seen {
-            let mut changed = self.verdict.alerts.iter();
-            let alert = changed.find(|alert| alert.name == condition.name);
-            let alert = alert.or_else(|| self.known.open(&condition.name));
+            let alert = self
+                .verdict
+                .alerts
+                .iter()
+                .find(|alert| alert.name == condition.name)
+                .or_else(|| self.known.open(&condition.name));
             let is_explained = |alert: &&Alert| {
                 let cause = alert.explained_by;
                 cause.is_some_and(|cause| causes.contains(&cause))

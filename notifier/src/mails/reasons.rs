@@ -39,8 +39,12 @@ pub(super) fn reasons(findings: &[Found<'_>], listed: Listed) -> Vec<String> {
         }
     }
     groups.sort_by_key(|(_, group)| std::cmp::Reverse(group.len()));
-    let rest = groups.iter().skip(LINES).flat_map(|(_, group)| group);
-    let rest: u64 = rest.map(|(_, finding)| finding.cause.number()).sum();
+    let rest: u64 = groups
+        .iter()
+        .skip(LINES)
+        .flat_map(|(_, group)| group)
+        .map(|(_, finding)| finding.cause.number())
+        .sum();
     let shown = groups.iter().take(LINES);
     let mut lines: Vec<String> = shown.map(|(reason, group)| reason.line(group)).collect();
     if rest > 0 {

@@ -155,8 +155,8 @@ impl Section {
 
     /// What is wrong, in one sentence.
     pub(super) fn title(&self, place: Option<&str>, now: DateTime<Utc>) -> String {
-        let what = self.line(place);
-        let what = what.trim_end_matches('.');
+        let line = self.line(place);
+        let what = line.trim_end_matches('.');
         let lasts = duration(now - self.began_at);
         match self.reason {
             _ if self.kind.is_outage() => format!("{what} (for {lasts})."),
@@ -202,8 +202,10 @@ fn findings(condition: &Condition, run: Option<&Run>, broken: &[BrokenPromise]) 
         Facts::Store(problems) => {
             let refused = |problem: &StoreProblem| {
                 let is_told = condition.kind == AlertKind::AlertsNotRecorded;
-                let cause = problem.refusal.map(Cause::Refused);
-                let cause = cause.or(is_told.then_some(Cause::Plain))?;
+                let cause = problem
+                    .refusal
+                    .map(Cause::Refused)
+                    .or(is_told.then_some(Cause::Plain))?;
                 Some(stalled(line(&problem.error, LONGEST), cause))
             };
             return problems.iter().filter_map(refused).collect();
@@ -358,8 +360,12 @@ impl Placed<'_> {
 
     /// The reasons, unless the title says everything.
     fn why(&self) -> Vec<String> {
-        let findings = self.section.findings.iter();
-        let findings: Vec<Found<'_>> = findings.map(|it| (self.section.drop_id, it)).collect();
+        let findings: Vec<Found<'_>> = self
+            .section
+            .findings
+            .iter()
+            .map(|it| (self.section.drop_id, it))
+            .collect();
         let listed = match self.links.campaign(self.section.coupon_id) {
             Some(campaign) if !campaign.is_repaired => Listed::Observed,
             Some(_) | None => Listed::Open,
