@@ -47,7 +47,7 @@ async fn what_does_not_fit_is_said_and_never_written() {
         ),
         Misfit {
             says: ["'@users' }", "'@users', member = 'user:{user}' }"],
-            ..misfit(&[], stalled, "another name (or form)")
+            ..misfit(&[], stalled, "member")
         },
         Misfit {
             says: ["'@users' }", "'@users', form = 'java' }"],

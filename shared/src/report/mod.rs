@@ -582,8 +582,7 @@ mod tests {
     #[test]
     fn enum_words_match_in_json_and_tables_and_parse_back() {
         assert_words::<ActionKind>(
-            "issue resolve owe project promote revoke write_settings open add_user set_counter \
-             report",
+            "issue resolve owe project promote revoke write_settings open report",
         );
         assert_words::<Status>("running clean repaired drift braked failed");
         assert_words::<Outcome>("applied planned skipped failed");
