@@ -45,10 +45,18 @@ impl Topic {
 
     fn read(&self) -> anyhow::Result<Logs> {
         let kept = self.client.lock().take();
-        let client = match kept {
-            Some(client) => client,
-            None => self.settings.reader().create()?,
-        };
+        if let Some(client) = kept {
+            match self.ask(client) {
+                Ok(logs) => return Ok(logs),
+                // Its connections may have broken since it answered.
+                Err(error) => tracing::debug!("a new client reads the topic: {error:#}"),
+            }
+        }
+        self.ask(self.settings.reader().create()?)
+    }
+
+    /// Reads the offsets, and keeps the client if it answers.
+    fn ask(&self, client: BaseConsumer) -> anyhow::Result<Logs> {
         let name = &self.settings.topic;
         let offsets = || -> Result<Logs, KafkaError> {
             let metadata = client.fetch_metadata(Some(name), ANSWER)?;
@@ -61,7 +69,6 @@ impl Topic {
         };
         let logs = offsets().with_context(|| format!("the topic {name:?} cannot be read"))?;
         anyhow::ensure!(!logs.is_empty(), "the topic {name:?} has no partition");
-        // Only a client that has just answered is used again.
         self.client.lock().replace(client);
         Ok(logs)
     }
