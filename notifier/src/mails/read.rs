@@ -94,11 +94,7 @@ impl<'a> ReadMail<'a> {
         }
         mail.problems
             .sort_by_key(|section| section.kind.facts().severity);
-        let over = verdict
-            .notices
-            .iter()
-            .filter(|it| it.reason == Reason::Over);
-        for alert in over.map(|notice| &notice.alert) {
+        for alert in decided.ended() {
             mail.over.extend(decided.over(alert));
             let is_promise = alert.kind == Kind::BrokenPromise.as_str();
             if let Some(drop) = alert.drop.filter(|_| is_promise) {
@@ -129,13 +125,9 @@ impl<'a> ReadMail<'a> {
         }
         mail.problems
             .sort_by_key(|section| section.kind.facts().severity);
-        let over = decided
-            .verdict
-            .notices
-            .iter()
-            .filter(|it| it.reason == Reason::Over);
-        mail.over = over
-            .filter_map(|notice| decided.over(&notice.alert))
+        mail.over = decided
+            .ended()
+            .filter_map(|alert| decided.over(alert))
             .collect();
         mail
     }
@@ -159,8 +151,7 @@ impl<'a> Decided<'a> {
         for condition in self.seen {
             let name = condition.name.as_str();
             let reason = reasons.get(name).copied();
-            let mut changed = self.verdict.alerts.iter();
-            let alert = changed.find(|alert| alert.name == name);
+            let alert = self.changed(name);
             if let Some(alert) = alert.filter(|alert| reason.is_some() || alert.id.is_none()) {
                 wanted.push(Wanted {
                     condition,
@@ -171,6 +162,20 @@ impl<'a> Decided<'a> {
             }
         }
         wanted
+    }
+
+    /// Returns the alert of this name, if the verdict changes it.
+    fn changed(self, name: &str) -> Option<&'a Alert> {
+        let mut alerts = self.verdict.alerts.iter();
+        alerts.find(|alert| alert.name == name)
+    }
+
+    /// Returns the alerts whose end is told.
+    fn ended(self) -> impl Iterator<Item = &'a Alert> {
+        let notices = self.verdict.notices.iter();
+        notices
+            .filter(|notice| notice.reason == Reason::Over)
+            .map(|notice| &notice.alert)
     }
 
     fn over(self, alert: &Alert) -> Option<Section> {
@@ -191,10 +196,7 @@ impl<'a> Decided<'a> {
         let mut lines = Vec::new();
         for condition in self.seen {
             let alert = self
-                .verdict
-                .alerts
-                .iter()
-                .find(|alert| alert.name == condition.name)
+                .changed(&condition.name)
                 .or_else(|| self.known.open(&condition.name));
             let is_explained = |alert: &&Alert| {
                 let cause = alert.explained_by;

@@ -166,11 +166,8 @@ async fn repairs_that_a_dry_run_has_shown_are_confirmed_on_its_screen(
             .await;
         let run = begun.location;
         let shown = ended(kim, &run).await;
-        if is_confirmed && !shown.contains("Confirm the repairs of") {
-            return Ok(());
-        }
         if !shown.contains("Confirm the repairs of") {
-            return Err(shown);
+            return if is_confirmed { Ok(()) } else { Err(shown) };
         }
         let confirm = format!("{run}/confirm");
         let asked = kim.submit(&confirm, &plan).await;
