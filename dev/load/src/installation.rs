@@ -95,8 +95,13 @@ impl Installation {
         let id = ops
             .make_coupon("Bench", quantity, TimeDelta::zero())
             .await?;
+        let gate = format!("{}:{{{id}}}:gate", self.setting("REDIS_KEY_PREFIX"));
+        let mut redis = self.redis().await?;
+        // `/readyz` is about any open coupon.
         until("the coupon opens", async || {
-            Ok(ops.is_open(id).await? && ops.is_ready().await?)
+            let gate: Option<String> = redis::cmd("GET").arg(&gate).query_async(&mut redis).await?;
+            let is_open = gate.is_some_and(|gate| gate.ends_with(" open"));
+            Ok(is_open && ops.is_open(id).await?)
         })
         .await
         .with_context(|| api.program.log_tail())?;

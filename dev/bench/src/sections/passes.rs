@@ -68,7 +68,7 @@ pub(super) async fn measure(bench: &Bench, build: Option<&Path>) -> Result<Vec<M
 pub(super) async fn many_small(bench: &Bench, build: Option<&Path>) -> Result<Vec<Measurement>> {
     let mut measurements = Vec::new();
     for (number, seconds) in bench.size.small.into_iter().zip(REOPENED_WITHIN) {
-        let name = format!("small-{number}");
+        let name = format!("small_{number}");
         let installation = Installation::named(&bench.servers, &name, build).await?;
         measurements.extend(small(&installation, number, seconds).await?);
         measurements.push(watching(&installation, number).await?);
