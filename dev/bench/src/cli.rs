@@ -60,7 +60,7 @@ pub enum Part {
     Ceilings,
     /// CPU per winner and process, alternating with design j and, with --against, another build
     Winners,
-    /// A neighbour on the same MySQL, beside the rows of a drop at ROWS_PER_SECOND and without
+    /// A neighbour on the same MySQL, beside the rows of a drop at ROWS_PER_SECOND
     Pace,
     /// Passes of the reconciler: clean, repairing, and with many sealed drops
     Passes,
