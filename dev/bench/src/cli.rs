@@ -24,26 +24,8 @@ pub struct Cli {
     /// Connections
     #[arg(long, env = "CONNECTIONS")]
     connections: Option<usize>,
-    /// Sealed drops of `history`
-    #[arg(long, env = "SEALED_DROPS")]
-    sealed_drops: Option<u32>,
-    /// Rows of these sealed drops
-    #[arg(long, env = "SEALED_ROWS")]
-    sealed_rows: Option<u32>,
-    /// Old revocations of `history`
-    #[arg(long, env = "REVOCATIONS")]
-    revocations: Option<u32>,
-    /// Coupons of `history`
-    #[arg(long, env = "COUPONS")]
-    coupons: Option<u32>,
-    /// Rows of the drop that `history` lowers
-    #[arg(long, env = "GIVEN_OUT")]
-    given_out: Option<u32>,
-    /// Winners who ask for their codes in `history`
-    #[arg(long, env = "ASKING")]
-    asking: Option<u32>,
     /// Folder with the programs of another build. `winners` and `ceilings` measure it alternately
-    /// with this one, `passes` and `history` after it
+    /// with this one, `passes` after it
     #[arg(long, env = "AGAINST")]
     pub against: Option<PathBuf>,
     /// Folder for report.json
@@ -56,18 +38,14 @@ pub struct Cli {
 pub enum Part {
     /// The same rush on every design
     Designs,
-    /// Sold-out claims beside a route that does nothing and design j; the script and MySQL alone
+    /// Sold-out claims beside a route that does nothing and design j; MySQL's CPU per row
     Ceilings,
     /// CPU per winner and process, alternating with design j and, with --against, another build
     Winners,
     /// A neighbour on the same MySQL, beside the rows of a drop at ROWS_PER_SECOND
     Pace,
-    /// Passes of the reconciler: clean, repairing, and with many sealed drops
+    /// Passes of the reconciler: clean, repairing, over small coupons, after a loss of Redis
     Passes,
-    /// The part of `passes` about many small coupons, with the commands that watch them
-    Small,
-    /// What a long history costs: passes, reopening, an idle hour, reading codes, lowering
-    History,
     /// Shops that use codes
     Uses,
 }
@@ -78,7 +56,7 @@ pub struct BenchSize {
     pub requests: u32,
     pub quantity: u32,
     pub connections: usize,
-    /// Number of requests in sold-out and do-nothing runs, and of claims in runs of the script.
+    /// Number of requests in sold-out and do-nothing runs.
     pub many_requests: u32,
     /// Number of claims that all win.
     pub winners: u32,
@@ -86,23 +64,12 @@ pub struct BenchSize {
     pub passes: [u32; 3],
     /// Number of rows to repair.
     pub missing: u32,
-    /// Number of sealed drops beside ten open ones.
-    pub sealed: u32,
-    /// Numbers of small coupons.
-    pub small: [u32; 2],
+    /// Number of small coupons.
+    pub small: u32,
     /// Number of claims of a drop that Redis has lost.
     pub rebuilt: u32,
     /// Duration in seconds of the open loop, and of the neighbour's run beside an idle system.
     pub open_seconds: u32,
-    /// The history: sealed drops, their rows, old revocations, and coupons.
-    pub sealed_drops: u32,
-    pub sealed_rows: u32,
-    pub revocations: u32,
-    pub coupons: u32,
-    /// Number of rows of a drop whose quantity is lowered.
-    pub given_out: u32,
-    /// Number of winners who ask for their codes.
-    pub asking: u32,
 }
 
 impl Cli {
@@ -115,16 +82,9 @@ impl Cli {
             winners: 50_000,
             passes: [10_000, 100_000, 1_000_000],
             missing: 100_000,
-            sealed: 1_000,
-            small: [2_000, 20_000],
+            small: 2_000,
             rebuilt: 3_000_000,
             open_seconds: 30,
-            sealed_drops: self.sealed_drops.unwrap_or(10_000),
-            sealed_rows: self.sealed_rows.unwrap_or(5_000_000),
-            revocations: self.revocations.unwrap_or(1_000_000),
-            coupons: self.coupons.unwrap_or(10_000),
-            given_out: self.given_out.unwrap_or(3_000_000),
-            asking: self.asking.unwrap_or(50_000),
         };
         if !self.quick {
             return whole;
@@ -135,16 +95,9 @@ impl Cli {
             winners: 1_250,
             passes: [1_000, 10_000, 50_000],
             missing: 5_000,
-            sealed: 100,
-            small: [50, 200],
+            small: 50,
             rebuilt: 10_000,
             open_seconds: 5,
-            sealed_drops: self.sealed_drops.unwrap_or(100),
-            sealed_rows: self.sealed_rows.unwrap_or(10_000),
-            revocations: self.revocations.unwrap_or(2_000),
-            coupons: self.coupons.unwrap_or(50),
-            given_out: self.given_out.unwrap_or(30_000),
-            asking: self.asking.unwrap_or(1_000),
             ..whole
         }
     }

@@ -2,21 +2,15 @@
 
 use std::time::{Duration, Instant};
 
-use anyhow::{Context as _, Result, ensure};
+use anyhow::{Result, ensure};
 use firstcome_load::installation::{Installation, InstallationCoupon};
-use firstcome_shared::domain::{CouponId, DropId, UserId};
+use firstcome_shared::domain::{CouponId, DropId};
 use firstcome_shared::mysql::codes::code_with_secret;
-use firstcome_shared::redis::admission::{Candidates, Claimant};
 use firstcome_shared::redis::keys::DropKeys;
-use firstcome_shared::redis::{Redis, RedisDurability, RedisMode, RedisSettings};
-use futures_util::{StreamExt as _, TryStreamExt as _, stream};
 use mysql_async::prelude::Queryable as _;
 
 /// Number of rows per statement.
 const ROWS: u32 = 1_000;
-
-/// Number of concurrent calls of the admission script, so that Redis never waits for the next one.
-const CALLS: usize = 4;
 
 /// Number of slots per read: the default of the reconciler.
 const PAGE: u32 = 5_000;
@@ -59,7 +53,7 @@ fn person(slot: u32) -> String {
     format!("q-{slot:07}")
 }
 
-pub fn keys(installation: &Installation, coupon: InstallationCoupon) -> DropKeys {
+fn keys(installation: &Installation, coupon: InstallationCoupon) -> DropKeys {
     let prefix = installation.setting("REDIS_KEY_PREFIX");
     DropKeys::new(&prefix, CouponId(coupon.id), DropId(coupon.drop))
 }
@@ -116,52 +110,4 @@ pub async fn scan(installation: &Installation, coupon: InstallationCoupon) -> Re
     let took = begun.elapsed();
     mysql.disconnect().await?;
     Ok(took.as_secs_f64())
-}
-
-/// Measures the admission script alone, with `people` users per call and `CALLS` concurrent calls.
-/// Returns claims per second, and CPU microseconds of Redis per claim.
-pub async fn script(
-    installation: &Installation,
-    coupon: InstallationCoupon,
-    claims: u32,
-    people: usize,
-    crowd: &str,
-) -> Result<(f64, f64)> {
-    let redis = Redis::new(&RedisSettings {
-        url: installation.setting("REDIS_URL").into(),
-        prefix: installation.setting("REDIS_KEY_PREFIX"),
-        timeout: Duration::from_secs(5),
-        mode: RedisMode::default(),
-        durability: RedisDurability::default(),
-    })?;
-    let drop = DropId(coupon.drop);
-    let keys = redis.keys(CouponId(coupon.id), drop);
-    let gates = redis.gates(&[keys.coupon]).await?;
-    let era = gates[0].era().context("the coupon has no era")?;
-    let name = crowd.replace(' ', "-");
-    let crowd: Vec<UserId> = (0..claims)
-        .map(|number| format!("{name}-{number}").parse())
-        .collect::<Result<_, _>>()?;
-    let calls = crowd.chunks(people).map(|users| {
-        let redis = &redis;
-        let candidates = Candidates {
-            first: &keys,
-            second: None,
-        };
-        let claimants: Vec<_> = users
-            .iter()
-            .map(|user| Claimant { user, group: None })
-            .collect();
-        async move { redis.claim_all(candidates, era, &claimants, false).await }
-    });
-    let cpu = || installation.cpu()[1];
-    let begun = Instant::now();
-    let before = cpu();
-    stream::iter(calls)
-        .buffer_unordered(CALLS)
-        .try_for_each(|_| std::future::ready(Ok(())))
-        .await?;
-    let took = begun.elapsed().as_secs_f64();
-    let cpu = cpu() - before;
-    Ok((f64::from(claims) / took, cpu * 1e6 / f64::from(claims)))
 }

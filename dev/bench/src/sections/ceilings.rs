@@ -1,19 +1,18 @@
 //! Ceilings: sold-out claims in turns with a route that does nothing, design j and possibly another
-//! build; the script and MySQL alone.
+//! build; and MySQL's CPU per row.
 
-use anyhow::{Result, ensure};
+use anyhow::Result;
 use firstcome_harness::{Role, Service};
-use firstcome_load::installation::{Installation, InstallationCoupon};
+use firstcome_load::installation::Installation;
 use firstcome_load::process::cpu_seconds;
 use firstcome_load::rush::Workload;
 use firstcome_load::tally::{Latency, Tally};
 use firstcome_load::terminal::step;
-use firstcome_shared::redis::admission::MAX_BATCH;
 
 use super::Bench;
 use crate::designs::Design;
 use crate::report::{FigureTarget, Measurement, median, ratios};
-use crate::stores::{insert_rows, keys, script};
+use crate::stores::insert_rows;
 
 const PART: &str = "ceilings";
 /// Number of turns of each server. They alternate, so that background load affects all.
@@ -81,12 +80,7 @@ pub(super) async fn measure(bench: &Bench) -> Result<Vec<Measurement>> {
     }
     let seconds = bench.size.open_seconds;
     measurements.push(contest.by_the_clock(rate, seconds).await?);
-    step("the admission script alone");
     let api = &contest.sides[OWN].service;
-    for people in [1, 16, MAX_BATCH] {
-        let claims = bench.size.many_requests;
-        measurements.extend(by_itself(&installation, api, claims, people).await?);
-    }
     let rows = bench.size.missing.max(LEAST_ROWS);
     measurements.push(cost_of_a_row(&installation, api, rows).await?);
     for SoldOut { service, .. } in contest.sides {
@@ -235,30 +229,6 @@ impl Contest<'_> {
             .with("p99.9 ms", median(all(OWN, |latency| latency.p999_ms)))
             .turns(&to_nothing))
     }
-}
-
-/// Measures the claims per second that the script admits, and those that it refuses once sold out.
-async fn by_itself(
-    installation: &Installation,
-    api: &Service,
-    claims: u32,
-    people: usize,
-) -> Result<[Measurement; 2]> {
-    let coupon: InstallationCoupon = installation.coupon(api, claims).await?;
-    let measured = async |what: &str| {
-        let (rate, cpu) = script(installation, coupon, claims, people, what).await?;
-        let what = format!("the script alone, {what}, {people} people per call");
-        anyhow::Ok(Measurement::of(PART, what, rate, "/s").with("µs of Redis's CPU per claim", cpu))
-    };
-    let measurements = [
-        measured("everyone wins").await?,
-        measured("sold out").await?,
-    ];
-    let mut count = redis::cmd("ZCARD");
-    count.arg(keys(installation, coupon).users);
-    let admitted: u32 = count.query_async(&mut installation.redis().await?).await?;
-    ensure!(admitted == claims, "the script admitted {admitted}");
-    Ok(measurements)
 }
 
 /// Measures MySQL's CPU microseconds per row.

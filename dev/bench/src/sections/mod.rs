@@ -2,7 +2,6 @@
 
 mod ceilings;
 mod designs;
-mod history;
 mod meter;
 mod neighbour;
 mod pace;
@@ -74,9 +73,7 @@ impl Bench {
             Part::Winners => winners::measure(self).await,
             Part::Pace => pace::measure(self).await,
             Part::Passes => passes::measure(self, build).await,
-            Part::Small => passes::many_small(self, build).await,
             Part::Uses => uses::measure(self).await,
-            Part::History => history::measure(self, build).await,
         }
     }
 }
@@ -109,12 +106,9 @@ async fn run(cli: &Cli) -> Result<()> {
         Some(part) => &[part][..],
         None => Part::value_variants(),
     };
-    // `passes` has `small`.
-    let is_measured = |part: &Part| cli.part.is_some() || *part != Part::Small;
-    for part in parts.iter().copied().filter(is_measured) {
+    for part in parts.iter().copied() {
         try_part(part, None, cli, &mut report).await?;
-        let is_of_one_build = matches!(part, Part::Passes | Part::Small | Part::History);
-        if is_of_one_build && cli.against.is_some() {
+        if part == Part::Passes && cli.against.is_some() {
             try_part(part, cli.against.as_deref(), cli, &mut report).await?;
         }
     }
