@@ -97,12 +97,13 @@ impl Policy {
                 patience: TimeDelta::zero(),
                 ..watched(Source::Consumers)
             },
-            // A campaign that cannot be compared may have met a short failover.
+            // A campaign that cannot be compared may have met a short failover, and a new coupon is
+            // loaded within seconds.
             AlertKind::RunFailed
             | AlertKind::TheirsRedis
             | AlertKind::TheirsMysql
             | AlertKind::TheirsKafka
-            | AlertKind::Left(Kind::Stalled) => Times {
+            | AlertKind::Left(Kind::Stalled | Kind::NotReady) => Times {
                 patience: self.patience,
                 ..looks
             },
@@ -142,7 +143,6 @@ impl Policy {
                 | Kind::DuplicateRow
                 | Kind::Check
                 | Kind::MissingDrop
-                | Kind::NotReady
                 | Kind::BadUse,
             ) => looks,
         }

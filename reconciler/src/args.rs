@@ -41,19 +41,13 @@ pub struct DaemonHealthArgs {
 }
 
 #[derive(Debug, Clone, Args)]
-pub struct StoreArgs {
+pub struct ReconcileArgs {
     #[command(flatten)]
     pub mysql: MysqlArgs,
     #[command(flatten)]
     pub redis: RedisArgs,
     #[command(flatten)]
     pub kafka: KafkaArgs,
-}
-
-#[derive(Debug, Clone, Args)]
-pub struct ReconcileArgs {
-    #[command(flatten)]
-    pub stores: StoreArgs,
     /// Maximum time for an admission to reach Kafka.
     #[command(flatten)]
     pub publish: PublishArgs,
@@ -68,9 +62,9 @@ pub struct ReconcileArgs {
     pub retention_days: NumberOrUnset,
 }
 
-impl StoreArgs {
+impl ReconcileArgs {
     /// Creates handles to all stores without connecting.
-    pub fn handles(&self) -> anyhow::Result<Stores> {
+    pub fn stores(&self) -> anyhow::Result<Stores> {
         let db_settings = self.mysql.settings()?;
         let timeout = self.mysql.store_timeout();
         let redis = self.redis.settings(timeout, &self.mysql.tls)?;
@@ -81,9 +75,7 @@ impl StoreArgs {
             topic: Topic::new(self.kafka.settings(&self.mysql.tls)?),
         })
     }
-}
 
-impl ReconcileArgs {
     pub fn settings(&self) -> PassSettings {
         let ms = |time: Duration| i64::try_from(time.as_millis()).unwrap_or(i64::MAX);
         PassSettings {
@@ -140,23 +132,10 @@ impl ScheduleArgs {
 
 /// Parses a cron expression with six fields, or one such as `@daily`, that has a future occurrence.
 pub fn parse_cron(text: &str) -> Result<Cron, String> {
-    if text.contains("TZ=") {
-        return Err("leave the time zone out, and set CRON_TIME_ZONE to it".to_owned());
-    }
     let fields = text.split_whitespace().count();
-    match fields {
-        6 => {}
-        1 if text.starts_with('@') => {}
-        5 => {
-            return Err(format!(
-                "the field of the seconds is missing; write \"0 {text}\""
-            ));
-        }
-        _ => {
-            return Err(format!(
-                "it has {fields} fields; six are needed: second minute hour day month weekday"
-            ));
-        }
+    if fields != 6 && !(fields == 1 && text.starts_with('@')) {
+        let wanted = "second minute hour day month weekday";
+        return Err(format!("it has {fields} fields; six are needed: {wanted}"));
     }
     let parser = CronParser::builder()
         .seconds(Seconds::Required)
@@ -288,8 +267,8 @@ mod tests {
         assert_eq!(next("@daily"), "1970-01-02 00:00:00 UTC");
         assert_eq!(next("0 0 3 ? * MON"), "1970-01-05 03:00:00 UTC");
         for (text, says) in [
-            ("30 3 * * *", "write \"0 30 3 * * *\""),
-            ("CRON_TZ=Asia/Seoul 0 0 3 * * *", "CRON_TIME_ZONE"),
+            ("30 3 * * *", "six are needed: second"),
+            ("CRON_TZ=Asia/Seoul 0 0 3 * * *", "7 fields"),
             ("0 0 3 * * ? 2027", "7 fields"),
             ("0 0 0 31 2 *", "never"),
             ("@every 5m", "2 fields"),

@@ -8,7 +8,7 @@ use std::time::Duration;
 use chrono::{DateTime, Utc};
 use firstcome_attach::{Confirm, Stopped};
 use firstcome_shared::StoreError;
-use firstcome_shared::domain::{CouponId, DropId};
+use firstcome_shared::domain::CouponId;
 use firstcome_shared::mysql::ops_actions::{Operator, OperatorAct};
 use firstcome_shared::mysql::processes::ProcessRow;
 use firstcome_shared::mysql::{Db, DbError, DbSettings};
@@ -17,10 +17,12 @@ use firstcome_shared::redis::refusing::text_of;
 use firstcome_shared::redis::servers::{Clocks, Servers};
 use firstcome_shared::redis::wrong_key::is_about_data;
 use firstcome_shared::redis::{Redis, RedisError};
+use serde_json::Value;
 use tokio_util::sync::CancellationToken;
-use uuid::Uuid;
 
 use crate::gate::JudgedGates;
+use crate::notify::{LAST_DIGEST, ScheduledRun};
+use crate::queries::Scope;
 use crate::queries::processes::Deadlines;
 use crate::report::{FailureCause, Fingerprint, Outcome, StoreRefusal, Trigger};
 use crate::topic::Topic;
@@ -95,8 +97,6 @@ pub enum Confirmation {
     None,
     /// Repairs of drops above the repair limit.
     HeldBack(Vec<Fingerprint>),
-    /// What a recorded run of an attached system has shown.
-    ShownBy(Uuid),
     /// Users of an attached system.
     Named(Confirm),
 }
@@ -113,52 +113,121 @@ impl Confirmation {
         !matches!(self, Self::None)
     }
 
+    /// Says what an operator does whose confirmed repairs were not all made.
+    pub(crate) fn if_not_made(&self) -> &'static str {
+        if self.is_some() {
+            "; not all confirmed repairs are made: once that is over, make a dry run and confirm what \
+            it shows"
+        } else {
+            ""
+        }
+    }
+
     /// Whether repairs above the repair limit are confirmed.
     pub(crate) fn covers(&self, repairs: Fingerprint) -> bool {
         matches!(self, Self::HeldBack(confirmed) if confirmed.contains(&repairs))
     }
 }
 
+/// Who asks for a pass.
+#[derive(Debug, Clone)]
+pub enum Ask {
+    /// The start of a daemon.
+    Startup,
+    /// A schedule. If another process has made the run since it was due, this one is left out.
+    Cron {
+        run: ScheduledRun,
+        due: DateTime<Utc>,
+    },
+    /// An operator through the API.
+    Operator {
+        by: Operator,
+        /// What is recorded about it.
+        act: OperatorAct,
+        /// Maximum wait for another pass to end.
+        patience: Duration,
+    },
+    /// The command line.
+    Cli { patience: Duration },
+}
+
+impl Ask {
+    pub fn trigger(&self) -> Trigger {
+        match self {
+            Self::Startup => Trigger::Startup,
+            Self::Cron { .. } => Trigger::Cron,
+            Self::Operator { .. } => Trigger::Endpoint,
+            Self::Cli { .. } => Trigger::Cli,
+        }
+    }
+
+    pub(crate) fn patience(&self) -> Duration {
+        match self {
+            Self::Operator { patience, .. } | Self::Cli { patience } => *patience,
+            Self::Startup | Self::Cron { .. } => Duration::ZERO,
+        }
+    }
+
+    /// Whether somebody waits for the pass.
+    pub(crate) fn is_awaited(&self) -> bool {
+        matches!(self, Self::Operator { .. } | Self::Cli { .. })
+    }
+
+    /// The schedules that have run once this pass ends, by their keys in `reconciler_state`.
+    pub(crate) fn counts_for(&self) -> &'static [&'static str] {
+        match self {
+            Self::Startup => counts_for(ScheduledRun::Reconcile),
+            Self::Cron { run, .. } => counts_for(*run),
+            Self::Operator { .. } | Self::Cli { .. } => &[],
+        }
+    }
+}
+
+/// Returns the schedules that have run once this run ends in any process, by their keys in
+/// `reconciler_state`. The first key is the run's own. A deep pass also covers the normal one.
+pub(crate) const fn counts_for(run: ScheduledRun) -> &'static [&'static str] {
+    match run {
+        ScheduledRun::Deep => &["last_run:deep", "last_run:reconcile"],
+        ScheduledRun::Reconcile => &["last_run:reconcile"],
+        ScheduledRun::Digest => &[LAST_DIGEST],
+    }
+}
+
 /// A request for a pass.
 #[derive(Debug, Clone)]
 pub struct PassRequest {
-    pub trigger: Trigger,
-    pub coupon: Option<CouponId>,
-    pub drop: Option<DropId>,
+    pub ask: Ask,
+    pub scope: Scope,
     pub dry_run: bool,
     /// Whether to examine everything, including empty and sealed drops.
     pub deep: bool,
     pub confirms: Confirmation,
-    /// The operator who requested the pass through the API, and what is recorded about that.
-    pub by: Option<(Operator, OperatorAct)>,
-    /// Maximum wait for another pass to end.
-    pub patience: Duration,
-    /// The schedules for which this run counts, by their keys in `reconciler_state`.
-    pub counts_for: &'static [&'static str],
-    /// When the run was due. If another process has made it since, this one is left out.
-    pub due: Option<DateTime<Utc>>,
 }
 
 impl PassRequest {
     /// Creates a request for a pass over everything that is not sealed.
-    pub fn new(trigger: Trigger) -> Self {
+    pub fn new(ask: Ask) -> Self {
         Self {
-            trigger,
-            coupon: None,
-            drop: None,
+            ask,
+            scope: Scope::default(),
             dry_run: false,
             deep: false,
             confirms: Confirmation::None,
-            by: None,
-            patience: Duration::ZERO,
-            counts_for: &[],
-            due: None,
         }
     }
 
-    /// Whether the pass compares every drop that is not sealed.
-    pub fn covers_everything(&self) -> bool {
-        self.coupon.is_none() && self.drop.is_none()
+    /// Creates the request of an operator, which is recorded.
+    pub(crate) fn by_operator(
+        by: Operator,
+        scope: Scope,
+        detail: Value,
+        patience: Duration,
+    ) -> Self {
+        let act = OperatorAct::new("reconcile", scope.coupon, scope.drop, detail);
+        Self {
+            scope,
+            ..Self::new(Ask::Operator { by, act, patience })
+        }
     }
 }
 
@@ -235,12 +304,13 @@ impl PassContext {
     pub(crate) fn clock_ms(&self, coupon: CouponId) -> i64 {
         self.clocks.at(coupon)
     }
+}
 
-    pub async fn sleep(&self, wait: Duration) -> Result<(), PassError> {
-        tokio::select! {
-            () = tokio::time::sleep(wait) => Ok(()),
-            () = self.stop.cancelled() => Err(PassError::Stopped),
-        }
+/// Waits, unless the process or the lock's holder has to stop.
+pub(crate) async fn sleep(wait: Duration, stop: &CancellationToken) -> Step<()> {
+    tokio::select! {
+        () = tokio::time::sleep(wait) => Ok(()),
+        () = stop.cancelled() => Err(PassError::Stopped),
     }
 }
 
@@ -262,9 +332,6 @@ pub type Step<T> = Result<T, PassError>;
 pub enum PassError {
     #[error("another pass is running")]
     Busy,
-    /// The drop or coupon does not exist.
-    #[error("{0}")]
-    NotFound(String),
     #[error("{}", about_redis(.0))]
     Redis(#[from] RedisError),
     #[error(transparent)]

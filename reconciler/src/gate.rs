@@ -7,7 +7,7 @@
 //! begins eras; the watch begins one if a counter went back, and the API begins a new coupon's
 //! first.
 
-use std::collections::{HashMap, HashSet};
+use std::collections::HashMap;
 use std::convert::Infallible;
 use std::sync::Arc;
 use std::time::Duration;
@@ -28,7 +28,7 @@ use parking_lot::Mutex;
 use tokio::time::Instant;
 
 use crate::barrier::{self, BarrierError, ReadState};
-use crate::context::{PassContext, PassError, Step, millis};
+use crate::context::{PassContext, PassError, Step, millis, sleep};
 use crate::ledger::CouponLook;
 use crate::read::CouponSeen;
 use crate::reconcile::{Wanted, stays_closed};
@@ -44,9 +44,6 @@ const ADOPTED_AT_ONCE: usize = 500;
 
 /// Maximum number of transactions that wait for locked coupons at the same time.
 const WAITING_AT_ONCE: usize = 8;
-
-/// Attempts to begin an era above MySQL's.
-const ATTEMPTS: usize = 5;
 
 /// Whether the coupon's gate is open on its server, in MySQL's era.
 pub(crate) fn is_open(ctx: &PassContext, seen: &CouponSeen) -> bool {
@@ -119,45 +116,25 @@ pub(crate) async fn close(
     looks: &mut Vec<CouponLook>,
 ) -> Step<HashMap<CouponId, Closed>> {
     let db = &ctx.stores.db;
-    let mut eras = eras(db, wanted.keys().copied().collect()).await?;
-    let was_open = |id: CouponId, gate: &Gate| {
-        let server = ctx.servers.holding(id);
-        let era = gate.era().max(eras.get(&id).copied());
-        era.is_some_and(|era| era <= HIGHEST_SEEN && gate.is_open(server, era))
-    };
-    let open: HashSet<CouponId> = wanted
-        .iter()
-        .filter(|(id, gate)| was_open(**id, gate))
-        .map(|(id, _)| *id)
-        .collect();
-    let mut gates: Vec<(CouponId, Gate)> = wanted.clone().into_iter().collect();
+    let eras = eras(db, wanted.keys().copied().collect()).await?;
+    let begun = begin_eras(ctx, wanted, &eras, looks).await?;
+    let known = adopt_eras(ctx, &begun, looks).await?;
     let mut closed = HashMap::new();
-    for _ in 0..ATTEMPTS {
-        if gates.is_empty() {
-            break;
-        }
-        let begun = begin_eras(ctx, gates, &eras, looks).await?;
-        let known = adopt_eras(ctx, &begun, looks).await?;
-        gates = Vec::new();
-        for Begun { id, fence, since } in begun {
-            match known.get(&id) {
-                None => {}
-                Some(before) if *before < fence.era() => {
-                    let now_closed = Closed {
-                        fence,
-                        since,
-                        was_open: open.contains(&id),
-                        may_be_judged: ctx.judged_gates.include(id, &wanted[&id]),
-                    };
-                    closed.insert(id, now_closed);
-                }
-                // MySQL has this era or a later one. Only raising its era stops earlier writers of
-                // rows, so the next turn begins one above it.
-                Some(later) => {
-                    eras.insert(id, *later);
-                    gates.push((id, Gate::closed(&fence)));
-                }
-            }
+    for Begun { id, fence, since } in begun {
+        // Only raising MySQL's era stops earlier writers of rows. If MySQL has this era or a later
+        // one, the next look begins another.
+        if known.get(&id).is_some_and(|before| *before < fence.era()) {
+            let gate = &wanted[&id];
+            let server = ctx.servers.holding(id);
+            let era = gate.era().max(eras.get(&id).copied());
+            let was_open = era.filter(|era| *era <= HIGHEST_SEEN && gate.is_open(server, *era));
+            let now_closed = Closed {
+                fence,
+                since,
+                was_open: was_open.is_some(),
+                may_be_judged: ctx.judged_gates.include(id, gate),
+            };
+            closed.insert(id, now_closed);
         }
     }
     Ok(closed)
@@ -173,11 +150,11 @@ struct Begun {
 /// Closes coupons in Redis. Leaves out those whose gate has changed.
 async fn begin_eras(
     ctx: &PassContext,
-    gates: Vec<(CouponId, Gate)>,
+    wanted: &Wanted,
     eras: &HashMap<CouponId, u64>,
     looks: &mut Vec<CouponLook>,
 ) -> Step<Vec<Begun>> {
-    let closing = stream::iter(gates).map(async |(id, gate): (CouponId, Gate)| {
+    let closing = stream::iter(wanted.clone()).map(async |(id, gate): (CouponId, Gate)| {
         let Some(era) = eras.get(&id) else {
             return Step::Ok((id, Ok(None)));
         };
@@ -198,7 +175,7 @@ async fn begin_eras(
     while let Some((id, begun)) = closing.try_next().await? {
         match begun {
             Ok(begun) => all.extend(begun),
-            Err(why) => looks.push(CouponLook::at_whole(id, stays_closed(id, &why))),
+            Err(why) => looks.push(CouponLook::at_whole(id, stays_closed(ctx, id, &why))),
         }
     }
     Ok(all)
@@ -246,7 +223,7 @@ async fn adopt_eras(
     while let Some((id, adopted)) = waiting.try_next().await? {
         match adopted {
             Ok(before) => known.extend(before.map(|era| (id, era))),
-            Err(why) => looks.push(CouponLook::at_whole(id, stays_closed(id, &why))),
+            Err(why) => looks.push(CouponLook::at_whole(id, stays_closed(ctx, id, &why))),
         }
     }
     Ok(known)
@@ -307,7 +284,7 @@ pub(crate) async fn close_in_redis(
 
 /// Raises a coupon's era in MySQL to `era`, if it is lower. Returns MySQL's era before, or `None`
 /// if the coupon does not exist. Waits for transactions that insert rows in an earlier era.
-pub(crate) async fn adopt_era(db: &Db, coupon: CouponId, era: u64) -> Result<Option<u64>, DbError> {
+async fn adopt_era(db: &Db, coupon: CouponId, era: u64) -> Result<Option<u64>, DbError> {
     db.transaction("adopt era", async move |conn| {
         let lock = coupons::table
             .find(coupon)
@@ -359,7 +336,7 @@ pub(crate) async fn wait(ctx: &PassContext, closed_at: Instant) -> Step<()> {
     let left = (millis(deadlines.in_flight_ms) + MARGIN).saturating_sub(closed_at.elapsed());
     if !left.is_zero() {
         tracing::info!(wait = ?left, "waiting for claims that may be on their way");
-        ctx.sleep(left).await?;
+        sleep(left, &ctx.stop).await?;
     }
     // Nobody has been admitted since the closing, so the ends that are read now are behind every
     // claim.

@@ -18,7 +18,6 @@ use firstcome_shared::process_state::{
     ConsumerState, SeenState, Standstill, StoreState, UnsafeSetting,
 };
 use firstcome_shared::redis::safety::Unsafe;
-use firstcome_shared::report::wording::count;
 use firstcome_shared::schedule::PlannedDrop;
 use firstcome_shared::tuning::Tuning;
 use parking_lot::Mutex;
@@ -28,10 +27,10 @@ use tokio_util::sync::CancellationToken;
 use crate::barrier::{self, BarrierError, OVERDUE, ReadState};
 use crate::context::{PassSettings, Stores};
 use crate::ledger::Ledger;
-use crate::queries;
 use crate::queries::drops::DropCount;
 use crate::queries::uses::UsesAfter;
-use crate::ready::Openings;
+use crate::queries::{self, Scope};
+use crate::ready::unready;
 use crate::report::{
     AlertKind, Cause, DropReport, FailureCause, Finding, Judged, Kind, Kinds, Outcome, Run,
     UnsafePart,
@@ -76,12 +75,8 @@ pub(crate) async fn run(
     let every = Duration::from_secs(Tuning::JobsSeconds.or(EVERY_SECONDS));
     let mut ticks = tokio::time::interval(every);
     ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
-    // The start check has just made the first check of the settings.
-    let mut checks = tokio::time::interval_at(Instant::now() + every, every);
-    checks.set_missed_tick_behavior(MissedTickBehavior::Delay);
     let mut daily = tokio::time::interval(DAILY);
     let mut positions = Positions::default();
-    let mut openings = Openings::default();
     loop {
         tokio::select! {
             () = stop.cancelled() => return,
@@ -89,23 +84,17 @@ pub(crate) async fn run(
                 erase(&stores, &settings).await;
                 continue;
             }
-            _ = checks.tick() => {
-                check_settings(&stores, &notes, &seen).await;
-                continue;
-            }
             _ = ticks.tick() => {}
         }
-        let coupons = all(&stores, &settings, &notes).await;
-        let unready = openings.check(&stores, &coupons).await;
-        notes.set("openings", unready);
+        // A store that does not answer delays no other job.
+        let checked = check_settings(&stores, &notes, &seen);
+        let (coupons, ()) = tokio::join!(all(&stores, &settings, &notes), checked);
+        notes.set("openings", unready(&stores, &coupons).await);
         match consumer(&stores, &mut positions).await {
             Ok(found) => {
-                notes.set("consumer", found.iter().map(Stall::finding).collect());
                 // Before, a position that stands may only have been seen twice.
                 let is_known = began.elapsed() > OVERDUE;
-                let consumers = found.map_or(ConsumerState::Fine, |stall| {
-                    ConsumerState::Stands(stall.standstill)
-                });
+                let consumers = found.map_or(ConsumerState::Fine, ConsumerState::Stands);
                 seen.note(|state| state.consumers = is_known.then_some(consumers));
             }
             Err(error) => tracing::warn!(%error, "the consumer's progress was not read"),
@@ -218,12 +207,7 @@ fn missing_drop(coupon: &Coupon, planned: PlannedDrop, error: &DbError) -> Findi
     let name = &settings.name;
     let day = planned.local_date;
     let at = planned.opens_at.to_rfc3339_opts(SecondsFormat::Secs, true);
-    let opens = if planned.opens_at <= Utc::now() {
-        "did not open"
-    } else {
-        "cannot open"
-    };
-    let detail = format!("coupon {id} ({name}) {opens} on {day} ({at}): {error}");
+    let detail = format!("coupon {id} ({name}) has no drop on {day} ({at}): {error}");
     Finding {
         coupon_id: Some(*id),
         ..Finding::report(Kind::MissingDrop, detail)
@@ -271,11 +255,10 @@ async fn check_settings(stores: &Stores, notes: &Notes, seen: &SeenState) {
 /// Replaces what is known of a part's settings, for the next run and for alerts.
 fn note_settings(notes: &Notes, seen: &SeenState, part: UnsafePart, error: Option<String>) {
     let found = error.map(|error| UnsafeSetting { part, error });
-    let job = match part {
-        UnsafePart::Redis => "settings of Redis",
-        UnsafePart::Topic => "settings of the topic",
-    };
-    notes.set(job, found.iter().cloned().map(unsafe_part).collect());
+    notes.set(
+        part.into(),
+        found.iter().cloned().map(unsafe_part).collect(),
+    );
     seen.note(|state| {
         let known = state.unsafe_settings.get_or_insert_default();
         known.retain(|setting| setting.part != part);
@@ -293,8 +276,8 @@ fn unsafe_part(setting: UnsafeSetting) -> Finding {
 /// The position of each partition with unread messages, and since when it has been there.
 pub(crate) type Positions = HashMap<i32, (i64, Instant)>;
 
-/// Reads how far the consumer is, and reports partitions that do not move.
-async fn consumer(stores: &Stores, known: &mut Positions) -> Result<Option<Stall>, DbError> {
+/// Reads how far the consumer is, and returns the partitions that do not move.
+async fn consumer(stores: &Stores, known: &mut Positions) -> Result<Option<Standstill>, DbError> {
     match barrier::read_state(&stores.db, &stores.topic).await {
         Ok(state) => Ok(stalled(known, &state, OVERDUE)),
         Err(BarrierError::Mysql(error)) => Err(error),
@@ -303,9 +286,9 @@ async fn consumer(stores: &Stores, known: &mut Positions) -> Result<Option<Stall
     }
 }
 
-/// Reports partitions with unread messages whose position has not moved for longer than `limit`,
+/// Returns the partitions with unread messages whose position has not moved for longer than `limit`,
 /// and to which no consumer has attended for as long.
-fn stalled(known: &mut Positions, state: &ReadState, limit: Duration) -> Option<Stall> {
+fn stalled(known: &mut Positions, state: &ReadState, limit: Duration) -> Option<Standstill> {
     let now = Instant::now();
     let before = std::mem::take(known);
     for (partition, log) in &state.logs {
@@ -316,53 +299,20 @@ fn stalled(known: &mut Positions, state: &ReadState, limit: Duration) -> Option<
             known.insert(*partition, (position, since));
         }
     }
-    let waits = |(partition, (_, since)): (&i32, &(i64, Instant))| {
-        let stands = now.saturating_duration_since(*since);
-        (*partition, stands.min(state.unattended_for(*partition)))
-    };
-    let mut stuck: BTreeMap<i32, Duration> = known.iter().map(waits).collect();
-    stuck.retain(|_, since| *since > limit);
-    let longest = stuck.values().max()?.as_secs();
+    let mut stuck: Vec<i32> = known
+        .iter()
+        .filter(|(partition, (_, since))| {
+            let stands = now.saturating_duration_since(*since);
+            stands.min(state.unattended_for(**partition)) > limit
+        })
+        .map(|(partition, _)| *partition)
+        .collect();
+    stuck.sort_unstable();
     let is_all = stuck.len() == state.logs.len();
-    Some(Stall {
-        standstill: Standstill {
-            unread: u64::try_from(state.unread_messages()).unwrap_or(0),
-            partitions: stuck.into_keys().filter(|_| !is_all).collect(),
-        },
-        seconds: longest,
+    (!stuck.is_empty()).then(|| Standstill {
+        unread: u64::try_from(state.unread_messages()).unwrap_or(0),
+        partitions: stuck.into_iter().filter(|_| !is_all).collect(),
     })
-}
-
-/// Partitions that nobody reads, and for how long.
-struct Stall {
-    standstill: Standstill,
-    seconds: u64,
-}
-
-impl Stall {
-    fn finding(&self) -> Finding {
-        let Standstill { unread, partitions } = &self.standstill;
-        let seconds = self.seconds;
-        // A message has one promise or several, and a retry repeats some.
-        let unread = count(*unread, "promise waits", "promises wait");
-        let detail = if partitions.is_empty() {
-            format!(
-                "no consumer works: about {unread} for a row, and none was read for {seconds} s"
-            )
-        } else {
-            let named: Vec<String> = partitions.iter().take(5).map(ToString::to_string).collect();
-            let more = if partitions.len() > 5 { ", …" } else { "" };
-            format!(
-                "the consumer of a part of the topic does not work: about {unread} for a row, and \
-                none was read for {seconds} s (partition {}{more})",
-                named.join(", ")
-            )
-        };
-        Finding {
-            cause: Cause::ConsumerStands,
-            ..Finding::report(Kind::Stalled, detail)
-        }
-    }
 }
 
 /// Sealed drops read by one statement.
@@ -374,14 +324,10 @@ const ROWS_AT_ONCE: u64 = 2_000_000;
 
 /// Compares the rows of sealed drops with their number at sealing: a part of deep passes. A drop
 /// gets a report if rows are missing, or if it alone was asked for.
-pub(crate) async fn count_sealed(
-    db: &Db,
-    (coupon, drop): (Option<CouponId>, Option<DropId>),
-    run: &mut Run,
-) -> Result<(), DbError> {
+pub(crate) async fn count_sealed(db: &Db, scope: Scope, run: &mut Run) -> Result<(), DbError> {
     let mut after = DropId(0);
     loop {
-        let page = queries::drops::sealed_drops(db, after, coupon, drop, AT_ONCE).await?;
+        let page = queries::drops::sealed_drops(db, after, scope, AT_ONCE).await?;
         let Some(last) = page.last() else {
             return Ok(());
         };
@@ -397,7 +343,7 @@ pub(crate) async fn count_sealed(
             let rows = counts.get(&id).copied().unwrap_or(0);
             let wanted = u64::from(sealed.sealed_rows.unwrap_or(0));
             let surplus = rows.saturating_sub(sealed.quantity.into());
-            if rows >= wanted && surplus == 0 && drop.is_none() {
+            if rows >= wanted && surplus == 0 && scope.drop.is_none() {
                 run.unlisted.drops += 1;
                 run.unlisted.examined.rows += rows;
                 continue;
@@ -456,15 +402,12 @@ fn by_rows(drops: &[Drop]) -> Vec<&[Drop]> {
 
 /// Reports uses of codes whose claims have no row: a part of deep passes, after rows were written.
 /// If the rows of a drop are lost, all its uses are such: only the first ones are listed.
-pub(crate) async fn stray_uses(
-    db: &Db,
-    (coupon, drop): (Option<CouponId>, Option<DropId>),
-) -> Result<Vec<Finding>, DbError> {
+pub(crate) async fn stray_uses(db: &Db, scope: Scope) -> Result<Vec<Finding>, DbError> {
     let db = db.within(LONG);
     let mut of_drops: BTreeMap<DropId, (Option<CouponId>, Ledger)> = BTreeMap::new();
     let mut after = Some(UsesAfter::default());
     while let Some(from) = after {
-        let page = queries::uses::stray_uses(&db, coupon, drop, from).await?;
+        let page = queries::uses::stray_uses(&db, scope, from).await?;
         after = page.after;
         for found in page.stray {
             let of_drop = of_drops.entry(found.drop_id);

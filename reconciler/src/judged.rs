@@ -5,10 +5,10 @@ use std::collections::BTreeMap;
 
 use firstcome_shared::domain::CouponId;
 
-use crate::context::PassRequest;
+use crate::context::{Ask, PassRequest};
 use crate::ledger::CouponLook;
 use crate::report::{
-    ActionKind, AlertKind, CouponJudged, Finding, Judged, Kind, Kinds, Outcome, RunJudged, Trigger,
+    ActionKind, AlertKind, CouponJudged, Finding, Judged, Kind, Kinds, Outcome, RunJudged,
 };
 
 const LOST: AlertKind = AlertKind::Left(Kind::RedisLost);
@@ -30,14 +30,14 @@ pub(crate) fn by_pass(request: &PassRequest, looks: &BTreeMap<CouponId, CouponLo
     let mut not = Vec::new();
     not.extend((!request.deep).then_some(USES));
     // Of one drop, only its own letters are read.
-    not.extend(request.drop.map(|_| LETTERS));
+    not.extend(request.scope.drop.map(|_| LETTERS));
     // `once` runs the other jobs first.
-    not.extend((request.trigger == Trigger::Cli).then_some(READY));
-    if !request.covers_everything() {
+    not.extend(matches!(request.ask, Ask::Cli { .. }).then_some(READY));
+    if !request.scope.is_everything() {
         not.extend([MISSING, READY]);
     }
     let whole = Judged::of(Kinds::all_but(not.iter().copied()));
-    if !request.covers_everything() {
+    if !request.scope.is_everything() {
         return RunJudged {
             coupons: coupons(looks, &not, &Judged::default()),
             ..RunJudged::default()

@@ -136,11 +136,22 @@ impl CouponLook {
         }
     }
 
+    /// Whether the coupon is still closed, or another process works on it.
+    pub(crate) fn is_left_closed(&self) -> bool {
+        self.findings.iter().any(says_closed)
+    }
+
+    /// Whether repairs wait for an operator.
+    pub(crate) fn is_held_back(&self) -> bool {
+        self.drops.iter().any(|drop| drop.held_back.is_some())
+    }
+
     /// Adds a later look.
     fn add(&mut self, later: Self) {
         let found: HashSet<(i64, Option<&Cause>)> = later.findings.iter().map(merged_by).collect();
         self.findings
-            .retain(|before| !found.contains(&merged_by(before)));
+            .retain(|before| !says_closed(before) && !found.contains(&merged_by(before)));
+        self.redis_error = later.redis_error;
         self.findings.extend(later.findings);
         self.in_flight += later.in_flight;
         for report in later.drops {
@@ -152,6 +163,7 @@ impl CouponLook {
             known.exact = report.exact;
             known.sealed |= report.sealed;
             known.judged = report.judged;
+            known.held_back = report.held_back;
             known.after = report.after;
             known.findings.retain(|it| it.result == Outcome::Applied);
             known.findings.extend(report.findings);
@@ -159,6 +171,11 @@ impl CouponLook {
             known.examined.rows = known.examined.rows.max(report.examined.rows);
         }
     }
+}
+
+/// Whether a look has left the coupon closed, or to another process.
+fn says_closed(found: &Finding) -> bool {
+    found.action == ActionKind::Open && found.result != Outcome::Applied
 }
 
 /// Returns what identifies a finding about a coupon as a whole: two with the same identity are one.

@@ -1,7 +1,5 @@
 //! Metrics of the reconciler in Prometheus format.
 
-use std::time::Duration;
-
 use chrono::{DateTime, Utc};
 use metrics::{counter, describe_counter, describe_gauge, describe_histogram, gauge, histogram};
 use strum::VariantArray as _;
@@ -65,9 +63,10 @@ pub(crate) fn describe() {
     gauge!(LAST_SUCCESS).set(0.0);
 }
 
-pub(crate) fn pass(run: &Run, took: Duration) {
+pub(crate) fn pass(run: &Run) {
+    let took = run.finished_at.unwrap_or(run.started_at) - run.started_at;
     counter!("firstcome_passes_total", "trigger" => run.trigger.as_str(), "status" => run.status.as_str()).increment(1);
-    histogram!("firstcome_pass_seconds").record(took.as_secs_f64());
+    histogram!("firstcome_pass_seconds").record(took.to_std().unwrap_or_default().as_secs_f64());
     for finding in run.all_findings() {
         let kind = finding.kind.as_str();
         let result = finding.result.as_str();

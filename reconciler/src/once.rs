@@ -1,6 +1,5 @@
 //! `firstcome-reconciler once`: runs one pass now, and prints its result to the terminal.
 
-use std::collections::BTreeSet;
 use std::process::ExitCode;
 use std::time::Duration;
 
@@ -10,15 +9,14 @@ use firstcome_shared::tuning::Tuning;
 use tokio_util::sync::CancellationToken;
 
 use crate::args::OnceArgs;
-use crate::context::{Confirmation, PassError, PassRequest};
+use crate::context::{Ask, Confirmation, PassError, PassRequest};
 use crate::findings_csv;
 use crate::jobs;
 use crate::notify::Notifier;
-use crate::notify::wording::{LONGEST, line, person, plainly, words};
-use crate::passes::{Worker, must_exist};
-use crate::report::{
-    ActionKind, DropReport, Examined, Finding, HeldBack, Outcome, Run, Status, Trigger,
-};
+use crate::notify::wording::{LONGEST, line, person, plainly};
+use crate::passes::{NO_SUCH, Worker, exists};
+use crate::queries::Scope;
+use crate::report::{DropReport, Examined, Finding, HeldBack, Outcome, Run, Status};
 use crate::run::Reconciler;
 
 /// Maximum number of findings printed for a run. `--json` and the API return all of them.
@@ -33,7 +31,7 @@ const STARTUP_WAIT: u64 = 5;
 /// Runs the pass. Exits with 0 if clean or repaired, 1 if drift is left, and 2 if the pass could
 /// not run.
 pub async fn run(args: OnceArgs, stop: CancellationToken) -> anyhow::Result<ExitCode> {
-    let stores = args.reconcile.stores.handles()?;
+    let stores = args.reconcile.stores()?;
     let patience = Duration::from_secs(Tuning::StartupWaitSeconds.or(STARTUP_WAIT));
     let checked = crate::start_check::check(&stores, patience, &stop).await;
     checked.map_err(|(_, error)| error)?;
@@ -50,16 +48,18 @@ pub async fn run(args: OnceArgs, stop: CancellationToken) -> anyhow::Result<Exit
             jobs::erase(&stores, &settings).await;
         }
     }
+    let patience = Duration::from_secs(args.wait_seconds);
     let request = PassRequest {
-        coupon: args.coupon.map(CouponId),
-        drop: args.drop.map(DropId),
+        scope: Scope {
+            coupon: args.coupon.map(CouponId),
+            drop: args.drop.map(DropId),
+        },
         dry_run: args.dry_run,
         deep: args.deep,
         confirms: Confirmation::held_back(args.confirm),
-        patience: Duration::from_secs(args.wait_seconds),
-        ..PassRequest::new(Trigger::Cli)
+        ..PassRequest::new(Ask::Cli { patience })
     };
-    must_exist(&stores.db, &request).await?;
+    anyhow::ensure!(exists(&stores.db, request.scope).await, NO_SUCH);
     let worker = Worker::Own(Box::new(reconciler));
     let run = match worker.once(&request, Some(&notifier), &stop).await {
         Ok(run) => run,
@@ -71,13 +71,7 @@ pub async fn run(args: OnceArgs, stop: CancellationToken) -> anyhow::Result<Exit
     if let Some(file) = &args.report {
         findings_csv::write_file(&run, file)?;
     }
-    let code = mail_and_print(Some(&notifier), &run, args.json, args.full_ids).await?;
-    if !args.json {
-        for section in sections(&run) {
-            firstcome_shared::say!("see docs/OPERATIONS.md#{section}");
-        }
-    }
-    Ok(code)
+    mail_and_print(Some(&notifier), &run, args.json, args.full_ids).await
 }
 
 /// Mails a run, prints it, and returns the exit code.
@@ -204,34 +198,14 @@ fn finding_line(finding: &Finding, full_ids: bool) -> String {
     .map(Option::unwrap_or_default)
     .concat();
     let kind = finding.kind.as_str();
-    let words = words(finding.action);
-    let repair = match (finding.action, finding.result) {
-        (ActionKind::Report, _) => String::new(),
-        (_, Outcome::Applied) => format!(" ({})", words.done),
-        (..) => format!(" (repair: {})", words.to_do),
-    };
     let text = line(&finding.text(), LONGEST);
-    format!("{outcome:>12}  {kind}{place}: {text}{repair}")
-}
-
-/// Returns the sections of docs/OPERATIONS.md that describe the required actions.
-fn sections(run: &Run) -> BTreeSet<&'static str> {
-    let kinds = run
-        .all_findings()
-        .filter(|it: &&Finding| it.needs_person || it.result == Outcome::Failed)
-        .map(|it| it.kind.as_str());
-    let of_status = match run.status {
-        Status::Braked => Some("braked"),
-        Status::Failed => Some("run_failed"),
-        Status::Running | Status::Clean | Status::Repaired | Status::Drift => None,
-    };
-    kinds.chain(of_status).collect()
+    format!("{outcome:>12}  {kind}{place}: {text}")
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::report::Kind;
+    use crate::report::{ActionKind, Kind, Trigger};
 
     /// A script that runs `attach --once` during a sale must not fail, and must not read "exact".
     #[test]
@@ -258,7 +232,7 @@ mod tests {
     }
 
     #[test]
-    fn line_of_a_finding_masks_the_user_and_names_outcome_and_repair() {
+    fn line_of_a_finding_masks_the_user_and_names_the_outcome() {
         let user = |id: &str| Some(id.to_owned());
         let left = Finding {
             drop_id: Some(DropId(7)),
@@ -282,7 +256,7 @@ mod tests {
             full.starts_with("     applied  failed_claim, drop 7"),
             "{full}"
         );
-        let ends = format!("customer-4711: {text} (missing row written)");
+        let ends = format!("customer-4711: {text}");
         assert!(full.ends_with(&ends), "{full}");
     }
 }

@@ -1,25 +1,20 @@
 //! Reports what sealed drops still owe: users who were promised a slot and got none.
 
 use diesel::prelude::*;
-use firstcome_shared::domain::{CouponId, DropId};
 use firstcome_shared::mysql::{Db, DbError};
 use firstcome_shared::schema::drops;
 
 use crate::context::{PassContext, Step};
 use crate::ledger::Ledger;
-use crate::queries;
+use crate::queries::{self, Scope};
 use crate::report::{DropReport, Finding, Kind, Numbers, Run};
 use crate::revoke_promote;
 use crate::sealed_letters::{OfDrop, sealed_drop};
 
 /// Reports the sealed drops that still owe users a slot, with these users, so that the drop's alert
 /// lasts until each promise is kept or given up.
-pub(crate) async fn report_owing(
-    ctx: &PassContext,
-    (coupon, drop): (Option<CouponId>, Option<DropId>),
-    run: &mut Run,
-) -> Step<()> {
-    for of_drop in sealed_that_owe(&ctx.stores.db, coupon, drop).await? {
+pub(crate) async fn report_owing(ctx: &PassContext, scope: Scope, run: &mut Run) -> Step<()> {
+    for of_drop in sealed_that_owe(&ctx.stores.db, scope).await? {
         let Some((seen, own)) = sealed_drop(ctx, of_drop).await? else {
             continue;
         };
@@ -56,19 +51,13 @@ pub(crate) async fn report_owing(
 }
 
 /// Reads the sealed drops with users who are still owed a slot.
-async fn sealed_that_owe(
-    db: &Db,
-    coupon: Option<CouponId>,
-    drop: Option<DropId>,
-) -> Result<Vec<OfDrop>, DbError> {
+async fn sealed_that_owe(db: &Db, scope: Scope) -> Result<Vec<OfDrop>, DbError> {
     let owing = queries::promises::drops_with_broken_promises(db).await?;
     let sealed = drops::table
         .filter(drops::id.eq_any(owing))
         .filter(drops::sealed_at.is_not_null())
         .select((drops::coupon_id, drops::id));
     let mut sealed: Vec<OfDrop> = db.rows("sealed drops that owe", sealed).await?;
-    sealed.retain(|(of, id): &OfDrop| {
-        coupon.is_none_or(|coupon| coupon == *of) && drop.is_none_or(|drop| drop == *id)
-    });
+    sealed.retain(|(coupon, drop): &OfDrop| scope.has(*coupon, *drop));
     Ok(sealed)
 }

@@ -241,7 +241,6 @@ pub(crate) fn moment(drop: DropPass<'_>) -> Moment {
     let DropPass { ctx, seen, .. } = drop;
     Moment {
         drop: drop.id(),
-        once_per: seen.coupon.once_per,
         is_closed: seen.is_closed,
         clock_ms: ctx.clock_ms(seen.coupon.id),
         is_read: ctx.is_read,

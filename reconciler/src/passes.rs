@@ -1,6 +1,5 @@
 //! Runs the passes of a process one at a time: the lock, the record, and the result of each.
 
-use std::future::{Future, ready};
 use std::sync::Arc;
 
 use chrono::Utc;
@@ -9,55 +8,65 @@ use firstcome_shared::crash::{Point, crash_point};
 use firstcome_shared::mysql::Db;
 use firstcome_shared::mysql::processes::{PassLock, Work};
 use parking_lot::Mutex;
-use tokio::sync::{OwnedSemaphorePermit, Semaphore, oneshot};
-use tokio::time::Instant;
+use tokio::sync::oneshot;
+use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use crate::attach;
-use crate::context::{PassError, PassRequest};
+use crate::context::{Ask, PassError, PassRequest, counts_for};
 use crate::notify::Notifier;
-use crate::queries;
+use crate::queries::{self, Scope};
 use crate::record::{self, blank, fail, new_run_id};
 use crate::report::Run;
 use crate::run::Reconciler;
 
-/// The pass that this process runs, and the one that waits for it.
-#[derive(Debug)]
-pub struct Current {
-    runs: Mutex<CurrentRuns>,
-    /// The right to run a pass. The pass that waits for it gets it before any that comes later.
-    turn: Arc<Semaphore>,
-}
-
+/// The pass that this process runs, and perhaps one that waits for it.
 #[derive(Debug, Default)]
-struct CurrentRuns {
-    running: Option<String>,
-    waiting: Option<String>,
-}
-
-impl Default for Current {
-    fn default() -> Self {
-        let runs = Mutex::default();
-        let turn = Arc::new(Semaphore::new(1));
-        Self { runs, turn }
-    }
+pub struct Current {
+    run_ids: Mutex<Vec<String>>,
+    /// The right to run a pass.
+    turn: tokio::sync::Mutex<()>,
 }
 
 impl Current {
     /// Whether this pass is running, or waits for the one that is.
     pub fn has(&self, run_id: &str) -> bool {
-        let runs = self.runs.lock();
-        let both = [&runs.running, &runs.waiting];
-        both.into_iter().flatten().any(|id| id == run_id)
+        self.run_ids.lock().iter().any(|id| id == run_id)
+    }
+}
+
+/// A pass of [`Current`], until this is dropped, also if the pass panics.
+struct Listed {
+    current: Arc<Current>,
+    run_id: String,
+}
+
+impl Listed {
+    /// Returns `None` if so many passes run or wait.
+    fn add(current: &Arc<Current>, most: usize) -> Option<Self> {
+        let run_id = new_run_id();
+        let mut run_ids = current.run_ids.lock();
+        if run_ids.len() >= most {
+            return None;
+        }
+        run_ids.push(run_id.clone());
+        Some(Self {
+            current: current.clone(),
+            run_id,
+        })
+    }
+}
+
+impl Drop for Listed {
+    fn drop(&mut self) {
+        self.current.run_ids.lock().retain(|id| *id != self.run_id);
     }
 }
 
 /// A pass that runs, or waits for another one of this process.
 pub struct StartedPass {
     pub run_id: String,
-    /// Whether it waits for another pass of this process.
-    pub waits: bool,
     /// Resolves once the pass has the lock and is recorded, or with an error if it ends before.
     pub begun: oneshot::Receiver<()>,
     pub ended: oneshot::Receiver<PassResult>,
@@ -69,8 +78,7 @@ pub type PassResult = Result<Run, PassError>;
 /// Why a pass was not started.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum NotStarted {
-    /// Another pass of this process is running or waits for the lock or, in [`Passes::queue`],
-    /// already waits for the running one.
+    /// Another pass of this process is running, or already waits for the running one.
     Running,
     /// The process is shutting down.
     Stopping,
@@ -98,7 +106,15 @@ impl Worker {
         notifier: Option<&Notifier>,
         stop: &CancellationToken,
     ) -> PassResult {
-        let mut run = blank(request, run_id);
+        let mut run = Run {
+            run_id: run_id.to_owned(),
+            dry_run: request.dry_run,
+            deep: request.deep,
+            ..blank(request.ask.trigger())
+        };
+        if let Ask::Operator { by, .. } = &request.ask {
+            run.asked_by.clone_from(&by.name);
+        }
         let (db, settings) = match self {
             Self::Own(own) => (&own.stores.db, &own.stores.db_settings),
             Self::Attached(engine) => {
@@ -111,18 +127,18 @@ impl Worker {
                 (&ours.db, &ours.settings)
             }
         };
-        let lock = match PassLock::take(settings, Work::Pass, request.patience, stop).await {
+        let lock = match PassLock::take(settings, Work::Pass, request.ask.patience(), stop).await {
             Ok(Some(lock)) => lock,
             Ok(None) => return Err(PassError::Busy),
             Err(error) => {
-                fail(&mut run, &error.into());
+                fail(&mut run, &error.into(), &request.confirms);
                 return Ok(run);
             }
         };
         // Another process may have made this run before the lock was taken. A time in the future
         // comes from a wrong clock.
-        if let (Some(due), [key, ..]) = (request.due, request.counts_for)
-            && let Some(ended) = record::recall(db, key).await.ok().flatten()
+        if let Ask::Cron { run, due } = request.ask
+            && let Ok(Some(ended)) = record::recall(db, counts_for(run)[0]).await
             && (due..=Utc::now()).contains(&ended)
         {
             lock.release().await;
@@ -144,7 +160,7 @@ impl Worker {
             Err(error) => Err(error.into()),
         };
         if let Err(error) = ended {
-            fail(&mut run, &error.or_lock_lost(stop));
+            fail(&mut run, &error.or_lock_lost(stop), &request.confirms);
         }
         run.end();
         crash_point(Point::RunDone);
@@ -193,167 +209,76 @@ impl Passes {
         }
     }
 
-    /// Starts a pass, unless one is running.
+    /// Starts a pass. While another one runs, one that an operator asked for waits, and only one.
     pub fn start(&self, request: PassRequest) -> Result<StartedPass, NotStarted> {
-        let turn = self.turn()?.ok_or(NotStarted::Running)?;
-        let run_id = new_run_id();
-        let running = Running::begin(&self.current, turn, &run_id);
-        Ok(self.spawn(request, run_id, false, ready(Some(running))))
-    }
-
-    /// Starts a pass, or lets it wait for the one that is running. Only one can wait.
-    pub fn queue(&self, request: PassRequest) -> Result<StartedPass, NotStarted> {
-        let run_id = new_run_id();
-        if let Some(turn) = self.turn()? {
-            let running = Running::begin(&self.current, turn, &run_id);
-            return Ok(self.spawn(request, run_id, false, ready(Some(running))));
-        }
-        let waiting = Waiting::begin(&self.current, &run_id).ok_or(NotStarted::Running)?;
-        let stop = self.stop.clone();
-        let id = run_id.clone();
-        let running = async move {
-            let current = waiting.0.clone();
-            let turn = tokio::select! {
-                turn = current.turn.clone().acquire_owned() => turn.ok(),
-                () = stop.cancelled() => None,
-            };
-            // In this order, so that `Current::has` finds the pass at any time.
-            let running = turn.map(|turn| Running::begin(&current, turn, &id));
-            drop(waiting);
-            running
-        };
-        Ok(self.spawn(request, run_id, true, running))
-    }
-
-    /// Takes the right to run a pass, if nobody has it.
-    fn turn(&self) -> Result<Option<OwnedSemaphorePermit>, NotStarted> {
         if self.stop.is_cancelled() {
             return Err(NotStarted::Stopping);
         }
-        Ok(self.current.turn.clone().try_acquire_owned().ok())
-    }
-
-    /// Runs a pass once `running` gives it the right to. If it gives `None`, because the process
-    /// stops, the pass never runs.
-    fn spawn(
-        &self,
-        request: PassRequest,
-        run_id: String,
-        waits: bool,
-        running: impl Future<Output = Option<Running>> + Send + 'static,
-    ) -> StartedPass {
+        let most = if request.ask.is_awaited() { 2 } else { 1 };
+        let listed = Listed::add(&self.current, most).ok_or(NotStarted::Running)?;
+        let run_id = listed.run_id.clone();
         let (answer, ended) = oneshot::channel();
         let (began, begun) = oneshot::channel();
-        let passes = self.clone();
-        let id = run_id.clone();
-        self.tasks.spawn(async move {
-            let Some(running) = running.await else {
-                return;
+        let Self {
+            current,
+            worker,
+            notifier,
+            tasks,
+            stop,
+        } = self.clone();
+        tasks.spawn(async move {
+            let turn = timeout(request.ask.patience(), current.turn.lock());
+            let result = match stop.run_until_cancelled(turn).await {
+                None => return,
+                Some(Err(_)) => Err(PassError::Busy),
+                Some(Ok(turn)) => {
+                    crate::metrics::pass_under_way(Some(Utc::now()));
+                    let id = &listed.run_id;
+                    let passing = worker.pass(&request, id, began, Some(&notifier), &stop);
+                    let result = passing.await;
+                    crate::metrics::pass_under_way(None);
+                    if let Ok(run) = &result {
+                        note_end(run);
+                    }
+                    drop(listed);
+                    drop(turn);
+                    result
+                }
             };
-            let started = Instant::now();
-            let Self {
-                worker,
-                notifier,
-                stop,
-                ..
-            } = &passes;
-            let result = worker
-                .pass(&request, &id, began, Some(notifier), stop)
-                .await;
-            if let Ok(run) = &result {
-                note_end(run, started);
-            }
-            drop(running);
             if answer.send(result).is_err() {
                 tracing::trace!("nobody waits for this pass's answer");
             }
         });
-        StartedPass {
+        Ok(StartedPass {
             run_id,
-            waits,
             begun,
             ended,
+        })
+    }
+}
+
+/// What is said about a request for a coupon or drop that does not exist.
+pub const NO_SUCH: &str = "there is no such coupon, or it has no such drop";
+
+/// Whether the coupon or drop of a request exists, so that a typing error is not recorded as a failed
+/// pass. If MySQL is unavailable, the pass reports that.
+pub async fn exists(db: &Db, scope: Scope) -> bool {
+    let found = match (scope.coupon, scope.drop) {
+        (Some(coupon), drop) => db.coupon(coupon).await.map(|found| {
+            found.is_some_and(|(_, own)| drop.is_none_or(|id| own.iter().any(|it| it.id == id)))
+        }),
+        (None, Some(drop)) => {
+            let found = queries::drops::coupon_of_drop(db, drop).await;
+            found.map(|coupon| coupon.is_some())
         }
-    }
-
-    /// Rejects a request for a coupon or drop that does not exist.
-    pub async fn must_exist(&self, request: &PassRequest) -> Result<(), PassError> {
-        match &self.worker {
-            Worker::Own(reconciler) => must_exist(&reconciler.stores.db, request).await,
-            Worker::Attached(_) => Ok(()),
-        }
-    }
-}
-
-/// The pass that runs in this process, until this is dropped, also if the pass panics.
-struct Running {
-    current: Arc<Current>,
-    /// Given back after the pass is noted as ended.
-    _turn: OwnedSemaphorePermit,
-}
-
-impl Running {
-    fn begin(current: &Arc<Current>, turn: OwnedSemaphorePermit, run_id: &str) -> Self {
-        current.runs.lock().running = Some(run_id.to_owned());
-        crate::metrics::pass_under_way(Some(Utc::now()));
-        Self {
-            current: current.clone(),
-            _turn: turn,
-        }
-    }
-}
-
-impl Drop for Running {
-    fn drop(&mut self) {
-        crate::metrics::pass_under_way(None);
-        self.current.runs.lock().running = None;
-    }
-}
-
-/// The one pass that waits for another to end.
-struct Waiting(Arc<Current>);
-
-impl Waiting {
-    /// Returns `None` if another one waits.
-    fn begin(current: &Arc<Current>, run_id: &str) -> Option<Self> {
-        let waiting = &mut current.runs.lock().waiting;
-        if waiting.is_some() {
-            return None;
-        }
-        *waiting = Some(run_id.to_owned());
-        Some(Self(current.clone()))
-    }
-}
-
-impl Drop for Waiting {
-    fn drop(&mut self) {
-        self.0.runs.lock().waiting = None;
-    }
-}
-
-/// Rejects a request for a coupon or drop that does not exist, so that a typing error is not
-/// recorded as a failed pass. If MySQL is unavailable, accepts the request, and the pass reports
-/// the failure.
-pub async fn must_exist(db: &Db, request: &PassRequest) -> Result<(), PassError> {
-    let missing = match (request.coupon, request.drop) {
-        (Some(coupon), drop) => match (db.coupon(coupon).await, drop) {
-            (Ok(None), _) => format!("there is no coupon {coupon}"),
-            (Ok(Some((_, own))), Some(id)) if own.iter().all(|it| it.id != id) => {
-                format!("coupon {coupon} has no drop {id}")
-            }
-            _ => return Ok(()),
-        },
-        (None, Some(drop)) if matches!(queries::drops::has_drop(db, drop).await, Ok(false)) => {
-            format!("there is no drop {drop}")
-        }
-        (None, _) => return Ok(()),
+        (None, None) => Ok(true),
     };
-    Err(PassError::NotFound(missing))
+    found.unwrap_or(true)
 }
 
 /// Exports the metrics of a run that ended in a daemon, and logs it.
-pub(crate) fn note_end(run: &Run, started: Instant) {
-    crate::metrics::pass(run, started.elapsed());
+pub(crate) fn note_end(run: &Run) {
+    crate::metrics::pass(run);
     let (drops, examined) = run.examined();
     tracing::info!(
         run_id = run.run_id,

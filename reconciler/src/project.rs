@@ -20,7 +20,7 @@ use futures_util::{Stream, StreamExt as _, TryStreamExt as _, stream};
 use crate::context::{PassContext, PassError, Step, fenced};
 use crate::ledger::Ledger;
 use crate::queries;
-use crate::read::{self, CouponSeen, DropSeen};
+use crate::read::{CouponSeen, DropSeen};
 use crate::{revoke_promote, seal, settings};
 
 /// Slots written by one script.
@@ -197,8 +197,10 @@ fn rows_of<'c>(
         .map(move |from| async move {
             ctx.must_go_on()?;
             let slots = from..=from.saturating_add(ROWS_AT_ONCE - 1).min(highest);
-            let rows = read::rows_in_era(ctx, coupon, fence.era(), drop, slots.clone());
-            Ok((slots, rows.await?))
+            let db = &ctx.stores.db;
+            let at = (coupon, fence.era());
+            let rows = queries::rows::rows_in_era(db, at, drop, slots.clone()).await?;
+            Ok((slots, rows.ok_or(PassError::Stale)?))
         })
         .buffered(AHEAD)
 }

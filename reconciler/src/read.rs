@@ -2,7 +2,6 @@
 //! [`crate::judge`] requires.
 
 use std::collections::HashMap;
-use std::ops::RangeInclusive;
 
 use chrono::Utc;
 use firstcome_shared::coupon::{Coupon, Drop};
@@ -17,7 +16,7 @@ use firstcome_shared::redis::keys::DropKeys;
 use firstcome_shared::redis::reads::{CouponState, DropState};
 use futures_util::{Stream, StreamExt as _, stream};
 
-use crate::context::{PassContext, PassError, Step};
+use crate::context::{PassContext, Step};
 use crate::judge::{self, Letter, MysqlPage, Recheck, RedisPage, Row};
 use crate::queries;
 use crate::queries::drops::DropCount;
@@ -429,16 +428,4 @@ fn row_of(row: IssuedRow) -> Row {
         user: UserId::from_store(row.user_id),
         at_ms: Some(row.claimed_at.timestamp_millis()),
     }
-}
-
-/// Reads rows in a transaction that reads the coupon's era, unless a later one has begun.
-pub(crate) async fn rows_in_era(
-    ctx: &PassContext,
-    coupon: CouponId,
-    era: u64,
-    drop: DropId,
-    slots: RangeInclusive<Slot>,
-) -> Step<Vec<Row>> {
-    let read = queries::rows::rows_in_era(&ctx.stores.db, (coupon, era), drop, slots);
-    read.await?.ok_or(PassError::Stale)
 }

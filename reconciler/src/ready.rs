@@ -1,11 +1,8 @@
 //! Whether the next drop of a coupon can open: a readiness check that reads what its claims will
 //! need, and changes nothing.
 
-use std::collections::HashSet;
-
 use chrono::{DateTime, SecondsFormat, TimeDelta, Utc};
 use firstcome_shared::coupon::{Allow, Coupon, Drop};
-use firstcome_shared::domain::DropId;
 use firstcome_shared::http::views::{ReadinessCheck, ReadinessPart};
 use firstcome_shared::mysql::outbox;
 use firstcome_shared::redis::keys::DropMeta;
@@ -33,51 +30,33 @@ const BEFORE_OPENING: TimeDelta = TimeDelta::minutes(30);
 /// Openings that one round checks. Most of what they need they share.
 const AT_ONCE: usize = 200;
 
-/// The drops that were not ready at the last check: a new coupon is loaded within seconds, so only
-/// what a second check sees again is reported.
-#[derive(Debug, Default)]
-pub(crate) struct Openings(HashSet<DropId>);
-
-impl Openings {
-    /// Reports the drops that open soon and could not: one finding for each, which names every part
-    /// that is not ready.
-    pub(crate) async fn check(
-        &mut self,
-        stores: &Stores,
-        coupons: &[(Coupon, Vec<Drop>)],
-    ) -> Vec<Finding> {
-        let now = Utc::now();
-        let is_soon = |drop: &&Drop| {
-            drop.sealed_at.is_none() && drop.opens_at > now && drop.opens_at - now <= BEFORE_OPENING
-        };
-        let opening: Vec<(&Coupon, &Drop)> = coupons
-            .iter()
-            .filter_map(|(coupon, drops)| Some((coupon, drops.iter().find(is_soon)?)))
-            .take(AT_ONCE)
-            .collect();
-        if opening.is_empty() {
-            self.0.clear();
-            return Vec::new();
-        }
-        let mut shared = rows(stores).await;
-        shared.push(mails(stores).await);
-        let mut found = Vec::new();
-        let mut unready = HashSet::new();
-        for (coupon, drop) in opening {
-            let mut all = of_coupon(stores, coupon, drop, now).await;
-            all.extend(shared.iter().cloned());
-            all.retain(|check| !check.ready);
-            if all.is_empty() {
-                continue;
-            }
-            unready.insert(drop.id);
-            if self.0.contains(&drop.id) {
-                found.push(not_ready(coupon, drop, &all));
-            }
-        }
-        self.0 = unready;
-        found
+/// Reports the drops that open soon and could not: one finding for each, which names every part that
+/// is not ready.
+pub(crate) async fn unready(stores: &Stores, coupons: &[(Coupon, Vec<Drop>)]) -> Vec<Finding> {
+    let now = Utc::now();
+    let is_soon = |drop: &&Drop| {
+        drop.sealed_at.is_none() && drop.opens_at > now && drop.opens_at - now <= BEFORE_OPENING
+    };
+    let opening: Vec<(&Coupon, &Drop)> = coupons
+        .iter()
+        .filter_map(|(coupon, drops)| Some((coupon, drops.iter().find(is_soon)?)))
+        .take(AT_ONCE)
+        .collect();
+    if opening.is_empty() {
+        return Vec::new();
     }
+    let mut shared = rows(stores).await;
+    shared.push(mails(stores).await);
+    let mut found = Vec::new();
+    for (coupon, drop) in opening {
+        let mut all = of_coupon(stores, coupon, drop, now).await;
+        all.extend(shared.iter().cloned());
+        all.retain(|check| !check.ready);
+        if !all.is_empty() {
+            found.push(not_ready(coupon, drop, &all));
+        }
+    }
+    found
 }
 
 fn not_ready(coupon: &Coupon, drop: &Drop, faults: &[ReadinessCheck]) -> Finding {

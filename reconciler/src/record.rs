@@ -11,7 +11,7 @@ use firstcome_shared::mysql::{Db, DbError};
 use serde_json::json;
 use sha2::{Digest as _, Sha256};
 
-use crate::context::{PassError, PassRequest};
+use crate::context::{Ask, Confirmation, PassError, PassRequest};
 use crate::notify::Notifier;
 use crate::passes::note_look;
 use crate::queries;
@@ -25,25 +25,18 @@ pub fn new_run_id() -> String {
     uuid::Uuid::now_v7().to_string()
 }
 
-/// Creates the run of a pass that begins now.
-pub fn blank(request: &PassRequest, run_id: &str) -> Run {
+/// Creates a run that begins now.
+pub fn blank(trigger: Trigger) -> Run {
     Run {
-        asked_by: request.by.as_ref().and_then(|(by, _)| by.name.clone()),
-        dry_run: request.dry_run,
-        deep: request.deep,
         partial: true,
-        ..Run::begun(run_id, request.trigger, Utc::now())
+        ..Run::begun(&new_run_id(), trigger, Utc::now())
     }
 }
 
-/// Creates the run of work that the watch began, or the start of a daemon.
-pub fn unasked(trigger: Trigger) -> Run {
-    blank(&PassRequest::new(trigger), &new_run_id())
-}
-
 /// Adds the error of a pass to its run.
-pub fn fail(run: &mut Run, error: &PassError) {
-    fail_by(run, error.cause(), error.to_string());
+pub fn fail(run: &mut Run, error: &PassError, confirms: &Confirmation) {
+    let then = confirms.if_not_made();
+    fail_by(run, error.cause(), format!("{error}{then}"));
     // Neither is an alert: the next pass does the work of a stopped one, and the run that reopens
     // the coupons reports that Redis was replaced.
     run.stopped = matches!(error, PassError::Stopped | PassError::Replaced);
@@ -67,10 +60,12 @@ pub fn failure(cause: FailureCause, error: String) -> Finding {
 /// Records the beginning of a run, and the operator who requested it. The caller holds the pass
 /// lock.
 pub async fn begin(db: &Db, run: &Run, request: &PassRequest) -> Result<(), DbError> {
-    let asked = request.by.clone().map(|(by, mut act)| {
+    let asked = if let Ask::Operator { by, mut act, .. } = request.ask.clone() {
         act.detail["run_id"] = run.run_id.clone().into();
-        (by, act)
-    });
+        Some((by, act))
+    } else {
+        None
+    };
     queries::runs::begin_run(db, row(run, request.confirms.is_some()), asked).await
 }
 
@@ -92,7 +87,7 @@ pub(crate) async fn end(db: &Db, run: &Run, request: &PassRequest, notifier: Opt
         return;
     }
     let ended = run.finished_at.unwrap_or_else(Utc::now);
-    for name in request.counts_for {
+    for name in request.ask.counts_for() {
         if let Err(error) = remember(db, name, ended).await {
             tracing::warn!(%error, name, "that it ran could not be noted");
         }
@@ -214,6 +209,21 @@ pub async fn recall(db: &Db, name: &'static str) -> Result<Option<DateTime<Utc>>
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::report::Fingerprint;
+
+    #[test]
+    fn failed_run_says_what_to_do_about_confirmed_repairs() {
+        for (confirmed, is_said) in [(vec![], false), (vec![Fingerprint(7)], true)] {
+            let mut run = blank(Trigger::Cli);
+            fail(
+                &mut run,
+                &PassError::Replaced,
+                &Confirmation::held_back(confirmed),
+            );
+            let error = run.error.unwrap();
+            assert_eq!(error.contains("make a dry run"), is_said, "{error}");
+        }
+    }
 
     #[test]
     fn result_is_the_same_only_if_nothing_was_repaired_and_all_was_compared() {
@@ -224,9 +234,10 @@ mod tests {
         };
         let run = |id: &str, partial, findings: &[Finding]| {
             let run = Run {
+                run_id: id.to_owned(),
                 partial,
                 findings: findings.to_vec(),
-                ..blank(&PassRequest::new(Trigger::Cron), id)
+                ..blank(Trigger::Cron)
             };
             content(&run, "[]")
         };
@@ -240,6 +251,6 @@ mod tests {
         let repaired = [found(Outcome::Applied, Cause::Plain)];
         assert_ne!(run("1", false, &repaired), run("2", false, &repaired));
         assert_eq!(run("1", true, &[]), None);
-        assert!(blank(&PassRequest::new(Trigger::Cron), "1").partial);
+        assert!(blank(Trigger::Cron).partial);
     }
 }

@@ -53,8 +53,7 @@ pub(crate) async fn insert_rows(drop: DropPass<'_>, due: &[DueRow]) -> Step<Vec<
         drop.ctx.must_go_on()?;
         match (insert_fenced(drop, some).await, some) {
             (Ok(now), _) => ends.extend(now),
-            // An operator is lowering the quantity: the limit that the rows name has just moved.
-            (Err(error), _) if is_unknown_limit(&error) && repeats < REPEATS => {
+            (Err(error), _) if is_passing(&error) && repeats < REPEATS => {
                 repeats += 1;
                 todo.push(some);
             }
@@ -63,11 +62,6 @@ pub(crate) async fn insert_rows(drop: DropPass<'_>, due: &[DueRow]) -> Step<Vec<
                 let (first, second) = some.split_at(some.len() / 2);
                 todo.extend([second, first]);
             }
-            // The other transaction may be, for example, a return of one of these users.
-            (Err(error), _) if error.is_deadlock() && repeats < REPEATS => {
-                repeats += 1;
-                todo.push(some);
-            }
             (Err(error), _) => return Err(error.into()),
         }
     }
@@ -75,8 +69,10 @@ pub(crate) async fn insert_rows(drop: DropPass<'_>, due: &[DueRow]) -> Step<Vec<
     Ok(ends)
 }
 
-fn is_unknown_limit(error: &DbError) -> bool {
-    error.refusal() == Some(Refusal::UnknownDrop)
+/// Whether an operator is lowering the quantity, so that the limit that the rows name has just
+/// moved, or another transaction, such as a return of one of these users, is in the way.
+fn is_passing(error: &DbError) -> bool {
+    error.refusal() == Some(Refusal::UnknownDrop) || error.is_deadlock()
 }
 
 /// Inserts rows and resolves their dead letters, atomically, unless the coupon has begun an era

@@ -17,11 +17,13 @@ use firstcome_shared::domain::CouponId;
 use firstcome_shared::mysql::DbError;
 use firstcome_shared::mysql::processes::{PassLock, Work};
 use firstcome_shared::schema::reconciler_state;
+use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 use crate::barrier::{self, BarrierError, ReadState};
 use crate::context::{
-    Confirmation, PassContext, PassError, PassRequest, PassSettings, RowsLeft, Step, Stores, millis,
+    Confirmation, PassContext, PassError, PassRequest, PassSettings, RowsLeft, Step, Stores,
+    millis, sleep,
 };
 use crate::gate::JudgedGates;
 use crate::jobs::{self, Notes};
@@ -29,7 +31,7 @@ use crate::ledger::{self, CouponLook};
 use crate::promote::DropWithSlots;
 use crate::reconcile::{self, Wanted};
 use crate::record::failure;
-use crate::report::{FailureCause, Run, Trigger};
+use crate::report::{FailureCause, Run};
 use crate::{judged, owing, promote, read, sealed_letters, urgent};
 
 /// Has what every pass needs: the stores, the settings, and what earlier passes and jobs noted.
@@ -61,6 +63,47 @@ const SERVER_AWAY: &str = "a server of the Redis Cluster does not answer as a ma
 
 /// Margin in addition to the publishing deadline, before young claims are judged again.
 const MARGIN: Duration = Duration::from_millis(250);
+
+/// A confirmed pass whose repairs are interrupted tries again for this long, with this pause.
+const CONFIRMED_WITHIN: Duration = Duration::from_secs(60);
+const CONFIRMED_PAUSE: Duration = Duration::from_secs(1);
+
+/// Turns in which a confirmed pass looks again at an open coupon that is not exact: its users may be
+/// getting slots, or wait for somebody.
+const TURNS: u32 = 2;
+
+/// What a look has left to others or reopened.
+struct Looked {
+    ctx: PassContext,
+    /// Coupons whose gates another process has changed. It may have opened them again.
+    others: Vec<CouponId>,
+    /// Coupons that the urgent lane has worked on.
+    reopened: Vec<CouponId>,
+}
+
+/// Returns the coupons of which another look can tell more. The last look at a coupon decides.
+fn worth_another_look(
+    looks: &[CouponLook],
+    reopened: &[CouponId],
+    turn: u32,
+    is_confirmed: bool,
+) -> BTreeSet<CouponId> {
+    let mut again = BTreeSet::new();
+    for look in looks {
+        let is_closed = look.is_left_closed();
+        let is_unfinished = is_confirmed
+            && !look.is_held_back()
+            && (is_closed || turn < TURNS && look.drops.iter().any(|drop| !drop.exact));
+        // Users are promoted, and drops are sealed, at an open gate.
+        let is_opened = !is_closed && reopened.contains(&look.coupon);
+        if look.in_flight > 0 || is_opened || is_unfinished {
+            again.insert(look.coupon);
+        } else {
+            again.remove(&look.coupon);
+        }
+    }
+    again
+}
 
 impl Reconciler {
     pub fn new(stores: Stores, settings: PassSettings) -> Self {
@@ -94,63 +137,62 @@ impl Reconciler {
     }
 
     /// Compares, at open gates, everything that the request asks for, and reopens what is closed or
-    /// dirty under the lock of the urgent lane. If an operator asked for the pass, coupons with
-    /// claims that were too young are compared once more when these are old enough.
+    /// dirty under the lock of the urgent lane.
     pub(crate) async fn sweep(
         &self,
         request: &PassRequest,
         run: &mut Run,
         stop: &CancellationToken,
     ) -> Step<()> {
+        let scope = request.scope;
         let mut looks: Vec<CouponLook> = Vec::new();
         let compared = self.coupons(request, &run.run_id, stop, &mut looks).await;
-        if let Ok(ctx) = &compared {
-            let missing = ctx.servers.are_in_part().then(|| SERVER_AWAY.to_owned());
-            // Redis may have begun to refuse since the pass began.
-            let hindered = looks.iter().find_map(|look| look.redis_error.clone());
-            let errors = [
-                (FailureCause::Kafka, &ctx.topic_error),
-                (FailureCause::Redis, &hindered),
-                (FailureCause::Redis, &missing),
-            ];
-            for (cause, error) in errors {
-                if let Some(why) = error {
-                    run.findings.push(failure(cause, why.clone()));
-                    run.error = Some(why.clone());
-                }
-            }
-            if request.covers_everything() {
-                run.findings.extend(self.notes.all());
-            }
-        }
         // Do this even if the pass fails, because some of it was done.
         let looks = ledger::sum(looks, request.dry_run);
         let judged = judged::by_pass(request, &looks);
+        let mut hindered = None;
         for look in looks.into_values() {
             run.findings.extend(look.findings);
             run.drops.extend(look.drops);
+            hindered = hindered.or(look.redis_error);
         }
         let ctx = compared?;
-        if request.deep {
-            let which = (request.coupon, request.drop);
-            jobs::count_sealed(&self.stores.db, which, run).await?;
-            run.findings
-                .extend(jobs::stray_uses(&self.stores.db, which).await?);
+        let missing = ctx.servers.are_in_part().then(|| SERVER_AWAY.to_owned());
+        // Redis may have begun to refuse since the pass began.
+        let errors = [
+            (FailureCause::Kafka, &ctx.topic_error),
+            (FailureCause::Redis, &hindered),
+            (FailureCause::Redis, &missing),
+        ];
+        for (cause, error) in errors {
+            if let Some(why) = error {
+                run.findings.push(failure(cause, why.clone()));
+                run.error = Some(why.clone());
+            }
         }
-        owing::report_owing(&ctx, (request.coupon, request.drop), run).await?;
-        let (letters, found) =
-            sealed_letters::judge_letters(&ctx, request.coupon, request.drop).await?;
+        if scope.is_everything() {
+            run.findings.extend(self.notes.all());
+        }
+        if request.deep {
+            jobs::count_sealed(&self.stores.db, scope, run).await?;
+            run.findings
+                .extend(jobs::stray_uses(&self.stores.db, scope).await?);
+        }
+        owing::report_owing(&ctx, scope, run).await?;
+        let (letters, found) = sealed_letters::judge_letters(&ctx, scope).await?;
         run.unlisted.examined.failed_claims += letters;
         run.findings.extend(found);
-        run.partial = !request.covers_everything();
+        run.partial = !scope.is_everything();
         if run.error.is_none() {
             run.judged = judged;
         }
         Ok(())
     }
 
-    /// Compares the coupons, reopens those that need it, and adds what was found and done to
-    /// `looks`, also if an error stops the pass.
+    /// Looks at the coupons, and adds what was found and done to `looks`, also if an error stops the
+    /// pass. If somebody waits for the pass, it looks again where that can tell more; a confirmed one
+    /// until its repairs are made. Whatever interrupts these (the watch, another process, a store
+    /// that is away for a moment), the fingerprint still holds for the same repairs only.
     async fn coupons(
         &self,
         request: &PassRequest,
@@ -158,61 +200,87 @@ impl Reconciler {
         stop: &CancellationToken,
         looks: &mut Vec<CouponLook>,
     ) -> Step<PassContext> {
-        let is_awaited = matches!(request.trigger, Trigger::Endpoint | Trigger::Cli);
+        let is_awaited = request.ask.is_awaited();
         let rows_left = if is_awaited {
             RowsLeft::default()
         } else {
             self.rows_at_pace().await?
         };
-        let mut which = request.coupon.map(|coupon| vec![coupon]);
-        let mut is_second = false;
+        let began = Instant::now();
+        let mut which = request.scope.coupon.map(|coupon| vec![coupon]);
+        let mut turn = 0;
         loop {
             let before = looks.len();
-            let ctx = PassContext {
-                rows_left: rows_left.clone(),
-                ..self.context(request, run_id, CATCH_UP, stop).await?
-            };
-            let all = read::catalogue(&ctx, which, request.drop).await?;
-            let wanted = reconcile::coupons(&ctx, all, &HashMap::new(), looks).await?;
-            if ctx.stores.redis.servers().await? != ctx.servers {
-                return Err(PassError::Replaced);
-            }
-            let mut again: BTreeSet<CouponId> = BTreeSet::new();
-            if !wanted.is_empty() {
-                let ids: Vec<CouponId> = wanted.keys().copied().collect();
-                let confirms = ctx.confirms.clone();
-                let reopening = self.urgent(wanted, &ctx.run_id, confirms, &ctx.stop, looks);
-                let others = reopening.await?;
-                if is_second {
-                    looks.extend(others.into_iter().map(urgent::of_others));
-                } else {
-                    // Another process has changed their gates, and may have opened them again.
-                    again.extend(others);
-                    let left_closed: BTreeSet<CouponId> = looks[before..]
-                        .iter()
-                        .filter(|look| urgent::pause_after(look).is_some())
-                        .map(|look| look.coupon)
-                        .collect();
-                    let opened = ids.iter().filter(|id| !left_closed.contains(id));
-                    again.extend(opened.filter(|_| is_awaited));
+            let is_confirmed = request.confirms.is_some() && began.elapsed() < CONFIRMED_WITHIN;
+            let rows_left = rows_left.clone();
+            let looked = self.look(request, which.clone(), run_id, rows_left, stop, looks);
+            let looked = match looked.await {
+                Err(error) if is_confirmed && error.cause() != FailureCause::Other => {
+                    tracing::warn!(run_id, %error, "confirmed repairs are tried again");
+                    sleep(CONFIRMED_PAUSE, stop).await?;
+                    continue;
                 }
-            }
-            let young: BTreeSet<CouponId> = looks[before..]
-                .iter()
-                .filter(|look| is_awaited && look.in_flight > 0)
-                .map(|look| look.coupon)
-                .collect();
-            let has_young = !young.is_empty();
-            again.extend(young);
-            if is_second || again.is_empty() {
+                looked => looked?,
+            };
+            let Looked {
+                ctx,
+                others,
+                reopened,
+            } = looked;
+            if turn > 0 && !is_confirmed {
+                looks.extend(others.into_iter().map(urgent::of_others));
                 return Ok(ctx);
             }
-            is_second = true;
-            which = Some(again.into_iter().collect());
-            if has_young {
-                ctx.sleep(millis(ctx.publish_ms) + MARGIN).await?;
+            let new = &looks[before..];
+            let mut again: BTreeSet<CouponId> = others.into_iter().collect();
+            if is_awaited {
+                again.extend(worth_another_look(new, &reopened, turn, is_confirmed));
             }
+            if again.is_empty() {
+                return Ok(ctx);
+            }
+            if is_awaited && new.iter().any(|look| look.in_flight > 0) {
+                sleep(millis(ctx.publish_ms) + MARGIN, stop).await?;
+            } else if turn > 0 {
+                sleep(CONFIRMED_PAUSE, stop).await?;
+            }
+            turn += 1;
+            which = Some(again.into_iter().collect());
         }
+    }
+
+    /// Compares coupons, and reopens those that need it.
+    async fn look(
+        &self,
+        request: &PassRequest,
+        which: Option<Vec<CouponId>>,
+        run_id: &str,
+        rows_left: RowsLeft,
+        stop: &CancellationToken,
+        looks: &mut Vec<CouponLook>,
+    ) -> Step<Looked> {
+        let ctx = PassContext {
+            rows_left,
+            ..self.context(request, run_id, stop).await?
+        };
+        let all = read::catalogue(&ctx, which, request.scope.drop).await?;
+        let wanted = reconcile::coupons(&ctx, all, &HashMap::new(), looks).await?;
+        if ctx.stores.redis.servers().await? != ctx.servers {
+            return Err(PassError::Replaced);
+        }
+        let mut reopened: Vec<CouponId> = wanted.keys().copied().collect();
+        let mut others = Vec::new();
+        if !wanted.is_empty() {
+            let confirms = ctx.confirms.clone();
+            let reopening = self.urgent(wanted, run_id, confirms, stop, looks);
+            others = reopening.await?;
+            reopened.retain(|id| !others.contains(id));
+        }
+        Ok(Looked {
+            ctx,
+            others,
+            reopened,
+        })
     }
 
     /// Reopens coupons under the lock of the urgent lane: for a run, which may be confirmed, or for
@@ -230,14 +298,9 @@ impl Reconciler {
         let Some(lock) = PassLock::take(db, Work::Reopening, PATIENCE, stop).await? else {
             return Ok(wanted.into_keys().collect());
         };
-        let request = PassRequest {
-            confirms,
-            ..PassRequest::new(Trigger::Watch)
-        };
         // Nothing is judged before the gate is closed and the consumer has read the topic.
-        let ctx = self.context_without_topic(&request, run_id, lock.working());
-        let ended = match ctx.await {
-            Ok(ctx) => urgent::reopen(&ctx, wanted, looks).await,
+        let ended = match self.context_without_topic(run_id, lock.working()).await {
+            Ok(ctx) => urgent::reopen(&PassContext { confirms, ..ctx }, wanted, looks).await,
             Err(error) => Err(error),
         };
         lock.release().await;
@@ -252,28 +315,28 @@ impl Reconciler {
         stop: &CancellationToken,
         looks: &mut Vec<CouponLook>,
     ) -> Step<()> {
-        let request = PassRequest::new(Trigger::Watch);
-        let ctx = self.context_without_topic(&request, run_id, stop).await?;
+        let ctx = self.context_without_topic(run_id, stop).await?;
         promote::promote(&ctx, drops, looks).await
     }
 
-    /// Reads the moment of a pass: Redis's clock, then the end offsets, then the positions. Waits
-    /// for at most `patience` until the positions have reached the end offsets.
+    /// Reads the moment of a pass: Redis's clock, then the end offsets, then the positions.
     async fn context(
         &self,
         request: &PassRequest,
         run_id: &str,
-        patience: Duration,
         stop: &CancellationToken,
     ) -> Step<PassContext> {
-        let ctx = self.context_without_topic(request, run_id, stop).await?;
-        let state = match barrier::wait(&ctx.stores, patience, stop).await {
+        let ctx = self.context_without_topic(run_id, stop).await?;
+        let state = match barrier::wait(&ctx.stores, CATCH_UP, stop).await {
             Ok(state) => Ok(state),
             Err(BarrierError::Mysql(error)) => return Err(error.into()),
             Err(why @ BarrierError::Kafka(_)) => Err(why.to_string()),
         };
         let deadlines = barrier::deadlines(&ctx.stores.db, self.settings.deadlines).await?;
         Ok(PassContext {
+            dry_run: request.dry_run,
+            deep: request.deep,
+            confirms: request.confirms.clone(),
             is_read: state.as_ref().is_ok_and(|state| state.is_reached),
             is_unattended: state.as_ref().map_or(true, ReadState::is_unattended),
             topic_error: state.err(),
@@ -286,7 +349,6 @@ impl Reconciler {
     /// Reads the servers and Redis's clock. Claims may be in flight, and have unread messages.
     async fn context_without_topic(
         &self,
-        request: &PassRequest,
         run_id: &str,
         stop: &CancellationToken,
     ) -> Step<PassContext> {
@@ -297,9 +359,9 @@ impl Reconciler {
             stores,
             settings: self.settings.clone(),
             run_id: run_id.to_owned(),
-            dry_run: request.dry_run,
-            deep: request.deep,
-            confirms: request.confirms.clone(),
+            dry_run: false,
+            deep: false,
+            confirms: Confirmation::None,
             servers,
             clocks,
             is_read: false,
@@ -311,5 +373,43 @@ impl Reconciler {
             in_flight_ms: 0,
             stop: stop.clone(),
         })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use firstcome_shared::domain::DropId;
+
+    use super::*;
+    use crate::report::{ActionKind, DropReport, Finding, Fingerprint, HeldBack, Kind, Outcome};
+
+    #[test]
+    fn confirmed_repairs_are_tried_again_unless_others_are_needed() {
+        let look = |exact, held_back| CouponLook {
+            drops: vec![DropReport {
+                exact,
+                held_back,
+                ..DropReport::begun(CouponId(1), DropId(7), 9)
+            }],
+            ..CouponLook::new(CouponId(1))
+        };
+        let open = ActionKind::Open;
+        let closed = Finding::new(Kind::RedisLost, open, Outcome::Failed, "it stays closed");
+        let others_needed = HeldBack {
+            users: 6,
+            fingerprint: Fingerprint(7),
+        };
+        for (look, turns) in [
+            (CouponLook::at_whole(CouponId(1), closed), 9),
+            (look(false, None), TURNS),
+            (look(false, Some(others_needed)), 0),
+            (look(true, None), 0),
+        ] {
+            let looks = [look];
+            let is_repeated = |turn: &u32| !worth_another_look(&looks, &[], *turn, true).is_empty();
+            let repeated = (0..9).take_while(is_repeated).count();
+            assert_eq!(repeated, turns as usize, "{looks:?}");
+            assert!(worth_another_look(&looks, &[], 0, false).is_empty());
+        }
     }
 }

@@ -14,8 +14,7 @@ use crate::context::{PassContext, Step};
 use crate::judge::{self, LetterEnd, MysqlPage, RedisPage};
 use crate::ledger::Ledger;
 use crate::pass::{Compared, end_claims, moment, note_rows};
-use crate::queries;
-use crate::queries::dead_letters::LooseLetter;
+use crate::queries::{self, Scope};
 use crate::read::{self, CouponSeen, DropPass, DropSeen, ReadPage};
 use crate::report::{Cause, Finding, Kind};
 use crate::rows;
@@ -29,17 +28,13 @@ pub(crate) type OfDrop = (CouponId, DropId);
 
 /// Judges the open dead letters that belong to no drop of a pass. Returns their number and the
 /// findings.
-pub(crate) async fn judge_letters(
-    ctx: &PassContext,
-    coupon: Option<CouponId>,
-    drop: Option<DropId>,
-) -> Step<(u64, Vec<Finding>)> {
+pub(crate) async fn judge_letters(ctx: &PassContext, scope: Scope) -> Step<(u64, Vec<Finding>)> {
     let db = &ctx.stores.db;
     let mut number = 0;
     let mut of_drops: BTreeMap<OfDrop, Ledger> = BTreeMap::new();
     let mut after = (i64::MIN, 0);
     loop {
-        let page = letters_of_sealed(db, coupon, drop, after).await?;
+        let page = letters_of_sealed(db, scope, after).await?;
         let Some(((_, drop), letter)) = page.last() else {
             break;
         };
@@ -65,7 +60,7 @@ pub(crate) async fn judge_letters(
     let mut findings: Vec<Finding> = of_drops
         .flat_map(|((coupon, drop), it)| it.findings(Some(coupon), Some(drop)))
         .collect();
-    let (loose, examples) = queries::dead_letters::loose_dead_letters(db, coupon, drop).await?;
+    let (loose, examples) = queries::dead_letters::loose_dead_letters(db, scope).await?;
     findings.extend(loose_letters(loose, examples));
     Ok((number + loose, findings))
 }
@@ -73,8 +68,7 @@ pub(crate) async fn judge_letters(
 /// Reads the next open letters of sealed drops that name a user, by drop and id.
 async fn letters_of_sealed(
     db: &Db,
-    coupon: Option<CouponId>,
-    drop: Option<DropId>,
+    scope: Scope,
     (after, last): (i64, i64),
 ) -> Result<Vec<(OfDrop, DeadLetterRow)>, DbError> {
     let names_it = failed_claims::coupon_id
@@ -94,10 +88,10 @@ async fn letters_of_sealed(
         .limit(LETTERS_AT_ONCE)
         .select(((drops::coupon_id, drops::id), DeadLetterRow::as_select()))
         .into_boxed();
-    if let Some(coupon) = coupon {
+    if let Some(coupon) = scope.coupon {
         next = next.filter(drops::coupon_id.eq(coupon));
     }
-    if let Some(drop) = drop {
+    if let Some(drop) = scope.drop {
         next = next.filter(drops::id.eq(drop));
     }
     db.rows("dead letters of sealed drops", next).await
@@ -164,17 +158,18 @@ pub(crate) async fn sealed_drop(
     Ok(own.map(|own| (seen, own)))
 }
 
+const NAMES_NO_DROP: &str =
+    "it names no drop in which a pass could issue it, or a sealed one and no user";
+
 /// Reports dead letters that no pass can judge: the examples one by one, the rest as a number.
-fn loose_letters(number: u64, examples: Vec<LooseLetter>) -> Vec<Finding> {
+fn loose_letters(number: u64, examples: Vec<DeadLetterRow>) -> Vec<Finding> {
     let more = number.saturating_sub(examples.len() as u64);
-    let named = examples.into_iter().map(|loose| {
-        let why = loose.names();
-        let letter = loose.letter;
+    let named = examples.into_iter().map(|letter| {
         let is_forged = letter.is_forged();
         let detail = if is_forged {
             letter.error.clone().unwrap_or_default()
         } else {
-            format!("it names {why}")
+            NAMES_NO_DROP.to_owned()
         };
         let cause = if is_forged {
             Cause::Forged

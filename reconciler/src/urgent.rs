@@ -45,8 +45,8 @@ async fn reconcile_closed(
         && let Err(error) = gate::wait(ctx, last).await
     {
         let why = error.about_data()?;
-        let stay = closed.keys().map(|id| (*id, stays_closed(*id, &why)));
-        looks.extend(stay.map(|(id, found)| CouponLook::at_whole(id, found)));
+        let ids = closed.keys();
+        looks.extend(ids.map(|id| CouponLook::at_whole(*id, stays_closed(ctx, *id, &why))));
         return Ok(());
     }
     ctx.judged_gates.note(closed);
@@ -78,16 +78,10 @@ const AFTER_BRAKE: Duration = Duration::from_secs(60);
 /// Returns the pause of the watch if a coupon is still closed after this result, or another process
 /// works on it.
 pub(crate) fn pause_after(done: &CouponLook) -> Option<Duration> {
-    let mut drops = done.drops.iter().flat_map(|drop| &drop.findings);
-    let is_held_back = drops.any(|it| it.result == Outcome::Planned);
-    let pause = if is_held_back {
+    let pause = if done.is_held_back() {
         AFTER_BRAKE
     } else {
         AFTER_FAILURE
     };
-    let is_left_closed = done
-        .findings
-        .iter()
-        .any(|it: &Finding| it.action == ActionKind::Open && it.result != Outcome::Applied);
-    is_left_closed.then_some(pause)
+    done.is_left_closed().then_some(pause)
 }

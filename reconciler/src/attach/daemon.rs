@@ -104,8 +104,12 @@ pub(super) async fn run(args: AttachArgs, stop: CancellationToken) -> anyhow::Re
     ));
     let late = schedules.iter().map(CronSchedule::watched).collect();
     tasks.spawn(notifier.clone().watch(seen, late, stop.clone()));
-    let schedules = Schedules::new(ours.db.clone(), passes, notifier, schedules);
-    let ended = schedules.run(stop.clone()).await;
+    let runner = Schedules {
+        db: ours.db.clone(),
+        passes,
+        notifier,
+    };
+    let ended = runner.run(schedules, stop.clone()).await;
     end(&stop, &tasks).await;
     watched.end(&ours.db).await;
     ended
@@ -128,7 +132,7 @@ async fn prepare(
         });
         ready.await.map_err(|error| (FailureCause::Mysql, error))
     };
-    start::until_ready(&ours.db, seen, stop, attempt).await
+    start::until_ready(seen, stop, attempt).await
 }
 
 /// Builds the health routes of the process, which needs only our MySQL. If a store of the attached

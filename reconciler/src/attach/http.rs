@@ -9,6 +9,7 @@ use axum::middleware::from_fn_with_state;
 use axum::response::Response;
 use axum::routing::{get, post};
 use axum::{Extension, Json, Router};
+use firstcome_attach::Confirm;
 use firstcome_attach::file::AttachFile;
 use firstcome_console::{Console, Screens};
 use firstcome_shared::domain::CouponId;
@@ -18,9 +19,9 @@ use firstcome_shared::http::ops::{OpsToken, require};
 use firstcome_shared::http::problem::Code;
 use firstcome_shared::mysql::Db;
 use firstcome_shared::mysql::alerts::AlertPage;
-use firstcome_shared::mysql::ops_actions::{Operator, OperatorAct};
+use firstcome_shared::mysql::ops_actions::Operator;
 use serde::Deserialize;
-use serde_json::{Value, json};
+use serde_json::json;
 use utoipa_axum::router::OpenApiRouter;
 
 use crate::context::{Confirmation, PassRequest};
@@ -28,7 +29,7 @@ use crate::http::alerts::{self, AlertsQuery};
 use crate::http::requests::Answer;
 use crate::http::{guarded, passes_and_alerts, reconcile, runs};
 use crate::passes::Passes;
-use crate::report::Trigger;
+use crate::queries::Scope;
 
 /// State that the routes share.
 #[derive(Clone)]
@@ -92,30 +93,14 @@ async fn start(
     JsonBody(body): JsonBody<Body>,
 ) -> Result<Response, Problem> {
     let campaign = body.campaign.as_ref().map(|name| app.file.coupon_id(name));
+    let coupon = campaign.transpose().map_err(Problem::not_found)?;
     let detail = json!({"campaign": body.campaign, "dry_run": body.dry_run});
+    let scope = Scope { coupon, drop: None };
     let request = PassRequest {
-        coupon: campaign.transpose().map_err(Problem::not_found)?,
         dry_run: body.dry_run,
-        ..PassRequest::new(Trigger::Endpoint)
+        ..PassRequest::by_operator(operator, scope, detail, PATIENCE)
     };
-    queue(&app, operator, detail, request, body.wait).await
-}
-
-/// Queues a pass over a campaign, or over all, that an operator has requested.
-async fn queue(
-    app: &RouteState,
-    operator: Operator,
-    detail: Value,
-    request: PassRequest,
-    wait: Option<bool>,
-) -> Result<Response, Problem> {
-    let act = OperatorAct::new("reconcile", request.coupon, None, detail);
-    let started = app.passes.queue(PassRequest {
-        by: Some((operator, act)),
-        patience: PATIENCE,
-        ..request
-    });
-    reconcile::run(&app.db, started, wait.unwrap_or(true)).await
+    reconcile::run(&app.db, app.passes.start(request), body.wait).await
 }
 
 /// Maximum wait for a pass of another process.
@@ -157,12 +142,15 @@ async fn confirm(
         return Err(Problem::new(Code::NotPossible, why));
     }
     let detail = json!({"campaign": campaign, "confirm": true, "shown_by": id});
-    let request = PassRequest {
+    let scope = Scope {
         coupon: Some(body.coupon_id),
-        confirms: id.parse().map_or(Confirmation::None, Confirmation::ShownBy),
-        ..PassRequest::new(Trigger::Endpoint)
+        drop: None,
     };
-    queue(&app, operator, detail, request, body.wait).await
+    let request = PassRequest {
+        confirms: Confirmation::Named(Confirm::shown_by(&run)),
+        ..PassRequest::by_operator(operator, scope, detail, PATIENCE)
+    };
+    reconcile::run(&app.db, app.passes.start(request), body.wait).await
 }
 
 /// Lists alerts with the names of their campaigns, which only the file knows.

@@ -11,17 +11,16 @@ use std::process::ExitCode;
 
 use firstcome_attach::file::{AttachFile, Mode};
 use firstcome_attach::plan::Ours;
-use firstcome_attach::{Confirm, Engine, PassOptions};
+use firstcome_attach::{Engine, PassOptions};
 use tokio_util::sync::CancellationToken;
 
 use args::AttachArgs;
 
-use crate::context::{Confirmation, PassError, PassRequest};
-use crate::http::runs;
+use crate::context::{Ask, Confirmation, PassError, PassRequest};
 use crate::notify::Notifier;
 use crate::notify::mails::AttachedCampaign;
 use crate::notify::wording::shell_word;
-use crate::report::{Run, Trigger};
+use crate::report::Run;
 
 /// Findings that are read with a run.
 const FINDINGS: u32 = 10_000;
@@ -55,25 +54,20 @@ pub(crate) async fn pass(
     run: &mut Run,
     stop: &CancellationToken,
 ) -> Result<(), PassError> {
-    let confirm = match (&request.confirms, &engine.ours) {
-        (Confirmation::Named(names), _) => Some(names.clone()),
-        (Confirmation::ShownBy(run_id), Some(ours)) => {
-            let shown = runs::page(&ours.db, run_id.to_string(), FINDINGS, 0).await?;
-            shown.map(|page| Confirm::shown_by(&page.run))
-        }
-        (Confirmation::ShownBy(_), None) | (Confirmation::None | Confirmation::HeldBack(_), _) => {
-            None
-        }
+    let confirm = match &request.confirms {
+        Confirmation::Named(names) => Some(names.clone()),
+        Confirmation::None | Confirmation::HeldBack(_) => None,
     };
     let options = PassOptions {
-        campaign: request.coupon,
+        campaign: request.scope.coupon,
         dry_run: request.dry_run,
-        is_requested: matches!(request.trigger, Trigger::Endpoint | Trigger::Cli),
+        is_requested: request.ask.is_awaited(),
         confirm,
     };
-    let passed = match request.trigger {
-        Trigger::Cli => engine.once(&options, run, stop).await,
-        _ => engine.pass(&options, run, stop).await,
+    let passed = if matches!(request.ask, Ask::Cli { .. }) {
+        engine.once(&options, run, stop).await
+    } else {
+        engine.pass(&options, run, stop).await
     };
     passed.map(drop).map_err(PassError::from)
 }

@@ -11,12 +11,14 @@ use tokio_util::sync::CancellationToken;
 
 use super::args::AttachArgs;
 use super::watched::Watched;
-use crate::context::{Confirmation, PassRequest};
+use crate::context::{Ask, Confirmation, PassRequest};
 use crate::findings_csv;
+use crate::http::runs;
 use crate::notify::Notifier;
 use crate::once::mail_and_print;
 use crate::passes::Worker;
-use crate::report::{Kind, Run, Trigger};
+use crate::queries::Scope;
+use crate::report::{Kind, Run};
 
 /// Maximum wait for passes of a daemon.
 const PATIENCE: Duration = Duration::from_secs(1_800);
@@ -40,20 +42,17 @@ pub(super) async fn run(args: AttachArgs, stop: CancellationToken) -> anyhow::Re
         "looking; while something differs, again until it is as old as in_flight"
     );
     let confirms = match &args.confirm {
-        Some(plan) => confirmation(plan)?,
+        Some(plan) => Confirmation::Named(Confirm::shown_by(&shown(&engine, plan).await?)),
         None => Confirmation::None,
     };
-    anyhow::ensure!(
-        !matches!(confirms, Confirmation::ShownBy(_)) || engine.ours.is_some(),
-        "--confirm: a run is recorded only with DATABASE_URL; without it, give the file with what \
-        --once --json printed"
-    );
     let request = PassRequest {
-        coupon: campaign.transpose().map_err(anyhow::Error::msg)?,
+        scope: Scope {
+            coupon: campaign.transpose().map_err(anyhow::Error::msg)?,
+            drop: None,
+        },
         dry_run: args.dry_run,
         confirms,
-        patience: PATIENCE,
-        ..PassRequest::new(Trigger::Cli)
+        ..PassRequest::new(Ask::Cli { patience: PATIENCE })
     };
     let worker = Worker::Attached(Box::new(engine.clone()));
     let ours = engine.ours.as_ref();
@@ -88,14 +87,19 @@ async fn print(
     Ok(if is_compared { code } else { ExitCode::from(2) })
 }
 
-/// Reads what is confirmed: the id of a recorded run, or the file with what a run printed.
-fn confirmation(plan: &str) -> anyhow::Result<Confirmation> {
-    if let Ok(run_id) = plan.parse() {
-        return Ok(Confirmation::ShownBy(run_id));
+/// Reads the run that is confirmed, by the id of a recorded one or from the file with what it
+/// printed.
+async fn shown(engine: &Engine, plan: &str) -> anyhow::Result<Run> {
+    if runs::is_run_id(plan) {
+        let ours = engine.ours.as_ref().context(
+            "--confirm: a run is recorded only with DATABASE_URL; without it, give the file with \
+            what --once --json printed",
+        )?;
+        let page = runs::page(&ours.db, plan.to_owned(), super::FINDINGS, 0).await?;
+        let run = page.map(|page| page.run);
+        return run.with_context(|| format!("--confirm: there is no run {plan}"));
     }
     let text = std::fs::read_to_string(Path::new(plan))
         .with_context(|| format!("--confirm: {plan} is neither a run nor a file"))?;
-    let run: Run = serde_json::from_str(&text)
-        .context("--confirm: the file is not what --once --json printed")?;
-    Ok(Confirmation::Named(Confirm::shown_by(&run)))
+    serde_json::from_str(&text).context("--confirm: the file is not what --once --json printed")
 }

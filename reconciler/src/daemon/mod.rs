@@ -35,7 +35,7 @@ const GRACE: Duration = Duration::from_secs(10);
 /// Runs until stopped. Listens and sends mails from the beginning. Passes start once the stores are
 /// available.
 pub async fn run(args: DaemonArgs, stop: CancellationToken) -> anyhow::Result<()> {
-    let stores = args.reconcile.stores.handles()?;
+    let stores = args.reconcile.stores()?;
     let metrics = firstcome_shared::telemetry::init_metrics()?;
     crate::metrics::describe();
     let socket = listen(args.http.listen_addr).await?.into_std()?;
@@ -157,7 +157,12 @@ impl Daemon {
         firstcome_shared::say!("listening on http://{address}");
         let db = stores.db.clone();
         let notifier = notifier.clone();
-        let schedules = Schedules::new(db, passes, notifier, schedules).run(stop());
+        let runner = Schedules {
+            db,
+            passes,
+            notifier,
+        };
+        let schedules = runner.run(schedules, stop());
         tokio::select! {
             biased;
             ended = schedules => ended,

@@ -10,29 +10,19 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use chrono::{DateTime, TimeDelta, Utc};
+use chrono::{DateTime, Utc};
 use firstcome_shared::mysql::{Db, DbError};
 use futures_util::future::join_all;
 use tokio::sync::Notify;
 use tokio_cron_scheduler::{Job, JobScheduler};
 use tokio_util::sync::CancellationToken;
 
-use crate::context::{PassError, PassRequest};
-use crate::notify::{self, LAST_DIGEST, Notifier, ScheduledRun};
+use crate::context::{Ask, PassError, PassRequest, counts_for};
+use crate::notify::{self, Notifier, ScheduledRun};
 use crate::passes::Passes;
 use crate::record;
-use crate::report::{Kind, Run, Status, Trigger};
+use crate::report::{Kind, Run, Status};
 use crate::times::Times;
-
-/// Returns the schedules that have run once this run ends in any process, by their keys in
-/// `reconciler_state`. The first key is the run's own. A deep pass also covers the normal one.
-const fn counts_for(run: ScheduledRun) -> &'static [&'static str] {
-    match run {
-        ScheduledRun::Deep => &["last_run:deep", "last_run:reconcile"],
-        ScheduledRun::Reconcile => &["last_run:reconcile"],
-        ScheduledRun::Digest => &[LAST_DIGEST],
-    }
-}
 
 /// The outcome of an attempt to run.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -49,9 +39,9 @@ enum RunAttempt {
 
 /// Pause after an attempt without a run, usually because the pass lock was taken. Each attempt
 /// costs one statement.
-const AFTER_BUSY: TimeDelta = TimeDelta::seconds(5);
-/// Pause after a failed attempt, unless the next scheduled run comes sooner.
-const AFTER_FAILURE: TimeDelta = TimeDelta::seconds(30);
+const AFTER_BUSY: Duration = Duration::from_secs(5);
+/// Pause after a failed or doubtful attempt, unless the next scheduled run comes sooner.
+const AFTER_FAILURE: Duration = Duration::from_secs(30);
 
 /// How often a look that saw something doubtful is repeated, whatever the schedule.
 const REPEATS: u32 = 3;
@@ -63,25 +53,11 @@ pub(crate) struct CronSchedule {
     times: Times,
     /// When a run last ended in any process, as known to this process.
     last: DateTime<Utc>,
-    retry_at: Option<DateTime<Utc>>,
-    /// When the last run is repeated, and how often that was done.
-    again_at: Option<DateTime<Utc>>,
-    repeats: u32,
+    /// How many runs in a row were doubtful. While they are few, another one is due.
+    doubtful: u32,
 }
 
 impl CronSchedule {
-    /// Creates a schedule whose run last ended at `last`.
-    fn new(job: ScheduledRun, times: Times, last: DateTime<Utc>) -> Self {
-        Self {
-            job,
-            times,
-            last,
-            retry_at: None,
-            again_at: None,
-            repeats: 0,
-        }
-    }
-
     /// The schedule as alerts see it. A digest is late from now on at the earliest: until now,
     /// perhaps no process had recipients.
     pub(crate) fn watched(&self) -> notify::Schedule {
@@ -112,32 +88,30 @@ impl CronSchedule {
             .map(|at| times.zone.local(at).to_string());
         let (next, zone): (Vec<String>, _) = (next.collect(), times.zone.name());
         tracing::info!(schedule = setting, zone, ?next, "the next three runs");
-        Ok(Self::new(job, times, last))
-    }
-
-    fn next_after(&self, at: DateTime<Utc>) -> Option<DateTime<Utc>> {
-        self.times.next_after(at)
+        Ok(Self {
+            job,
+            times,
+            last,
+            doubtful: 0,
+        })
     }
 
     /// Returns the time of the first run that is due.
-    fn due_since(&self, now: DateTime<Utc>) -> Option<DateTime<Utc>> {
-        let next = self.next_after(self.last).into_iter().chain(self.again_at);
-        let due = next.min()?;
-        (due <= now && self.retry_at.is_none_or(|at| at <= now)).then_some(due)
-    }
-
-    /// Corrects times that are in the future. Otherwise a clock that was set back would stop the
-    /// schedule until it has caught up.
-    fn note_clock(&mut self, now: DateTime<Utc>) {
+    fn due_since(&mut self, now: DateTime<Utc>) -> Option<DateTime<Utc>> {
+        // Otherwise a clock that was set back would stop the schedule until it has caught up.
         self.last = self.last.min(now);
-        let soon = |at: &DateTime<Utc>| *at <= now + AFTER_FAILURE;
-        self.retry_at = self.retry_at.filter(soon);
-        self.again_at = self.again_at.filter(soon);
+        let next = self.times.next_after(self.last);
+        let is_repeated = (1..=REPEATS).contains(&self.doubtful);
+        let again = is_repeated.then_some(now);
+        next.into_iter()
+            .chain(again)
+            .min()
+            .filter(|due| *due <= now)
     }
 
-    /// Whether a process has completed the run since the last known one, which is noted. Ignores
-    /// times in the future, which come from a wrong clock.
-    async fn recall(&mut self, db: &Db, now: DateTime<Utc>) -> bool {
+    /// Notes that another process has completed the run since the last known one. Ignores times in
+    /// the future, which come from a wrong clock.
+    async fn recall(&mut self, db: &Db, now: DateTime<Utc>) {
         let ended = record::recall(db, counts_for(self.job)[0]).await;
         let new = ended
             .ok()
@@ -146,67 +120,51 @@ impl CronSchedule {
         if let Some(ended) = new {
             self.note(RunAttempt::Ran, ended);
         }
-        new.is_some()
     }
 
-    /// Records the outcome of an attempt.
-    fn note(&mut self, attempt: RunAttempt, ended: DateTime<Utc>) {
-        match attempt {
-            RunAttempt::Ran => *self = Self::new(self.job, self.times.clone(), ended),
-            RunAttempt::Unsure => {
-                let repeats = self.repeats + 1;
-                *self = Self {
-                    again_at: (repeats <= REPEATS).then_some(ended + AFTER_FAILURE),
-                    repeats,
-                    ..Self::new(self.job, self.times.clone(), ended)
-                };
-            }
-            RunAttempt::Busy => self.retry_at = Some(ended + AFTER_BUSY),
-            RunAttempt::Failed => {
-                let pause = ended + AFTER_FAILURE;
-                let next = self.next_after(ended);
-                self.retry_at = Some(next.map_or(pause, |next| next.min(pause)));
-            }
+    /// Records the outcome of an attempt. Returns the pause before the next one.
+    fn note(&mut self, attempt: RunAttempt, ended: DateTime<Utc>) -> Duration {
+        if matches!(attempt, RunAttempt::Ran | RunAttempt::Unsure) {
+            self.last = ended;
         }
+        match attempt {
+            RunAttempt::Ran => {
+                self.doubtful = 0;
+                return Duration::ZERO;
+            }
+            RunAttempt::Busy => return AFTER_BUSY,
+            RunAttempt::Unsure => self.doubtful += 1,
+            RunAttempt::Failed => {}
+        }
+        let next = self.times.next_after(ended);
+        let wait = next.and_then(|next| (next - ended).to_std().ok());
+        wait.map_or(AFTER_FAILURE, |wait| wait.min(AFTER_FAILURE))
     }
 }
 
 /// Runs the schedules of a daemon.
 pub(crate) struct Schedules {
-    db: Db,
-    passes: Passes,
-    notifier: Notifier,
-    all: Vec<CronSchedule>,
+    pub(crate) db: Db,
+    pub(crate) passes: Passes,
+    pub(crate) notifier: Notifier,
 }
 
 impl Schedules {
-    pub(crate) fn new(
-        db: Db,
-        passes: Passes,
-        notifier: Notifier,
+    pub(crate) async fn run(
+        self,
         mut all: Vec<CronSchedule>,
-    ) -> Self {
+        stop: CancellationToken,
+    ) -> anyhow::Result<()> {
         // A process that mails nobody must not take the digest from one that does.
-        all.retain(|it| it.job != ScheduledRun::Digest || notifier.has_recipients());
-        Self {
-            db,
-            passes,
-            notifier,
-            all,
-        }
-    }
-
-    pub(crate) async fn run(self, stop: CancellationToken) -> anyhow::Result<()> {
+        all.retain(|it| it.job != ScheduledRun::Digest || self.notifier.has_recipients());
         let second = Arc::new(Notify::new());
         let mut scheduler = JobScheduler::new().await?;
         let notify = second.clone();
         let every_second = Job::new("* * * * * *", move |_, _| notify.notify_waiters())?;
         scheduler.add(every_second).await?;
         scheduler.start().await?;
-        let all = self
-            .all
-            .iter()
-            .cloned()
+        let all = all
+            .into_iter()
             .map(|schedule| self.follow(schedule, &second));
         tokio::select! {
             () = stop.cancelled() => {}
@@ -221,17 +179,15 @@ impl Schedules {
         let mut is_first = own.job == ScheduledRun::Reconcile;
         loop {
             let began = Utc::now();
-            own.note_clock(began);
-            if own.due_since(began).is_some() && own.recall(&self.db, began).await {
-                is_first = false;
+            if own.due_since(began).is_some() {
+                own.recall(&self.db, began).await;
             }
-            let due = own.due_since(began);
-            if let Some(due) = due.or(is_first.then_some(began)) {
-                let attempt = self.attempt(own.job, is_first, due).await;
-                if let Some(attempt) = attempt {
-                    is_first = false;
-                    own.note(attempt, Utc::now());
-                }
+            let due = own.due_since(began).or(is_first.then_some(began));
+            if let Some(due) = due
+                && let Some(attempt) = self.attempt(own.job, is_first, due).await
+            {
+                is_first = false;
+                tokio::time::sleep(own.note(attempt, Utc::now())).await;
             }
             wake(second).await;
         }
@@ -254,13 +210,14 @@ impl Schedules {
                 }
             });
         }
-        let due = (!is_first).then_some(due);
-        let trigger = due.map_or(Trigger::Startup, |_| Trigger::Cron);
+        let ask = if is_first {
+            Ask::Startup
+        } else {
+            Ask::Cron { run: job, due }
+        };
         let request = PassRequest {
             deep: job == ScheduledRun::Deep,
-            counts_for: counts_for(job),
-            due,
-            ..PassRequest::new(trigger)
+            ..PassRequest::new(ask)
         };
         let started = self.passes.start(request).ok()?;
         tracing::debug!(started.run_id, schedule = job.setting(), "pass begins");
@@ -291,11 +248,18 @@ async fn wake(second: &Notify) {
 
 #[cfg(test)]
 mod tests {
+    use chrono::TimeDelta;
+
     use super::*;
     use crate::times::tests::{at, times};
 
     fn schedule(text: &str, job: ScheduledRun, last: &str) -> CronSchedule {
-        CronSchedule::new(job, times(text, "UTC"), at(last))
+        CronSchedule {
+            job,
+            times: times(text, "UTC"),
+            last: at(last),
+            doubtful: 0,
+        }
     }
 
     fn deep() -> CronSchedule {
@@ -311,21 +275,23 @@ mod tests {
     fn run_that_could_not_start_or_failed_stays_due() {
         let mut schedule = deep();
         let first = at("2026-01-02T03:00:00Z");
-        let due = Some(first);
         let second = TimeDelta::seconds(1);
         assert_eq!(schedule.due_since(first - second), None);
-        for n in 0..100 {
-            let tried = first + second * (5 * n);
-            assert_eq!(schedule.due_since(tried), due, "attempt {n}");
-            schedule.note(RunAttempt::Busy, tried);
-            assert_eq!(schedule.due_since(tried + second * 4), None);
+        for (attempt, pause) in [
+            (RunAttempt::Busy, AFTER_BUSY),
+            (RunAttempt::Failed, AFTER_FAILURE),
+        ] {
+            for n in 0..100 {
+                let tried = first + second * n;
+                assert_eq!(schedule.due_since(tried), Some(first), "attempt {n}");
+                assert_eq!(schedule.note(attempt, tried), pause);
+            }
         }
-        let tried = at("2026-01-02T03:10:00Z");
-        schedule.note(RunAttempt::Failed, tried);
-        assert_eq!(schedule.due_since(tried + second * 29), None);
-        assert_eq!(schedule.due_since(tried + second * 30), due);
         schedule.note(RunAttempt::Ran, at("2026-01-02T03:20:00Z"));
         assert_eq!(schedule.due_since(at("2026-01-03T02:59:59Z")), None);
+        let now = at("2026-01-01T05:00:03Z");
+        let pause = frequent("2026-01-01T05:00:00Z").note(RunAttempt::Failed, now);
+        assert_eq!(pause, Duration::from_secs(7), "the next run");
     }
 
     #[test]
@@ -333,13 +299,11 @@ mod tests {
         let mut schedule = deep();
         let mut ended = at("2026-01-02T03:00:05Z");
         for repeats in 0..4 {
-            schedule.note(RunAttempt::Unsure, ended);
-            ended += AFTER_FAILURE;
-            assert_eq!(
-                schedule.due_since(ended).is_some(),
-                repeats < 3,
-                "{repeats}"
-            );
+            let pause = schedule.note(RunAttempt::Unsure, ended);
+            assert_eq!(pause, AFTER_FAILURE);
+            ended += pause;
+            let is_due = schedule.due_since(ended).is_some();
+            assert_eq!(is_due, repeats < 3, "{repeats}");
         }
         schedule.note(RunAttempt::Ran, ended);
         assert_eq!(schedule.due_since(ended + AFTER_FAILURE), None);
@@ -348,10 +312,8 @@ mod tests {
     #[test]
     fn clock_that_is_set_back_does_not_stop_schedules() {
         let mut schedule = frequent("2026-01-01T05:00:00Z");
-        let ahead = at("2026-01-01T05:00:00Z");
-        schedule.note(RunAttempt::Busy, ahead);
         let now = at("2026-01-01T03:00:00Z");
-        schedule.note_clock(now);
+        assert_eq!(schedule.due_since(now), None);
         assert_eq!(schedule.due_since(now + TimeDelta::seconds(9)), None);
         assert!(schedule.due_since(now + TimeDelta::seconds(10)).is_some());
     }

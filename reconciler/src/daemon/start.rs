@@ -13,13 +13,11 @@ use tokio_util::sync::CancellationToken;
 use super::schedule::CronSchedule;
 use crate::context::Stores;
 use crate::notify::ScheduledRun;
-use crate::record;
-use crate::report::{FailureCause, Run, Trigger};
+use crate::report::FailureCause;
 use crate::start_check;
 use crate::times::Times;
 
-/// Maximum wait for a store in one attempt, and the time from one attempt to the next. An attempt
-/// in which a store does not respond is reported like a failed pass.
+/// Maximum wait for a store in one attempt, and the time from one attempt to the next.
 pub(crate) const ATTEMPT: Duration = Duration::from_secs(2);
 
 /// Waits for the stores and loads the schedules. Returns `None` if `stop` is cancelled first.
@@ -45,7 +43,7 @@ pub(super) async fn wait_for_stores(
             (FailureCause::Mysql, missing)
         })
     };
-    until_ready(&all.db, seen, stop, attempt).await
+    until_ready(seen, stop, attempt).await
 }
 
 /// Repeats `attempt` until it returns a value. Notes which store does not answer. Returns `None` if `stop` is cancelled first.
@@ -53,12 +51,11 @@ pub(super) async fn wait_for_stores(
 /// # Errors
 /// If a store rejects this process.
 pub(crate) async fn until_ready<T>(
-    db: &Db,
     seen: &SeenState,
     stop: &CancellationToken,
     attempt: impl AsyncFn() -> Result<T, (FailureCause, StartError)>,
 ) -> anyhow::Result<Option<T>> {
-    let mut failed: Option<Run> = None;
+    let mut without = None;
     loop {
         let next = Instant::now() + ATTEMPT;
         let (cause, reason) = match attempt().await {
@@ -68,18 +65,9 @@ pub(crate) async fn until_ready<T>(
             Err((_, refused @ StartError::Refused(_))) => return Err(refused.into()),
         };
         note_store(seen, cause, &reason);
-        // All attempts without this store are one run.
-        let same = failed.take().filter(|run| run.failure() == Some(cause));
-        let run = same.unwrap_or_else(|| {
+        if without.replace(cause) != Some(cause) {
             tracing::warn!(?cause, reason, "passes begin once every store answers");
-            let mut run = record::unasked(Trigger::Startup);
-            record::fail_by(&mut run, cause, reason);
-            run
-        });
-        if let Err(error) = record::finish(db, &run, false).await {
-            tracing::debug!(%error, "the run is not recorded yet");
         }
-        failed = Some(run);
         // Pause before the next attempt, since a store may reject a connection at once (a MySQL
         // without a free connection, for example).
         tokio::select! {

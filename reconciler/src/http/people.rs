@@ -3,7 +3,6 @@
 
 use axum::extract::State;
 use axum::{Extension, Json};
-use diesel::prelude::*;
 use firstcome_shared::domain::{CouponId, DropId, NamedDrop, UserId};
 use firstcome_shared::http::Problem;
 use firstcome_shared::http::extract::{JsonBody, StrictPath, StrictQuery, invalid};
@@ -12,7 +11,6 @@ use firstcome_shared::http::views::{FoundCoupons, GivenUp, NamedCoupon, Story};
 use firstcome_shared::mysql::ops_actions::Operator;
 use firstcome_shared::mysql::{Db, DbError};
 use firstcome_shared::redis::RedisError;
-use firstcome_shared::schema::drops;
 use serde::Deserialize;
 use utoipa::{IntoParams, ToSchema};
 
@@ -104,8 +102,7 @@ async fn in_question(
     let mut found = db.coupons_by_id(number.into_iter().collect()).await?;
     if let (true, Some(number)) = (found.is_empty(), number) {
         // The number may come from a mail, which contains the IDs of drops, too.
-        let of_drop = drops::table.find(number.0).select(drops::coupon_id);
-        let of_drop: Option<CouponId> = db.row("the coupon of a drop", of_drop).await?;
+        let of_drop = queries::drops::coupon_of_drop(db, DropId(number.0)).await?;
         found = db.coupons_by_id(of_drop.into_iter().collect()).await?;
     }
     let mut has_more = false;

@@ -11,17 +11,18 @@ use firstcome_shared::http::Problem;
 use firstcome_shared::http::extract::JsonBody;
 use firstcome_shared::http::problem::Code;
 use firstcome_shared::http::views::StartedRun;
-use firstcome_shared::mysql::Db;
-use firstcome_shared::mysql::ops_actions::{Operator, OperatorAct};
+use firstcome_shared::mysql::ops_actions::Operator;
+use firstcome_shared::mysql::processes::pass_holder;
+use firstcome_shared::mysql::{Db, DbError};
 use serde::Deserialize;
 use serde_json::json;
 use tokio::time::timeout;
 use utoipa::ToSchema;
 
 use crate::context::{Confirmation, PassError, PassRequest};
-use crate::passes::{NotStarted, Passes, StartedPass};
-use crate::queries;
-use crate::report::{Fingerprint, Run, Trigger};
+use crate::passes::{NO_SUCH, NotStarted, Passes, StartedPass, exists};
+use crate::queries::Scope;
+use crate::report::{Fingerprint, Run};
 
 /// The scope and kind of the pass.
 #[derive(Debug, Default, Deserialize, ToSchema)]
@@ -67,26 +68,22 @@ pub(super) async fn reconcile(
     Extension(operator): Extension<Operator>,
     JsonBody(body): JsonBody<Body>,
 ) -> Result<Response, Problem> {
-    let coupon = body.coupon_id.map(CouponId);
-    let drop = body.drop_id.map(DropId);
+    let scope = Scope {
+        coupon: body.coupon_id.map(CouponId),
+        drop: body.drop_id.map(DropId),
+    };
     let detail = json!({"dry_run": body.dry_run, "deep": body.deep, "confirm": &body.confirm});
-    let act = OperatorAct::new("reconcile", coupon, drop, detail);
     let request = PassRequest {
-        coupon,
-        drop,
         dry_run: body.dry_run,
         deep: body.deep,
         confirms: Confirmation::held_back(body.confirm),
-        by: Some((operator, act)),
-        patience: PATIENCE,
-        ..PassRequest::new(Trigger::Endpoint)
+        ..PassRequest::by_operator(operator, scope, detail, PATIENCE)
     };
     // Check this before the pass is started: a typing error must not be recorded as a pass.
-    if let Err(PassError::NotFound(what)) = passes.must_exist(&request).await {
-        return Err(Problem::not_found(what));
+    if !exists(&db, scope).await {
+        return Err(Problem::not_found(NO_SUCH));
     }
-    let started = passes.start(request);
-    run(&db, started, body.wait.unwrap_or(true)).await
+    run(&db, passes.start(request), body.wait).await
 }
 
 /// Maximum wait for the lock: a pass of another process usually ends within this time.
@@ -95,28 +92,26 @@ const PATIENCE: Duration = Duration::from_secs(2);
 /// How long a request waits for the pass to begin, if it does not wait for its end.
 const BEGINS_WITHIN: Duration = Duration::from_secs(5);
 
-/// Waits until a pass ends or, without `wait`, until it has begun or is queued. If another pass, of
-/// any process, prevents this one, returns an error with the ID of that pass.
+/// Waits until a pass ends or, without `wait`, until it has begun or has waited for a moment. If
+/// another pass, of any process, prevents this one, returns an error with the ID of that pass.
 pub(crate) async fn run(
     db: &Db,
     started: Result<StartedPass, NotStarted>,
-    wait: bool,
+    wait: Option<bool>,
 ) -> Result<Response, Problem> {
+    let wait = wait.unwrap_or(true);
     let started = match started {
         Ok(started) => started,
         // The pass of this process may still wait for the lock, which another process has. Only the
         // run that has the lock is recorded.
-        Err(NotStarted::Running) => return Err(busy(queries::runs::running_run(db).await?)),
+        Err(NotStarted::Running) => return Err(busy(db).await?),
         Err(NotStarted::Stopping) => return Err(stopping()),
     };
     let run_id = started.run_id;
     if !wait {
-        if started.waits {
-            return Ok(accepted(run_id, true));
-        }
         match timeout(BEGINS_WITHIN, started.begun).await {
             Ok(Ok(())) => return Ok(accepted(run_id, false)),
-            // Another process has the lock, and the pass waits for it.
+            // It waits for another pass.
             Err(_) => return Ok(accepted(run_id, true)),
             // The pass ended before it began.
             Ok(Err(_)) => {}
@@ -125,30 +120,34 @@ pub(crate) async fn run(
     match started.ended.await {
         Ok(Ok(run)) if wait => Ok(Json(run).into_response()),
         Ok(Ok(Run { error: None, .. })) => Ok(accepted(run_id, false)),
-        Ok(Ok(run)) => Err(not_begun(&run.error.unwrap_or_default())),
-        Ok(Err(PassError::Busy)) => Err(busy(queries::runs::running_run(db).await?)),
+        Ok(Ok(Run {
+            error: Some(why), ..
+        })) => Err(Problem::unavailable(format!(
+            "the pass could not begin: {why}"
+        ))),
+        Ok(Err(PassError::Busy)) => Err(busy(db).await?),
         Ok(Err(error)) => Err(Problem::unavailable(error.to_string())),
         Err(_) => Err(stopping()),
     }
 }
 
-/// If no run is recorded, a pass is just taking or releasing the lock.
-fn busy(run_id: Option<String>) -> Problem {
-    let Some(run_id) = run_id else {
-        let why = "a pass is about to begin or to end; ask again in a moment";
-        return Problem::new(Code::PassRunning, why);
-    };
-    let why =
-        format!("a pass is running; read it at /v1/runs/{run_id}, or ask again when it has ended");
-    Problem::new(Code::PassRunning, why).with("run_id", run_id)
+/// Names the run that holds the lock. If none is recorded, a pass is just taking or releasing it.
+async fn busy(db: &Db) -> Result<Problem, DbError> {
+    let holder = db.run("the running pass", async move |conn| {
+        pass_holder(conn).await
+    });
+    let busy = Problem::new(
+        Code::PassRunning,
+        "a pass is running; ask again when it has ended",
+    );
+    Ok(match holder.await? {
+        Some(holder) => busy.with("run_id", holder.run_id),
+        None => busy,
+    })
 }
 
 fn stopping() -> Problem {
     Problem::unavailable("the reconciler is stopping")
-}
-
-fn not_begun(why: &str) -> Problem {
-    Problem::unavailable(format!("the pass could not begin: {why}"))
 }
 
 /// Responds that the pass has the lock and is recorded, so that its path is valid; or that it is

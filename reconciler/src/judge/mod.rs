@@ -17,7 +17,7 @@ use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 
 /// A row of the drop. The time of admission distinguishes two claims of one slot.
 pub use firstcome_shared::domain::ClaimOfSlot as Row;
-use firstcome_shared::domain::{DropId, OncePer, Slot, UserId};
+use firstcome_shared::domain::{DropId, Slot, UserId};
 use firstcome_shared::model::{Revocation, Revocations};
 use firstcome_shared::redis::reads::DropState;
 
@@ -81,7 +81,6 @@ pub struct Recheck {
 #[derive(Debug, Clone, Copy)]
 pub struct Moment {
     pub drop: DropId,
-    pub once_per: OncePer,
     /// Nobody is admitted, and every claim from before the closing is in MySQL or never will be.
     pub is_closed: bool,
     /// Redis's clock, read before the end offsets.

@@ -14,28 +14,7 @@ use firstcome_shared::mysql::{Conn, Db, DbResult, json};
 use firstcome_shared::schema::{drops, failed_claims};
 use serde::Serialize;
 
-/// An unresolved dead letter that names no drop in which a pass could issue it.
-#[derive(Debug, Clone, Queryable, Selectable)]
-#[diesel(table_name = failed_claims)]
-pub(crate) struct LooseLetter {
-    #[diesel(embed)]
-    pub(crate) letter: DeadLetterRow,
-    /// The coupon of the drop that it names, if that exists.
-    #[diesel(select_expression = drops::coupon_id.nullable())]
-    drop_coupon: Option<CouponId>,
-}
-
-impl LooseLetter {
-    /// Describes what it names.
-    pub(crate) fn names(&self) -> &'static str {
-        match (self.letter.drop_id, self.drop_coupon, self.letter.coupon_id) {
-            (None, _, _) => "no drop",
-            (Some(_), None, _) => "a drop that does not exist",
-            (Some(_), Some(own), Some(named)) if own.0 != named => "a drop of another coupon",
-            (Some(_), Some(_), _) => "a sealed drop and no user",
-        }
-    }
-}
+use super::Scope;
 
 /// Reads the unresolved dead letters of a drop in a range of slots, in order of slot. At most a
 /// hundred per slot are read, because at most one of them is issued and a flood must not delay
@@ -109,12 +88,11 @@ pub(crate) async fn open_dead_letters(db: &Db, ids: Vec<i64>) -> DbResult<HashSe
 }
 
 /// Counts the unresolved dead letters that name no drop in which a pass could issue them, or a
-/// sealed drop and no user, optionally of one coupon or drop. Also reads up to ten of them.
+/// sealed drop and no user. Also reads up to ten of them.
 pub(crate) async fn loose_dead_letters(
     db: &Db,
-    coupon: Option<CouponId>,
-    drop: Option<DropId>,
-) -> DbResult<(u64, Vec<LooseLetter>)> {
+    scope: Scope,
+) -> DbResult<(u64, Vec<DeadLetterRow>)> {
     let loose = || {
         let is_loose = drops::id
             .nullable()
@@ -130,20 +108,20 @@ pub(crate) async fn loose_dead_letters(
             .filter(failed_claims::resolved_at.is_null())
             .filter(is_loose)
             .into_boxed();
-        if let Some(coupon) = coupon {
+        if let Some(coupon) = scope.coupon {
             let names_it = failed_claims::coupon_id
                 .eq(Some(coupon))
                 .or(drops::coupon_id.nullable().eq(Some(coupon)));
             loose = loose.filter(names_it);
         }
-        if let Some(drop) = drop {
+        if let Some(drop) = scope.drop {
             loose = loose.filter(failed_claims::drop_id.eq(Some(drop)));
         }
         loose
     };
     let db = db.within(LONG);
     let number: Option<i64> = db.row("count loose dead letters", loose().count()).await?;
-    let some = loose().limit(10).select(LooseLetter::as_select());
+    let some = loose().limit(10).select(DeadLetterRow::as_select());
     let some = db.rows("read loose dead letters", some).await?;
     Ok((number.unwrap_or(0).cast_unsigned(), some))
 }

@@ -10,6 +10,8 @@ use firstcome_shared::domain::{CouponId, DropId, Slot};
 use firstcome_shared::mysql::{Db, DbResult};
 use firstcome_shared::schema::{drops, failed_claims, issued_coupons, revoked_coupons};
 
+use super::Scope;
+
 /// What is counted by drop.
 #[derive(Debug, Clone, Copy)]
 pub(crate) enum DropCount {
@@ -86,12 +88,11 @@ pub(crate) async fn last_sealed(db: &Db, coupon: CouponId) -> DbResult<Option<Dr
     db.row("last sealed drop", last).await
 }
 
-/// Reads at most `limit` sealed drops with ids above `after`, optionally of one coupon or drop.
+/// Reads at most `limit` sealed drops with ids above `after`.
 pub(crate) async fn sealed_drops(
     db: &Db,
     after: DropId,
-    coupon: Option<CouponId>,
-    drop: Option<DropId>,
+    scope: Scope,
     limit: i64,
 ) -> DbResult<Vec<Drop>> {
     let mut page = drops::table
@@ -101,10 +102,10 @@ pub(crate) async fn sealed_drops(
         .limit(limit)
         .select(Drop::as_select())
         .into_boxed();
-    if let Some(coupon) = coupon {
+    if let Some(coupon) = scope.coupon {
         page = page.filter(drops::coupon_id.eq(coupon));
     }
-    if let Some(drop) = drop {
+    if let Some(drop) = scope.drop {
         page = page.filter(drops::id.eq(drop));
     }
     db.rows("sealed drops", page).await
@@ -119,9 +120,9 @@ pub(crate) async fn drop_of(db: &Db, coupon: CouponId, drop: DropId) -> DbResult
     db.row("read drop", own).await
 }
 
-pub(crate) async fn has_drop(db: &Db, id: DropId) -> DbResult<bool> {
-    let drop = drops::table.find(id).select(drops::id);
-    Ok(db.row::<DropId, _>("find drop", drop).await?.is_some())
+pub(crate) async fn coupon_of_drop(db: &Db, id: DropId) -> DbResult<Option<CouponId>> {
+    let coupon = drops::table.find(id).select(drops::coupon_id);
+    db.row("the coupon of a drop", coupon).await
 }
 
 /// Time limit of a count over some drops.

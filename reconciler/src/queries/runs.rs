@@ -105,17 +105,6 @@ pub(crate) async fn finish_run(
     .await
 }
 
-/// Reads the id of the run in progress, in any process. After a process died, this may be its
-/// run, until the next one begins.
-pub(crate) async fn running_run(db: &Db) -> DbResult<Option<String>> {
-    let running = reconcile_runs::table
-        .filter(reconcile_runs::status.eq(RUNNING))
-        .order(reconcile_runs::started_at.desc())
-        .limit(1)
-        .select(reconcile_runs::id);
-    db.row("running run", running).await
-}
-
 /// Reads the id of the last full pass that did not fail.
 pub(crate) async fn last_full_run(db: &Db) -> DbResult<Option<String>> {
     let last = reconcile_runs::table

@@ -6,6 +6,8 @@ use diesel::sql_types::{BigInt, Bool, Integer, Nullable, Text, Unsigned};
 use firstcome_shared::domain::{CouponId, DropId, Slot};
 use firstcome_shared::mysql::{Db, DbResult};
 
+use super::Scope;
+
 /// A use of a code.
 #[derive(Debug, Clone, QueryableByName)]
 pub(crate) struct ListedUse {
@@ -29,8 +31,7 @@ const SLOTS_AT_ONCE: i64 = 2_000;
 /// primary key, and returns those that are in use although their coupons have no row.
 pub(crate) async fn stray_uses(
     db: &Db,
-    coupon: Option<CouponId>,
-    drop: Option<DropId>,
+    Scope { coupon, drop }: Scope,
     after: UsesAfter,
 ) -> DbResult<StrayUses> {
     let UsesAfter { drop: after, slot } = after;

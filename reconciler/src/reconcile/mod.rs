@@ -157,15 +157,16 @@ async fn report_error(
         tracing::error!(coupon_id, why, "a coupon cannot be reconciled");
         return Ok((look, Reconciled::Done));
     };
-    look.findings = vec![stays_closed(id, &why)];
+    look.findings = vec![stays_closed(ctx, id, &why)];
     let gate = Gate::closed(&closed.fence);
     Ok((look, Reconciled::NeedsClosing(gate)))
 }
 
 /// Reports that a coupon stays closed. A daemon's watch, or the next pass, tries again.
-pub(crate) fn stays_closed(coupon: CouponId, why: &str) -> Finding {
+pub(crate) fn stays_closed(ctx: &PassContext, coupon: CouponId, why: &str) -> Finding {
     tracing::warn!(coupon_id = coupon.0, why, "a coupon stays closed");
-    let detail = format!("the coupon stays closed: {why}");
+    let then = ctx.confirms.if_not_made();
+    let detail = format!("the coupon stays closed: {why}{then}");
     Finding {
         coupon_id: Some(coupon),
         needs_person: true,
@@ -309,7 +310,7 @@ async fn open_again(
     }
     if let Err(error) = written {
         let why = ctx.about_coupon(seen.coupon.id, error).await?;
-        ledger.add(stays_closed(seen.coupon.id, &why.to_string()));
+        ledger.add(stays_closed(ctx, seen.coupon.id, &why.to_string()));
         return Ok(Reconciled::NeedsClosing(seen.state.gate.clone()));
     }
     if was_open && !seen.state.unreadable.is_empty() {

@@ -22,7 +22,7 @@ async fn once_repairs_only_the_names_of_a_plan_that_it_has_printed() {
     let args = ["--once", "--confirm", plan.path().to_str().unwrap()];
     let confirmed = alone(&shop, FILE, &args).output().unwrap();
     let text = printed(&confirmed);
-    assert!(text.contains("missing row written"), "{text}");
+    assert!(text.contains("applied  unissued"), "{text}");
     assert_eq!(shop.number(rows).await, 12, "{text}");
     let left = alone(&shop, FILE, &["--once", "--full-ids"])
         .output()

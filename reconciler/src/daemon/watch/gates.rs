@@ -21,10 +21,6 @@ use crate::gate::close_in_redis;
 /// it is reopened. An API that creates a coupon opens it within moments.
 const LOOKS: u32 = 3;
 
-/// Number of looks at which a coupon may be open in an era above MySQL's, because the catalogue may
-/// be that old.
-const LOOKS_AHEAD: u32 = 8;
-
 /// At one of this many looks, the watch also looks for lost keys and for slots that are left.
 const LOOKS_FOR_SLOTS: u32 = 2;
 
@@ -49,8 +45,6 @@ enum SeenCoupon {
     LacksCounter,
     /// Open, and a key that names users is lost.
     LacksUsers,
-    /// Open in an era that MySQL has lost, or that the catalogue does not have yet.
-    AheadOfMysql,
     /// Its gate names another server.
     OtherServer,
     Closed,
@@ -60,39 +54,19 @@ impl SeenCoupon {
     fn is_closed(self) -> bool {
         match self {
             Self::OtherServer | Self::Closed => true,
-            Self::Open
-            | Self::OlderState
-            | Self::LacksCounter
-            | Self::LacksUsers
-            | Self::AheadOfMysql => false,
+            Self::Open | Self::OlderState | Self::LacksCounter | Self::LacksUsers => false,
         }
     }
 }
 
-/// What is done about a coupon.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Want {
-    /// Nothing, also about a state that may last for only a few looks.
-    Nothing,
-    /// The watch closes it, and the urgent lane reopens it.
-    Close,
-    /// Its era is adopted in MySQL, and counting the looks starts again.
-    AdoptEra,
-    /// The urgent lane closes it, if it is open and still has this gate, and reopens it.
-    Reopen,
-}
-
-/// Decides about a coupon that was in another state than open for this many looks in a row.
-fn want(seen: SeenCoupon, looks: u32) -> Want {
+/// Whether the urgent lane closes a coupon, if it is open and still has this gate, and reopens it:
+/// one that was in another state than open for this many looks in a row.
+fn is_reopened(seen: SeenCoupon, looks: u32) -> bool {
     match seen {
-        SeenCoupon::OlderState => Want::Close,
-        SeenCoupon::AheadOfMysql if looks > LOOKS_AHEAD => Want::AdoptEra,
-        SeenCoupon::LacksCounter | SeenCoupon::Closed if looks >= LOOKS => Want::Reopen,
-        SeenCoupon::OtherServer | SeenCoupon::LacksUsers => Want::Reopen,
-        SeenCoupon::Open
-        | SeenCoupon::AheadOfMysql
-        | SeenCoupon::LacksCounter
-        | SeenCoupon::Closed => Want::Nothing,
+        SeenCoupon::OtherServer | SeenCoupon::LacksUsers => true,
+        SeenCoupon::LacksCounter | SeenCoupon::Closed => looks >= LOOKS,
+        // The watch itself closes an older state first.
+        SeenCoupon::Open | SeenCoupon::OlderState => false,
     }
 }
 
@@ -193,23 +167,15 @@ impl Known {
                 closed.insert(id);
             }
             let looks = self.count(id, seen);
-            match want(seen, looks) {
-                Want::Nothing => {}
-                Want::Close => {
-                    let closed = close_in_redis(redis, &look.servers, id, gate, coupon.era).await;
-                    tracing::error!(coupon_id = id.0, ?closed, "Redis has an older state");
-                    // If the closing fails, the next look repeats it.
-                    if let Ok(Some(fence)) = closed {
-                        wants.closed.insert(id, Gate::closed(&fence));
-                    }
+            if seen == SeenCoupon::OlderState {
+                let closed = close_in_redis(redis, &look.servers, id, gate, coupon.era).await;
+                tracing::error!(coupon_id = id.0, ?closed, "Redis has an older state");
+                // If the closing fails, the next look repeats it.
+                if let Ok(Some(fence)) = closed {
+                    wants.closed.insert(id, Gate::closed(&fence));
                 }
-                Want::AdoptEra => {
-                    self.closed.insert(id, 0);
-                    wants.ahead.extend(gate.era().map(|era| (id, era)));
-                }
-                Want::Reopen => {
-                    wants.closed.insert(id, gate.clone());
-                }
+            } else if is_reopened(seen, looks) {
+                wants.closed.insert(id, gate.clone());
             }
         }
         Ok(LookedGates {
@@ -264,7 +230,8 @@ impl Known {
         server: Option<&ServerId>,
         now: DateTime<Utc>,
     ) -> SeenCoupon {
-        // The catalogue may be a second old, and the era may have gone on since.
+        // The catalogue may be a second old, and the era may have gone on since. An era that MySQL has
+        // lost is adopted by the next sweep.
         let era = gate.era().filter(|era| *era >= coupon.era);
         if !era.is_some_and(|era| gate.is_open(server, era)) {
             let names_another = gate.era().is_some() && gate.fence(server).is_none();
@@ -281,8 +248,6 @@ impl Known {
             SeenCoupon::OlderState
         } else if lacks_counter {
             SeenCoupon::LacksCounter
-        } else if era > Some(coupon.era) {
-            SeenCoupon::AheadOfMysql
         } else {
             SeenCoupon::Open
         }
@@ -313,19 +278,20 @@ mod tests {
 
     #[test]
     fn states_that_may_be_transient_are_acted_on_only_after_several_looks() {
-        for (seen, looks, wanted) in [
-            (SeenCoupon::Open, 0, Want::Nothing),
-            (SeenCoupon::OlderState, 1, Want::Close),
-            (SeenCoupon::OtherServer, 1, Want::Reopen),
-            (SeenCoupon::Closed, LOOKS - 1, Want::Nothing),
-            (SeenCoupon::Closed, LOOKS, Want::Reopen),
-            (SeenCoupon::LacksCounter, LOOKS - 1, Want::Nothing),
-            (SeenCoupon::LacksCounter, LOOKS, Want::Reopen),
-            (SeenCoupon::LacksUsers, 1, Want::Reopen),
-            (SeenCoupon::AheadOfMysql, LOOKS_AHEAD, Want::Nothing),
-            (SeenCoupon::AheadOfMysql, LOOKS_AHEAD + 1, Want::AdoptEra),
+        for (seen, looks, expected) in [
+            (SeenCoupon::Open, 0, false),
+            (SeenCoupon::OtherServer, 1, true),
+            (SeenCoupon::Closed, LOOKS - 1, false),
+            (SeenCoupon::Closed, LOOKS, true),
+            (SeenCoupon::LacksCounter, LOOKS - 1, false),
+            (SeenCoupon::LacksCounter, LOOKS, true),
+            (SeenCoupon::LacksUsers, 1, true),
         ] {
-            assert_eq!(want(seen, looks), wanted, "{seen:?} for {looks} looks");
+            assert_eq!(
+                is_reopened(seen, looks),
+                expected,
+                "{seen:?} for {looks} looks"
+            );
         }
     }
 }

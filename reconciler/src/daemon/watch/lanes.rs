@@ -7,13 +7,12 @@ use std::collections::{BTreeMap, HashMap};
 use std::time::Duration;
 
 use firstcome_shared::domain::CouponId;
-use tokio::sync::{mpsc, watch};
+use tokio::sync::watch;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 use super::Wants;
 use crate::context::{Confirmation, Step};
-use crate::gate;
 use crate::judged;
 use crate::ledger::{self, CouponLook};
 use crate::notify::Notifier;
@@ -39,34 +38,17 @@ impl Pauses {
     }
 }
 
-/// Takes the runs of a lane that have ended. Its receiver outlives the lane.
-pub(super) type LaneEnded = mpsc::UnboundedSender<LaneRun>;
-
-/// A run that a lane begins by itself, without a schedule or an operator.
-pub(super) struct LaneRun {
-    run: Run,
-    began: Instant,
-}
-
-impl LaneRun {
-    fn begin() -> Self {
-        Self {
-            run: record::unasked(Trigger::Watch),
-            began: Instant::now(),
-        }
+/// Ends a run that a lane began by itself, without a schedule or an operator.
+fn ended(mut run: Run, found: BTreeMap<CouponId, CouponLook>, result: Step<()>) -> Run {
+    for look in found.into_values() {
+        run.findings.extend(look.findings);
+        run.drops.extend(look.drops);
     }
-
-    fn end(mut self, found: BTreeMap<CouponId, CouponLook>, result: Step<()>) -> Self {
-        for look in found.into_values() {
-            self.run.findings.extend(look.findings);
-            self.run.drops.extend(look.drops);
-        }
-        match result {
-            Ok(()) => self.run.end(),
-            Err(error) => record::fail(&mut self.run, &error),
-        }
-        self
+    match result {
+        Ok(()) => run.end(),
+        Err(error) => record::fail(&mut run, &error, &Confirmation::None),
     }
+    run
 }
 
 #[derive(Clone, Copy)]
@@ -79,8 +61,9 @@ pub(super) struct Lanes<'a> {
 impl Lanes<'_> {
     /// Lets the urgent lane reopen the coupons that a look wants. While a store is away, it tries
     /// again every few seconds.
-    pub(super) async fn reopen(self, mut wanted: watch::Receiver<Wants>, ended: LaneEnded) {
+    pub(super) async fn reopen(self, mut wanted: watch::Receiver<Wants>) {
         let mut pauses = Pauses::default();
+        let mut last = Vec::new();
         while let Some(wants) = self.next(&mut wanted).await {
             let mut closed = wants.closed;
             closed.retain(|coupon, _| !pauses.include(*coupon));
@@ -88,12 +71,12 @@ impl Lanes<'_> {
                 continue;
             }
             let asked: Vec<CouponId> = closed.keys().copied().collect();
-            let lane = LaneRun::begin();
+            let mut run = record::blank(Trigger::Watch);
             let mut looks = Vec::new();
-            let run_id = &lane.run.run_id;
+            let id = &run.run_id;
             let reopened =
                 self.reconciler
-                    .urgent(closed, run_id, Confirmation::None, self.stop, &mut looks);
+                    .urgent(closed, id, Confirmation::None, self.stop, &mut looks);
             let result = reopened.await.map(|_| ());
             let found = ledger::sum(looks, false);
             for coupon in asked {
@@ -103,46 +86,30 @@ impl Lanes<'_> {
                     pauses.begin(coupon, pause);
                 }
             }
-            let mut lane = lane;
-            lane.run.judged.coupons = judged::by_lane(&found);
-            ended.send(lane.end(found, result)).ok();
+            run.judged.coupons = judged::by_lane(&found);
+            self.record(ended(run, found, result), &mut last).await;
             // An earlier look is out of date.
             wanted.mark_unchanged();
         }
     }
 
     /// Gives the slots that are left to users who wait or are owed one.
-    pub(super) async fn promote(self, mut wanted: watch::Receiver<Wants>, ended: LaneEnded) {
+    pub(super) async fn promote(self, mut wanted: watch::Receiver<Wants>) {
+        let mut last = Vec::new();
         while let Some(wants) = self.next(&mut wanted).await {
             if wants.with_slots.is_empty() {
                 continue;
             }
-            let lane = LaneRun::begin();
+            let run = record::blank(Trigger::Watch);
             let mut looks = Vec::new();
-            let run_id = &lane.run.run_id;
             let drops = wants.with_slots;
             let promoted = self
                 .reconciler
-                .promote(drops, run_id, self.stop, &mut looks);
+                .promote(drops, &run.run_id, self.stop, &mut looks);
             let result = promoted.await;
-            ended.send(lane.end(ledger::sum(looks, false), result)).ok();
+            let run = ended(run, ledger::sum(looks, false), result);
+            self.record(run, &mut last).await;
             wanted.mark_unchanged();
-        }
-    }
-
-    /// Writes the eras that MySQL has lost back to MySQL.
-    pub(super) async fn adopt_eras(self, mut wanted: watch::Receiver<Wants>) {
-        while let Some(wants) = self.next(&mut wanted).await {
-            for (coupon, era) in wants.ahead {
-                let adopted = gate::adopt_era(&self.reconciler.stores.db, coupon, era).await;
-                let coupon_id = coupon.0;
-                tracing::warn!(
-                    coupon_id,
-                    era,
-                    ?adopted,
-                    "MySQL has lost an era that Redis has"
-                );
-            }
         }
     }
 
@@ -153,28 +120,25 @@ impl Lanes<'_> {
         Some(wanted.borrow_and_update().clone())
     }
 
-    /// Records the runs of a lane that have done something, or that found something else than the
-    /// last one, and notes for alerts what they saw. The lane does not wait for that.
-    pub(super) async fn record(self, mut ended: mpsc::UnboundedReceiver<LaneRun>) {
-        let mut last = Vec::new();
-        while let Some(LaneRun { run, began }) = ended.recv().await {
-            let now = own_findings(&run);
-            let mut stored = None;
-            if has_done(&run) || !now.is_empty() && now != last {
-                let db = &self.reconciler.stores.db;
-                match record::finish(db, &run, false).await {
-                    Ok(()) => stored = Some(run.run_id.as_str()),
-                    Err(error) => {
-                        tracing::warn!(run_id = run.run_id, %error, "the run could not be recorded");
-                    }
+    /// Records the run of a lane if it has done something, or found something else than the `last`
+    /// one, and notes for alerts what it saw.
+    async fn record(self, run: Run, last: &mut Vec<i64>) {
+        let now = own_findings(&run);
+        let mut stored = None;
+        if has_done(&run) || !now.is_empty() && now != *last {
+            let db = &self.reconciler.stores.db;
+            match record::finish(db, &run, false).await {
+                Ok(()) => stored = Some(run.run_id.as_str()),
+                Err(error) => {
+                    tracing::warn!(run_id = run.run_id, %error, "the run could not be recorded");
                 }
-                note_end(&run, began);
             }
-            if stored.is_some() || !run.judged.coupons.is_empty() || run.error.is_some() {
-                note_look(self.notifier, &run, stored).await;
-            }
-            last = now;
+            note_end(&run);
         }
+        if stored.is_some() || !run.judged.coupons.is_empty() || run.error.is_some() {
+            note_look(self.notifier, &run, stored).await;
+        }
+        *last = now;
     }
 }
 
@@ -208,10 +172,8 @@ mod tests {
     fn run_of_promotions_judges_no_coupon() {
         let look = CouponLook::new(CouponId(1));
         let found = BTreeMap::from([(look.coupon, look)]);
-        assert_eq!(
-            LaneRun::begin().end(found, Ok(())).run.judged,
-            RunJudged::default()
-        );
+        let run = ended(record::blank(Trigger::Watch), found, Ok(()));
+        assert_eq!(run.judged, RunJudged::default());
     }
 
     #[test]
@@ -224,7 +186,7 @@ mod tests {
                 findings: vec![Finding { result, ..finding }],
                 ..DropReport::begun(CouponId(1), DropId(7), 9)
             };
-            let mut run = record::unasked(Trigger::Watch);
+            let mut run = record::blank(Trigger::Watch);
             run.drops.push(drop);
             run
         };
@@ -232,6 +194,6 @@ mod tests {
         assert!(own_findings(&sealed).is_empty() && has_done(&sealed));
         assert!(has_done(&with(false, Outcome::Applied)));
         assert!(!has_done(&with(false, Outcome::Skipped)));
-        assert!(!has_done(&record::unasked(Trigger::Watch)));
+        assert!(!has_done(&record::blank(Trigger::Watch)));
     }
 }

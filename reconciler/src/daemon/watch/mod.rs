@@ -16,18 +16,18 @@ mod gates;
 mod lanes;
 mod slots;
 
-use std::collections::{HashMap, HashSet};
+use std::collections::HashSet;
 use std::sync::Arc;
 use std::time::Duration;
 
 use chrono::{DateTime, Utc};
 use firstcome_shared::coupon::{Coupon, Drop};
-use firstcome_shared::domain::{CouponId, DropId};
+use firstcome_shared::domain::DropId;
 use firstcome_shared::mysql::DbError;
 use firstcome_shared::process_state::{SeenState, StoreState};
 use firstcome_shared::redis::Redis;
 use firstcome_shared::redis::refusing::text_of;
-use tokio::sync::{mpsc, watch};
+use tokio::sync::watch;
 use tokio::time::MissedTickBehavior;
 use tokio_util::sync::CancellationToken;
 
@@ -65,8 +65,6 @@ struct Wants {
     closed: Wanted,
     /// Drops in which users wait or are owed a slot, and slots are left.
     with_slots: Vec<DropWithSlots>,
-    /// The eras of open coupons that MySQL has lost.
-    ahead: HashMap<CouponId, u64>,
 }
 
 /// Watches until `stop`, and reopens coupons.
@@ -92,16 +90,11 @@ pub(super) async fn watch(
         notifier: &notifier,
         stop: &stop,
     };
-    let (reopened, reopenings) = mpsc::unbounded_channel();
-    let (promoted, promotions) = mpsc::unbounded_channel();
     // The lanes are not cut off: they end between two repairs.
     tokio::join!(
         looks,
-        lanes.reopen(wanted.subscribe(), reopened),
-        lanes.record(reopenings),
-        lanes.promote(wanted.subscribe(), promoted),
-        lanes.record(promotions),
-        lanes.adopt_eras(wanted.subscribe())
+        lanes.reopen(wanted.subscribe()),
+        lanes.promote(wanted.subscribe())
     );
 }
 

@@ -572,7 +572,6 @@ fn pass(world: &mut World, drop: usize, has_second_read: bool) -> Option<Judgeme
     }
     let moment = Moment {
         drop: drop_id(drop),
-        once_per: world.once_per,
         is_closed: false,
         clock_ms,
         is_read,

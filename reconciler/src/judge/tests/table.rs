@@ -44,7 +44,6 @@ impl Case {
         Self {
             moment: Moment {
                 drop: DROP,
-                once_per: OncePer::Drop,
                 is_closed: false,
                 clock_ms: 1_000,
                 is_read: true,

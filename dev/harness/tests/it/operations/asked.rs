@@ -101,7 +101,7 @@ async fn the_command_line_sets_an_exit_code_and_prints_a_table_or_json() {
         ("FIRSTCOME_TEST_STARTUP_WAIT_SECONDS", "0"),
     ];
     for (args, env, says) in [
-        (&["--coupon", "424242"][..], &[][..], "424242"),
+        (&["--coupon", "424242"][..], &[][..], "no such coupon"),
         (&[], &nowhere, "Redis"),
         (&["--wait-seconds", "1"], &[], "another pass is running"),
     ] {

@@ -5,8 +5,8 @@ use std::time::Duration;
 
 use firstcome_harness::drift::Drift;
 use firstcome_harness::{
-    Answer, Fixture, LIMIT, MadeCoupon, OPS_TOKEN, World, coupon_body, eventually_some, open_world,
-    people,
+    Answer, Fixture, LIMIT, MadeCoupon, OPS_TOKEN, World, coupon_body, eventually, eventually_some,
+    open_world, people,
 };
 use firstcome_stack::{ProxyFault, Stack};
 use reqwest::header::ORIGIN;
@@ -155,44 +155,25 @@ async fn repairs_that_a_dry_run_has_shown_are_confirmed_on_its_screen(
     let mut damage = injector(&f.world, coupon).await;
     damage.make(Drift::SlotConflict, 2).await.unwrap();
     let drop = format!("/coupons/{}/drops/{}", coupon.id, coupon.drop);
-    let id = coupon.id.to_string();
-    let plan = [("coupon", &*id), ("name", "Winter coupon")];
-    let sure = [&plan[..], &[("sure", "1")]].concat();
-    let mut is_confirmed = false;
-    // The daemon closes and opens the coupon meanwhile: what this interrupts is confirmed again.
-    eventually_some("the repairs are made", LIMIT, async || {
-        let begun = kim
-            .submit(&format!("{drop}/pass"), &[("how", "dry_run")])
-            .await;
-        let run = begun.location;
-        let shown = ended(kim, &run).await;
-        if !shown.contains("Confirm the repairs of") {
-            return if is_confirmed { Ok(()) } else { Err(shown) };
-        }
-        let confirm = format!("{run}/confirm");
-        let asked = kim.submit(&confirm, &plan).await;
-        assert_has(&asked.text, &["Are you sure?", "lose the slot"]);
-        let confirmed = kim.submit(&confirm, &sure).await.location;
-        is_confirmed = true;
-        let made = ended(kim, &confirmed).await;
-        if made.contains("repaired") {
-            return Ok(());
-        }
-        Err(made)
+    let begun = kim
+        .submit(&format!("{drop}/pass"), &[("how", "dry_run")])
+        .await;
+    let run = begun.location;
+    eventually("the dry run has ended", LIMIT, async || {
+        kim.text(&run).await.contains("Confirm the repairs of")
     })
     .await;
-}
-
-/// Waits until a pass has ended. Returns its screen.
-async fn ended(kim: &Visitor, run: &str) -> String {
-    eventually_some("the pass has ended", LIMIT, async || {
-        let text = kim.text(run).await;
-        if text.contains("<h1>Pass: ") && text.contains(", took ") {
-            return Ok(text);
-        }
-        Err(text)
+    let id = coupon.id.to_string();
+    let plan = [("coupon", &*id), ("name", "Winter coupon")];
+    let confirm = format!("{run}/confirm");
+    let asked = kim.submit(&confirm, &plan).await;
+    assert_has(&asked.text, &["Are you sure?", "lose the slot"]);
+    let sure = [&plan[..], &[("sure", "1")]].concat();
+    let confirmed = kim.submit(&confirm, &sure).await.location;
+    eventually("the repairs are made", LIMIT, async || {
+        kim.text(&confirmed).await.contains("repaired")
     })
-    .await
+    .await;
 }
 
 async fn giving_a_promise_up_asks_first(kim: &Visitor, coupon: &MadeCoupon) {
