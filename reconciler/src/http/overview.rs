@@ -22,8 +22,7 @@ pub(super) struct OverviewQuery {
 /// Show the state of the installation
 ///
 /// Firing alerts, admission, and the drops that are live or need manual attention, the most urgent
-/// first. Counts are at most a second old (rows of large drops up to 20 seconds), settings and
-/// alerts 5 seconds.
+/// first. Everything is at most a second old, rows of large drops up to 20 seconds.
 #[utoipa::path(
     get, path = "/v1/overview", tag = "overview",
     operation_id = "read_overview", security(("ops" = [])),

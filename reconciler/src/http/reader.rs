@@ -1,6 +1,5 @@
 //! Reads the state of the installation for the overview. All requests share one reader. It reads
-//! coupons, alerts and the last run every few seconds, and the numbers of drops for each page;
-//! concurrent requests for the first page share these, too.
+//! coupons, alerts and the last run once a second at most, and the numbers of drops for each page.
 
 use std::collections::{HashMap, HashSet};
 use std::time::{Duration, Instant};
@@ -26,22 +25,16 @@ use crate::report::{AlertState, Run};
 /// Drops per page.
 const DROPS: usize = 50;
 
-/// The first page is reused for requests that arrive within this time after its reading began. The
-/// console polls once a second.
-const FRESH: Duration = Duration::from_millis(800);
+/// Maximum age of coupons, alerts and the last run on a page.
+const FACTS_EVERY: Duration = Duration::from_secs(1);
 
-/// Maximum age of coupons, alerts and the last run on a page. It is shorter for a single drop,
-/// which may be requested right after a pass.
-const FACTS_EVERY: Duration = Duration::from_secs(5);
-const FACTS_OF_ONE: Duration = Duration::from_secs(1);
-
-/// Slots counted per request, which takes MySQL about 50 ms. A larger drop is counted alone, and
-/// less often; the largest are not counted at all.
+/// A request counts rows until this number of slots is reached, which takes MySQL about 50 ms. A
+/// large drop is counted less often, and the largest are not counted at all.
 const SLOTS_AT_ONCE: u32 = 200_000;
 const SLOTS_A_SECOND: u32 = 100_000;
 const COUNTED_AT_MOST: u32 = 2_000_000;
 
-/// How long a count is kept that no page shows.
+/// How long a count is kept.
 const KEPT: Duration = Duration::from_secs(60);
 
 /// Maximum wait for one store. After that the page lacks the counts of that store, except rows,
@@ -57,7 +50,6 @@ pub(crate) struct Reader {
     mysql_answers: bool,
     /// The rows of drops when they were last counted.
     rows: HashMap<DropId, (RowCount, Instant)>,
-    first_page: Option<(Instant, Overview)>,
 }
 
 /// Facts that rarely change.
@@ -82,18 +74,12 @@ impl Reader {
             asked_at: None,
             mysql_answers: true,
             rows: HashMap::new(),
-            first_page: None,
         }
     }
 
     /// Returns a page of drops, counted from 1.
     pub(super) async fn page(&mut self, page: usize) -> Overview {
-        let first = self.first_page.as_ref().filter(|_| page == 1);
-        if let Some((_, seen)) = first.filter(|(at, _)| at.elapsed() < FRESH) {
-            return seen.clone();
-        }
-        let began = Instant::now();
-        self.read_facts(FACTS_EVERY).await;
+        self.read_facts().await;
         let all = in_order(&self.facts, Utc::now());
         let pages = all.len().div_ceil(DROPS).max(1);
         let shown = all
@@ -102,20 +88,16 @@ impl Reader {
             .take(DROPS)
             .map(|(coupon, drop)| (coupon.clone(), drop.clone()))
             .collect();
-        let seen = Overview {
+        Overview {
             page,
             pages,
             ..self.read_numbers(shown).await
-        };
-        if page == 1 {
-            self.first_page = Some((began, seen.clone()));
         }
-        seen
     }
 
     /// Reads one drop now, whatever its page.
     pub(super) async fn read_one(&mut self, coupon: Coupon, drop: Drop) -> Overview {
-        self.read_facts(FACTS_OF_ONE).await;
+        self.read_facts().await;
         self.read_numbers(vec![(coupon, drop)]).await
     }
 
@@ -183,9 +165,9 @@ impl Reader {
         }
     }
 
-    /// Reads the facts if they are older than `age`.
-    async fn read_facts(&mut self, age: Duration) {
-        if self.asked_at.is_some_and(|at| at.elapsed() < age) {
+    /// Reads the facts if they are too old.
+    async fn read_facts(&mut self) {
+        if self.asked_at.is_some_and(|at| at.elapsed() < FACTS_EVERY) {
             return;
         }
         self.asked_at = Some(Instant::now());
@@ -199,8 +181,8 @@ impl Reader {
         }
     }
 
-    /// Counts the dead letters of these drops, and their rows, first those that were not counted
-    /// for the longest time.
+    /// Counts the dead letters of these drops, and their rows, first those that were not counted for
+    /// the longest time.
     async fn count(
         &mut self,
         shown: &[(Coupon, Drop)],
@@ -209,29 +191,29 @@ impl Reader {
         let db = &self.stores.db;
         let ids: Vec<DropId> = shown.iter().map(|(_, drop)| drop.id).collect();
         let letters = queries::drops::count(db, DropCount::DeadLetters, &ids).await?;
-        self.rows
-            .retain(|id, (_, at)| ids.contains(id) || at.elapsed() < KEPT);
+        self.rows.retain(|_, (_, at)| at.elapsed() < KEPT);
         let counted_at = |drop: &Drop| self.rows.get(&drop.id).map(|(_, at)| *at);
         let mut due: Vec<&Drop> = shown
             .iter()
             .map(|(_, drop)| drop)
-            .filter(|drop: &&Drop| {
+            .filter(|drop| drop.quantity <= COUNTED_AT_MOST)
+            .filter(|drop| {
                 let rest = Duration::from_secs(u64::from(drop.quantity / SLOTS_A_SECOND));
-                drop.quantity <= COUNTED_AT_MOST
-                    && counted_at(drop).is_none_or(|at| at.elapsed() >= rest)
+                counted_at(drop).is_none_or(|at| at.elapsed() >= rest)
             })
             .collect();
         due.sort_by_key(|drop| counted_at(drop));
-        let mut slots = 0_u32;
+        let mut slots = 0;
         for drop in due {
-            slots = slots.saturating_add(drop.quantity);
-            if slots > drop.quantity && slots > SLOTS_AT_ONCE {
-                break;
-            }
             let at = Instant::now();
             let users = found.get(&drop.id).map_or(0, |(redis, _)| redis.users);
-            let rows = queries::rows::count_rows(db, drop.id, drop.quantity).await?;
+            let counts = queries::drops::count(db, DropCount::Rows, &[drop.id]).await?;
+            let rows = counts.get(&drop.id).copied().unwrap_or(0);
             self.rows.insert(drop.id, (RowCount { rows, users }, at));
+            slots += drop.quantity;
+            if slots >= SLOTS_AT_ONCE {
+                break;
+            }
         }
         Ok(letters)
     }

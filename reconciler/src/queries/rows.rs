@@ -30,28 +30,6 @@ impl From<ClaimRow> for ClaimOfSlot {
     }
 }
 
-/// Slots counted per statement, which takes MySQL about 50 ms.
-const SLOTS_COUNTED_AT_ONCE: Slot = 200_000;
-
-/// Counts the rows of a drop, at least up to the slot `upper`, in ranges of slots, so that no
-/// statement takes longer for a larger drop.
-pub(crate) async fn count_rows(db: &Db, drop: DropId, upper: Slot) -> DbResult<u64> {
-    let mut rows = 0;
-    let mut from = 0;
-    while from <= upper {
-        let upper_end = from + SLOTS_COUNTED_AT_ONCE;
-        let part = issued_coupons::table
-            .filter(issued_coupons::drop_id.eq(drop))
-            .filter(issued_coupons::slot.ge(from))
-            .filter(issued_coupons::slot.lt(upper_end))
-            .count();
-        let part: Option<i64> = db.row("count rows", part).await?;
-        rows += part.unwrap_or(0).cast_unsigned();
-        from = upper_end;
-    }
-    Ok(rows)
-}
-
 /// Reads slot, user and time of admission of the rows in a range of slots, in order.
 pub(crate) async fn rows_on_slots(
     db: &Db,
