@@ -11,10 +11,10 @@ use firstcome_shared::mysql::{Db, DbError};
 use firstcome_shared::redis::{Redis, RedisError};
 use firstcome_shared::schema::reconcile_findings;
 
-use super::facts::{Evidence, Standing, UserFacts};
+use super::verdict::{Evidence, Standing, UserFacts};
 use crate::queries;
 use crate::queries::runs::FindingRow;
-use crate::report::{ActionKind, AlertKind, Kind, Outcome, Stored, wording};
+use crate::report::{ActionKind, AlertKind, Kind, Outcome, Stored};
 
 /// The keys of a drop that was sealed longer ago have expired.
 const KEYS_KEPT: TimeDelta = TimeDelta::hours(2);
@@ -53,8 +53,7 @@ pub(super) async fn gather(
 /// Maximum number of findings, and of dead letters, that are read for a user: the newest.
 const READ: u32 = 1_000;
 
-/// Reads the newest findings about a user and a coupon, and one more, which shows that there are
-/// older ones.
+/// Reads the newest findings about a user and a coupon.
 async fn findings_about(
     db: &Db,
     coupon: CouponId,
@@ -64,7 +63,7 @@ async fn findings_about(
         .filter(reconcile_findings::coupon_id.eq(coupon))
         .filter(reconcile_findings::user_id.eq(user.clone()))
         .order(reconcile_findings::id.desc())
-        .limit(i64::from(READ) + 1)
+        .limit(i64::from(READ))
         .select(FindingAbout::as_select());
     db.rows("findings about a person", about).await
 }
@@ -77,20 +76,6 @@ struct FindingAbout {
     created_at: DateTime<Utc>,
     #[diesel(embed)]
     finding: FindingRow,
-}
-
-/// Takes entries, newest first, and returns at most [`READ`] of the newest ones, oldest first. If
-/// older ones are left out, adds a sentence about that to `known`.
-fn oldest_first<T>(mut newest: Vec<T>, what: &str, known: &mut UserFacts) -> Vec<T> {
-    if newest.len() > READ as usize {
-        newest.truncate(READ as usize);
-        let number = wording::grouped(READ.into());
-        known.no_longer_known.push(format!(
-            "older {what} about them: only the newest {number} were read, the older ones were not"
-        ));
-    }
-    newest.reverse();
-    newest
 }
 
 /// Reads when the coupon was last opened again after a loss of Redis.
@@ -127,24 +112,22 @@ async fn in_mysql(
             format!("they hold slot {slot} of drop {drop}; the row was written by the {by}");
         known.happened(Some(row.claimed_at), "mysql", claimed);
         known.happened(Some(row.issued_at), "mysql", issued);
-        known.stands(Evidence::Row, drop, Some(slot.into()), holds);
+        known.stands(Evidence::Row, Some(drop), Some(slot.into()), holds);
     }
     for one in &person.revoked {
         revocation(one, known);
     }
-    let newest = findings_about(db, coupon.id, user).await?;
-    let findings = oldest_first(newest, "findings of passes", known);
-    let last = findings.last().map(|about| &about.finding);
+    let findings = findings_about(db, coupon.id, user).await?;
+    let last = findings.first().map(|about| &about.finding);
     known.not_repaired = last
         .filter(|it| it.result == Stored::Known(Outcome::Failed) || it.needs_person)
         .map(|last| last.detail.clone());
-    for about in findings {
+    for about in findings.into_iter().rev() {
         let says = sentence(&about.run_id, about.finding);
         known.happened(Some(about.created_at), "reconciler", says);
     }
-    let dead_letters =
-        queries::dead_letters::dead_letters_of_person(db, coupon.id, user, READ + 1).await?;
-    let mut dead_letters = oldest_first(dead_letters, "dead letters", known);
+    let mut dead_letters =
+        queries::dead_letters::dead_letters_of_person(db, coupon.id, user, READ).await?;
     dead_letters.sort_by_key(|row| row.id);
     for row in dead_letters {
         dead_letter(&row, known);
@@ -163,7 +146,7 @@ async fn in_mysql(
                 "they were promised a coupon in drop {drop}, and the promise could not be kept: \
                 {reason}"
             );
-            known.stands(Evidence::BrokenPromise, drop, None, sentence);
+            known.stands(Evidence::BrokenPromise, Some(drop), None, sentence);
         }
     }
     Ok(())
@@ -201,7 +184,7 @@ fn revocation(one: &Revocation, known: &mut UserFacts) {
         None => Evidence::Revocation,
         Some(_) => Evidence::EarlierRevocation,
     };
-    known.stands(evidence, drop, slot, sentence);
+    known.stands(evidence, Some(drop), slot, sentence);
 }
 
 fn dead_letter(row: &DeadLetterRow, known: &mut UserFacts) {
@@ -228,15 +211,11 @@ fn dead_letter(row: &DeadLetterRow, known: &mut UserFacts) {
         return;
     }
     let sentence = format!("failed claim {id} ({reason}) is open");
-    known.standings.push(Standing {
-        evidence: Evidence::DeadLetter,
-        drop: row.drop_id.map(DropId),
-        slot: row.slot,
-        sentence,
-    });
+    let drop = row.drop_id.map(DropId);
+    known.stands(Evidence::DeadLetter, drop, row.slot, sentence);
 }
 
-/// Says what a pass found about the user and did, in the words of the mails.
+/// Says what a pass found about the user and did.
 fn sentence(run_id: &str, row: FindingRow) -> String {
     let detail = row.detail.clone();
     let row = match row.known() {
@@ -248,16 +227,9 @@ fn sentence(run_id: &str, row: FindingRow) -> String {
     let drop = row.drop_id.map(|drop| format!(" in drop {drop}"));
     let slot = row.slot.map(|slot| format!(", slot {slot}"));
     let place = [drop, slot].map(Option::unwrap_or_default).concat();
-    let words = wording::words(row.action);
-    let repair = match (row.action, row.result) {
-        // If a finding is only reported, its result is not worth mentioning.
-        (ActionKind::Report, _) => String::new(),
-        (_, Outcome::Applied) => format!(", {}", words.done),
-        (_, Outcome::Planned) => format!(", held back: {}", words.to_do),
-        (_, Outcome::Failed) => format!(", not possible: {}", words.to_do),
-        (_, Outcome::Skipped) => format!(", left to others: {}", words.to_do),
-    };
-    format!("{kind}{place}{repair}: {} (pass {run_id})", row.text())
+    let text = row.text();
+    let result = row.result.as_str();
+    format!("{kind}{place}: {text} (pass {run_id}: {result})")
 }
 
 /// Reads the user's slots and waiting positions in the drops that Redis may still have.
@@ -291,14 +263,14 @@ async fn in_redis(
             let at = held.and_then(|holder| DateTime::from_timestamp_millis(holder.at_ms?));
             known.happened(at, "redis", format!("admitted to drop {id} in slot {slot}"));
             let sentence = format!("they were given slot {slot} of drop {id}; no row yet");
-            known.stands(Evidence::Admission, id, Some(slot.into()), sentence);
+            known.stands(Evidence::Admission, Some(id), Some(slot.into()), sentence);
         }
         if let Some(place) = standing.position {
             let what = format!("on the waiting list of drop {id} at position {place}");
             known.happened(None, "redis", what);
             if drop.sealed_at.is_none() {
                 let sentence = format!("they wait for drop {id} at position {place}");
-                known.stands(Evidence::Waiting, id, None, sentence);
+                known.stands(Evidence::Waiting, Some(id), None, sentence);
             }
         }
     }
@@ -339,21 +311,5 @@ mod tests {
             dead_letter(&row, &mut known);
             assert!(known.happenings[0].what.contains(place), "{known:?}");
         }
-    }
-
-    #[test]
-    fn explain_says_that_older_entries_were_not_read() {
-        let mut known = UserFacts::default();
-        let newest: Vec<u32> = (0..READ).collect();
-        let read = oldest_first(newest, "dead letters", &mut known);
-        assert_eq!((read[0], read.len()), (READ - 1, READ as usize));
-        assert!(known.no_longer_known.is_empty(), "{known:?}");
-
-        let newest: Vec<u32> = (0..=READ).collect();
-        let read = oldest_first(newest, "dead letters", &mut known);
-        assert_eq!((read[0], read.len()), (READ - 1, READ as usize));
-        let expected = "older dead letters about them: only the newest 1,000 were read, the older \
-            ones were not";
-        assert_eq!(known.no_longer_known, [expected]);
     }
 }

@@ -2,7 +2,6 @@
 //! Support uses it to answer "it said yes and I have nothing". It reads MySQL and Redis only. Facts
 //! that are no longer known are listed, not guessed.
 
-mod facts;
 mod gather;
 mod verdict;
 
