@@ -1,13 +1,11 @@
 //! Whether Redis has the claimants of a coupon that allows one claim per user in total: the users
 //! who hold a slot of any drop. The keys of sealed drops expire, so only numbers are compared.
 
-use diesel::prelude::*;
-use firstcome_shared::domain::{CouponId, DropId, OncePer};
-use firstcome_shared::mysql::{Db, DbError};
+use firstcome_shared::coupon::Drop;
+use firstcome_shared::domain::{DropId, OncePer};
 use firstcome_shared::redis::keys::DropKeys;
-use firstcome_shared::schema::drops;
 
-use crate::context::{PassContext, Step, Stores};
+use crate::context::{PassContext, Step};
 use crate::queries;
 use crate::queries::drops::DropCount;
 use crate::read::CouponSeen;
@@ -52,10 +50,9 @@ pub(crate) async fn lacks_claimants(ctx: &PassContext, seen: &CouponSeen) -> Ste
     if count.claimants >= count.users + count.sealed {
         return Ok(false);
     }
-    let db = &ctx.stores.db;
-    let mut sealed = sealed_with_rows(db, seen.coupon.id).await?;
-    sealed.retain(|drop| seen.drops.iter().all(|own| own.drop.id != *drop));
-    let rows = queries::drops::count(db, DropCount::Rows, &sealed).await?;
+    let sealed = other_sealed_drops(ctx, seen).await?;
+    let ids: Vec<DropId> = sealed.iter().map(|drop| drop.id).collect();
+    let rows = queries::drops::count(&ctx.stores.db, DropCount::Rows, &ids).await?;
     Ok(count.claimants < count.users + rows.values().sum::<u64>())
 }
 
@@ -71,15 +68,18 @@ pub(crate) fn lost_claimants(result: Outcome) -> Finding {
 /// Counts the rows of sealed drops, whose number grows only if a dead letter of one becomes a row,
 /// and then the claimants and users in Redis at one moment.
 async fn count(ctx: &PassContext, seen: &CouponSeen) -> Step<ClaimantCount> {
-    let Stores { db, redis, .. } = &ctx.stores;
-    let id = seen.coupon.id;
     let drops: Vec<DropKeys> = seen.drops.iter().map(|own| own.keys.clone()).collect();
-    let sealed = if seen.has_sealed {
-        count_rows_of_other_sealed_drops(db, id, &drops).await?
-    } else {
-        0
-    };
-    let (claimants, users) = redis.claimants_and_users(id, &drops).await?;
+    let mut sealed = 0;
+    if seen.has_sealed {
+        let others = other_sealed_drops(ctx, seen).await?;
+        sealed = others
+            .iter()
+            .filter_map(|drop| drop.sealed_rows)
+            .map(u64::from)
+            .sum();
+    }
+    let redis = &ctx.stores.redis;
+    let (claimants, users) = redis.claimants_and_users(seen.coupon.id, &drops).await?;
     Ok(ClaimantCount {
         claimants,
         users,
@@ -87,28 +87,12 @@ async fn count(ctx: &PassContext, seen: &CouponSeen) -> Step<ClaimantCount> {
     })
 }
 
-/// Reads how many rows a coupon's sealed drops have, without those of `drops`.
-async fn count_rows_of_other_sealed_drops(
-    db: &Db,
-    coupon: CouponId,
-    drops: &[DropKeys],
-) -> Result<u64, DbError> {
-    let own: Vec<DropId> = drops.iter().map(|own| own.drop).collect();
-    let rows = drops::table
-        .filter(drops::coupon_id.eq(coupon))
-        .filter(drops::sealed_at.is_not_null())
-        .filter(drops::id.ne_all(own))
-        .select(drops::sealed_rows);
-    let rows: Vec<Option<u32>> = db.rows("rows of sealed drops", rows).await?;
-    Ok(rows.into_iter().flatten().map(u64::from).sum())
-}
-
-/// Reads a coupon's sealed drops that have rows.
-async fn sealed_with_rows(db: &Db, coupon: CouponId) -> Result<Vec<DropId>, DbError> {
-    let sealed = drops::table
-        .filter(drops::coupon_id.eq(coupon))
-        .filter(drops::sealed_at.is_not_null())
-        .filter(drops::sealed_rows.gt(Some(0)))
-        .select(drops::id);
-    db.rows("sealed drops with rows", sealed).await
+/// Reads a coupon's sealed drops, without one that was sealed since the pass has seen it.
+async fn other_sealed_drops(ctx: &PassContext, seen: &CouponSeen) -> Step<Vec<Drop>> {
+    let found = ctx.stores.db.coupon(seen.coupon.id).await?;
+    let mut drops = found.map(|(_, drops)| drops).unwrap_or_default();
+    drops.retain(|drop| {
+        drop.sealed_at.is_some() && seen.drops.iter().all(|own| own.drop.id != drop.id)
+    });
+    Ok(drops)
 }

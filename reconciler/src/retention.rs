@@ -148,7 +148,7 @@ pub(crate) async fn erase_old_people(stores: &Stores, days: u32) -> Result<(), S
                 *known
             } else {
                 let found = db.coupon(coupon).await?;
-                found.as_ref().is_some_and(is_over_for_good)
+                found.is_some_and(|(coupon, drops)| is_over_for_good(&coupon, &drops))
             };
             over.insert(coupon, is_over);
             let states = redis.drop_states(&[redis.keys(coupon, id)]).await?;

@@ -98,14 +98,14 @@ pub(crate) async fn seal(drop: DropPass<'_>, last: &Compared, ledger: &mut Ledge
 /// Lets the keys of a coupon's sealed drops expire, also those that an earlier call did not reach,
 /// and the coupon's own if it is over.
 pub(crate) async fn expire_sealed(stores: &Stores, coupon: CouponId) -> Result<(), StoreError> {
-    let Some(found) = stores.db.coupon(coupon).await? else {
+    let Some((coupon, drops)) = stores.db.coupon(coupon).await? else {
         return Ok(());
     };
     let redis = &stores.redis;
-    let keys = sealed_keys(redis, &found.1);
+    let keys = sealed_keys(redis, &drops);
     redis.expire_drops(&keys, sealed_for()).await?;
-    if is_over_for_good(&found) {
-        redis.expire_coupon(coupon).await?;
+    if is_over_for_good(&coupon, &drops) {
+        redis.expire_coupon(coupon.id).await?;
     }
     Ok(())
 }
@@ -117,12 +117,9 @@ pub(crate) fn sealed_keys(redis: &Redis, drops: &[Drop]) -> Vec<DropKeys> {
 }
 
 /// Whether a coupon has drops, all of them sealed, and its schedule has no more of them.
-pub(crate) fn is_over_for_good((coupon, drops): &(Coupon, Vec<Drop>)) -> bool {
-    let is_daily = matches!(coupon.schedule, Some(Schedule::Daily { .. }));
-    let goes_on = is_daily
-        && coupon
-            .schedule
-            .as_ref()
-            .is_some_and(|it: &Schedule| !it.drops_from(Utc::now()).is_empty());
+pub(crate) fn is_over_for_good(coupon: &Coupon, drops: &[Drop]) -> bool {
+    let goes_on = coupon.schedule.as_ref().is_some_and(|schedule| {
+        matches!(schedule, Schedule::Daily { .. }) && !schedule.drops_from(Utc::now()).is_empty()
+    });
     !goes_on && !drops.is_empty() && drops.iter().all(|drop| drop.sealed_at.is_some())
 }

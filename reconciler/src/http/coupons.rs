@@ -22,6 +22,7 @@ use utoipa::IntoParams;
 use super::RouteState;
 use super::requests::{Answer, read_coupon, within};
 use crate::queries::drops::DropCount;
+use crate::seal::is_over_for_good;
 use crate::{queries, ready};
 
 /// Drops per page.
@@ -32,17 +33,12 @@ const COUNTED: u64 = 200_000;
 
 /// Returns the settings and the state in the format of the API.
 fn details(app: &RouteState, coupon: &Coupon, drops: &[Drop]) -> CouponDetails {
-    let now = Utc::now();
-    let is_to_come = coupon
-        .schedule
-        .as_ref()
-        .is_some_and(|it| it.drops_from(now).iter().any(|d| d.opens_at >= now));
     CouponDetails {
         id: coupon.id,
         settings: coupon.settings.clone(),
         allow_list_users: coupon.allow_list.people,
         revision: coupon.revision,
-        over: !is_to_come && drops.iter().all(|drop| drop.sealed_at.is_some()),
+        over: is_over_for_good(coupon, drops),
         page: app.notifier.links().coupon_page(coupon.id),
     }
 }
