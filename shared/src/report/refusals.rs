@@ -40,8 +40,12 @@ pub const COMMITS_HANG: &str = "no commit ends (waiting for handler commit)";
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct RefusalFacts {
     pub store: FailureCause,
-    /// Parts of the store's messages by which the refusal is recognized.
-    signs: &'static [&'static str],
+    /// The codes of the store or of its client by which the refusal is recognized: the first word
+    /// of a reply of Redis, the name of an error of Kafka.
+    codes: &'static [&'static str],
+    /// Parts of messages for the rest: MySQL's errors have numbers, but diesel-async passes on only
+    /// the message (`lc_messages` makes it English); Redis answers some refusals with plain `ERR`.
+    texts: &'static [&'static str],
     /// The first sentence of its mail, without a full stop.
     pub says: &'static str,
     /// What an operator does.
@@ -51,14 +55,15 @@ pub struct RefusalFacts {
 }
 
 impl StoreRefusal {
-    /// Returns the texts about a refusal, and the signs by which it is recognized.
+    /// Returns the texts about a refusal, and how it is recognized.
     #[allow(clippy::too_many_lines, reason = "one table")]
     pub const fn facts(self) -> RefusalFacts {
         use FailureCause::{Kafka, Mysql, Redis};
         match self {
             Self::RedisDisk => RefusalFacts {
                 store: Redis,
-                signs: &["MISCONF"],
+                codes: &["MISCONF"],
+                texts: &[],
                 says: "Redis refuses writes: it cannot write to its disk (MISCONF)",
                 to_do: "Its disk is full or read-only, or it could not fork: remove that. Redis \
                     then goes on by itself. If only snapshots fail, an append-only file replaces \
@@ -71,7 +76,8 @@ impl StoreRefusal {
             },
             Self::RedisMemory => RefusalFacts {
                 store: Redis,
-                signs: &["command not allowed when used memory"],
+                codes: &["OOM"],
+                texts: &[],
                 says: "Redis refuses writes: its memory is full (maxmemory, OOM)",
                 to_do: "Raise maxmemory (also in redis.conf), or delete what is not Firstcome's.",
                 command: [
@@ -81,7 +87,8 @@ impl StoreRefusal {
             },
             Self::RedisReplica => RefusalFacts {
                 store: Redis,
-                signs: &["READONLY", "read only replica", "points to a replica"],
+                codes: &["READONLY", "ReadOnly"],
+                texts: &["points to a replica"],
                 says: "Redis refuses writes: REDIS_URL leads to a replica (READONLY)",
                 to_do: "Point REDIS_URL, or the address in it, to the master. If no other server \
                     is master, promote this one.",
@@ -92,7 +99,8 @@ impl StoreRefusal {
             },
             Self::RedisLogin => RefusalFacts {
                 store: Redis,
-                signs: &["NOAUTH", "WRONGPASS", "NOPERM", "NoPerm", "ACL failure"],
+                codes: &["NOAUTH", "WRONGPASS", "NOPERM", "NoPerm"],
+                texts: &["ACL failure"],
                 says: "Redis refuses this login, or a command of it (NOAUTH, WRONGPASS, NOPERM)",
                 to_do: "Correct user and password in REDIS_URL, or the rights of that user.",
                 command: [
@@ -102,7 +110,8 @@ impl StoreRefusal {
             },
             Self::MysqlDisk => RefusalFacts {
                 store: Mysql,
-                signs: &[
+                codes: &[],
+                texts: &[
                     "' is full",
                     "No space left on device",
                     "Disk full",
@@ -114,7 +123,8 @@ impl StoreRefusal {
             },
             Self::MysqlCommits => RefusalFacts {
                 store: Mysql,
-                signs: &[COMMITS_HANG],
+                codes: &[],
+                texts: &[COMMITS_HANG],
                 says: "MySQL answers, but ends no write: the disk of its binary log is full or \
                     does not respond",
                 to_do: "Free that disk: MySQL tries again within a minute, and its error log says \
@@ -123,7 +133,8 @@ impl StoreRefusal {
             },
             Self::MysqlReadOnly => RefusalFacts {
                 store: Mysql,
-                signs: &["read-only option", "read_only", "is read-only"],
+                codes: &[],
+                texts: &["read-only option", "read_only", "is read-only"],
                 says: "MySQL refuses writes: it is read-only (read_only or super_read_only)",
                 to_do: "Point DATABASE_URL, or the address in it, to the primary. If this is the \
                     primary, let it take writes.",
@@ -134,7 +145,8 @@ impl StoreRefusal {
             },
             Self::MysqlLogin => RefusalFacts {
                 store: Mysql,
-                signs: &[
+                codes: &[],
+                texts: &[
                     "Access denied",
                     "command denied",
                     "does not let this process in",
@@ -149,18 +161,17 @@ impl StoreRefusal {
             },
             Self::RedisOther => RefusalFacts {
                 store: Redis,
-                signs: &[
+                codes: &[
                     "NOREPLICAS",
-                    "Not enough good replicas",
                     "LOADING",
-                    "Redis is loading",
+                    "BusyLoading",
                     "MASTERDOWN",
                     "MasterDown",
-                    "Redis is busy running",
-                    "max number of clients",
+                    "BUSY",
                     "CLUSTERDOWN",
                     "ClusterDown",
                 ],
+                texts: &["max number of clients"],
                 says: "Redis refuses commands or connections",
                 to_do: "Remove what its words name. Each coupon opens by itself once it is \
                     verified.",
@@ -171,7 +182,8 @@ impl StoreRefusal {
             },
             Self::MysqlOther => RefusalFacts {
                 store: Mysql,
-                signs: &["Too many connections", "max_user_connections"],
+                codes: &[],
+                texts: &["Too many connections", "max_user_connections"],
                 says: "MySQL refuses writes or connections",
                 to_do: "Remove what its words name. Everything then continues by itself.",
                 command: [
@@ -181,17 +193,16 @@ impl StoreRefusal {
             },
             Self::KafkaOther => RefusalFacts {
                 store: Kafka,
-                signs: &[
-                    "ot enough in-sync replicas",
+                codes: &[
                     "NOT_ENOUGH_REPLICAS",
-                    "Disk error",
-                    "KAFKA_STORAGE_ERROR",
+                    "NotEnoughReplicas",
+                    "NotEnoughReplicasAfterAppend",
                     "KafkaStorageError",
-                    "authorization failed",
-                    "TOPIC_AUTHORIZATION_FAILED",
-                    "Invalid timestamp",
-                    "INVALID_TIMESTAMP",
+                    "TopicAuthorizationFailed",
+                    "ClusterAuthorizationFailed",
+                    "InvalidTimestamp",
                 ],
+                texts: &[],
                 says: "Kafka refuses messages",
                 to_do: "Remove what its words name: a broker that is away, a full disk, a missing \
                     right, a wrong clock. Claims are written to MySQL meanwhile.",
@@ -206,17 +217,19 @@ impl StoreRefusal {
     /// Recognizes the refusal in an error of a store. Returns `None` if the store does not answer,
     /// or reports something else.
     pub fn from_error(store: FailureCause, error: &str) -> Option<Self> {
-        Self::VARIANTS
-            .iter()
-            .find(|refusal| {
-                let facts = refusal.facts();
-                facts.store == store && facts.signs.iter().any(|sign| error.contains(sign))
-            })
-            .copied()
+        let is_of_code = |c: char| c.is_ascii_alphanumeric() || c == '_';
+        let words: Vec<&str> = error.split(|c| !is_of_code(c)).collect();
+        let mut all = Self::VARIANTS.iter().copied();
+        all.find(|refusal| {
+            let facts = refusal.facts();
+            let has_code = facts.codes.iter().any(|code| words.contains(code));
+            facts.store == store
+                && (has_code || facts.texts.iter().any(|text| error.contains(text)))
+        })
     }
 
-    /// Returns the kind of the alert about it: all refusals of one store share it, so that an outage
-    /// during which the refusals change is one alert.
+    /// Returns the kind of the alert about it: all refusals of one store share it, so that an
+    /// outage during which the refusals change is one alert.
     pub const fn alert(self) -> AlertKind {
         match self.facts().store {
             FailureCause::Redis => AlertKind::RedisRefuses,
@@ -239,7 +252,7 @@ mod tests {
 
     /// The texts are those of Redis 7.0, MySQL 9.7 and librdkafka 2.12.
     #[test]
-    fn refusals_of_stores_are_recognized_by_their_texts() {
+    fn refusals_of_stores_are_recognized_by_their_codes_or_texts() {
         use FailureCause::{Kafka, Mysql, Redis};
         use StoreRefusal as Is;
         for (store, text, refusal) in [
@@ -317,10 +330,14 @@ mod tests {
             ),
             (
                 Kafka,
-                "Broker: Disk error when trying to access log file on disk",
+                "KafkaStorageError (Broker: Disk error when trying to access log file on disk)",
                 Is::KafkaOther,
             ),
-            (Kafka, "Broker: Topic authorization failed", Is::KafkaOther),
+            (
+                Kafka,
+                "TopicAuthorizationFailed (Broker: Topic authorization failed)",
+                Is::KafkaOther,
+            ),
             (
                 Kafka,
                 "Message production error: InvalidTimestamp (Broker: Invalid timestamp)",
@@ -335,6 +352,9 @@ mod tests {
         }
         let away = "Connection refused (os error 111)";
         assert_eq!(StoreRefusal::from_error(Redis, away), None);
+        let reworded = "OOM the memory is used up";
+        let refusal = StoreRefusal::from_error(Redis, reworded);
+        assert_eq!(refusal, Some(Is::RedisMemory), "the code is enough");
     }
 
     /// Without an address, `redis-cli` changes a Redis on the operator's own machine.
