@@ -248,15 +248,12 @@ mod tests {
     }
 
     #[test]
-    fn api_links_use_the_public_address_and_a_name_within_a_cluster_counts_as_dead() {
+    fn api_links_use_the_public_address_if_there_is_one() {
         let api = |given: &[&str]| args(given).unwrap().links().api.unwrap();
         let own = "--api-url=https://api.internal/";
         assert_eq!(api(&[own]), "https://api.internal");
         let public = "--api-public-url=https://shop.example/coupons";
         assert_eq!(api(&[own, public]), "https://shop.example/coupons");
-        let of_cluster = args(&["--api-url=http://firstcome-api:8080"]).unwrap();
-        let dead: Vec<_> = of_cluster.links().dead().map(|(name, _)| name).collect();
-        assert!(dead.contains(&"API_PUBLIC_URL"), "{dead:?}");
     }
 
     #[test]

@@ -6,9 +6,9 @@ use std::collections::BTreeSet;
 use chrono::{DateTime, TimeDelta, Utc};
 use firstcome_shared::domain::{CouponId, DropId};
 use firstcome_shared::mysql::alerts::RepairsRow;
+use firstcome_shared::mysql::processes::LockHolder;
 use firstcome_shared::process_state::{Standstill, UnsafeSetting};
-
-use crate::report::{AlertKind, FailureCause, StoreRefusal};
+use firstcome_shared::report::{AlertKind, FailureCause, StoreRefusal};
 
 /// Something that is wrong now.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -21,6 +21,16 @@ pub struct Condition {
     pub cases: Cases,
     pub seen: Seen,
     pub facts: Facts,
+}
+
+impl Condition {
+    /// The run that stores its findings.
+    pub(crate) fn run_id(&self) -> Option<&str> {
+        match &self.facts {
+            Facts::Found { run_id } => Some(run_id),
+            _ => None,
+        }
+    }
 }
 
 /// The cases of a condition: what news is compared by, and what an acknowledgement covers.
@@ -84,25 +94,21 @@ pub enum Facts {
     Repairs(Vec<RepairsRow>),
 }
 
-/// A problem with a store as one or more processes report it.
-#[derive(Debug, Clone, PartialEq, Eq)]
+/// A problem with a store as processes report it.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
 pub struct StoreProblem {
     /// `None`: it does not answer.
     pub refusal: Option<StoreRefusal>,
     /// The error in the words of the store or of its driver.
     pub error: String,
-    /// The processes that report it: role and owner.
-    pub hosts: Vec<String>,
 }
 
 /// A scheduled run, or digest, that did not happen in time.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct LateRun {
     pub schedule: ScheduledRun,
-    /// When the first missed run was due.
-    pub due: DateTime<Utc>,
     /// The pass that holds the lock.
-    pub holder: Option<PassHolder>,
+    pub holder: Option<LockHolder>,
 }
 
 /// What a schedule starts.
@@ -124,15 +130,6 @@ impl ScheduledRun {
     }
 }
 
-/// The pass that holds the pass lock.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct PassHolder {
-    pub run_id: String,
-    /// Host and process.
-    pub owner: String,
-    pub since: DateTime<Utc>,
-}
-
 impl Cases {
     /// Above this number of cases, only their number is kept.
     pub const AT_MOST: usize = 2_000;
@@ -152,14 +149,6 @@ impl Cases {
         match self {
             Self::Each(each) => each.len() as u64,
             Self::Number(number) => *number,
-        }
-    }
-
-    /// The sum of the hashes; 0 if they are not known.
-    pub fn content(&self) -> i64 {
-        match self {
-            Self::Each(each) => each.iter().copied().fold(0, i64::wrapping_add),
-            Self::Number(_) => 0,
         }
     }
 
@@ -204,11 +193,5 @@ impl Cases {
             .chunks_exact(8)
             .filter_map(|hash| hash.try_into().ok());
         Self::Each(hashes.map(i64::from_be_bytes).collect())
-    }
-}
-
-impl Default for Cases {
-    fn default() -> Self {
-        Self::Each(BTreeSet::new())
     }
 }

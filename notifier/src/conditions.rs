@@ -1,21 +1,21 @@
 //! What is wrong now, from a snapshot. Pure. A store is away if somebody has a problem with it and
-//! nobody is fine; it refuses if anybody says so; a coupon is closed if every daemon that knows says
-//! so. What nobody says is unknown.
+//! nobody is fine; it refuses if anybody says so; a coupon is closed if every daemon that knows
+//! says so. What nobody says is unknown.
 
 use std::collections::{BTreeMap, BTreeSet};
 
 use chrono::{DateTime, TimeDelta, Utc};
-use firstcome_shared::domain::{CouponId, DropId};
+use firstcome_shared::domain::DropId;
 use firstcome_shared::hash::hash64;
 use firstcome_shared::mysql::alerts::{OpenPromises, RepairsRow};
+use firstcome_shared::mysql::levels::LevelRow;
+use firstcome_shared::mysql::processes::{FreshProcess, LockHolder};
 use firstcome_shared::process_state::{ConsumerState, ProcessState, StoreState};
+use firstcome_shared::report::{AlertKind, Kind};
 use serde_json::json;
 
-use crate::condition::{
-    Cases, Condition, Facts, LateRun, PassHolder, ScheduledRun, Seen, StoreProblem,
-};
-use crate::levels::{Level, LevelFacts};
-use crate::report::{AlertKind, FailureCause, Kind, StoreRefusal};
+use crate::condition::{Cases, Condition, Facts, LateRun, ScheduledRun, Seen, StoreProblem};
+use crate::levels::LevelFacts;
 use crate::times::Source;
 
 /// How late a scheduled run may be.
@@ -30,25 +30,20 @@ const REPAIRED: TimeDelta = TimeDelta::hours(1);
 /// Everything that alerts are decided from, as of one moment.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Snapshot {
+    /// MySQL answers: the rest was read there.
+    pub is_read_from_mysql: bool,
     /// The processes that have announced themselves within 25 s.
-    pub processes: Vec<SeenProcess>,
-    pub levels: Vec<Level>,
+    pub processes: Vec<FreshProcess>,
+    pub levels: Vec<LevelRow>,
     /// The schedules of this process; empty if it has none.
     pub schedules: Vec<SeenSchedule>,
-    pub holder: Option<PassHolder>,
+    /// The pass that holds the pass lock.
+    pub holder: Option<LockHolder>,
     pub promises: Vec<PromisesOfDrop>,
     /// Repairs of the last hour, and older ones that no mail has named.
     pub repairs: Vec<RepairsRow>,
     /// The last mail about repairs.
     pub repairs_told_at: Option<DateTime<Utc>>,
-}
-
-/// A process and what it knows.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct SeenProcess {
-    /// Its role and owner, for people.
-    pub host: String,
-    pub state: ProcessState,
 }
 
 /// A schedule and when it is due.
@@ -70,23 +65,20 @@ pub struct PromisesOfDrop {
 pub fn conditions(snapshot: &Snapshot, now: DateTime<Utc>) -> (Vec<Condition>, BTreeSet<Source>) {
     let mut all = Vec::new();
     let mut unknown = BTreeSet::new();
-    for store in STORES {
-        match store_state(snapshot, &store) {
-            Known::Unknown => drop(unknown.insert(store.source)),
-            Known::Fine => {}
-            Known::Wrong(condition) => all.push(condition),
-        }
-    }
-    match closed(snapshot) {
-        Known::Unknown => drop(unknown.insert(Source::Gates)),
+    let mut note = |source, known| match known {
+        Known::Unknown => drop(unknown.insert(source)),
         Known::Fine => {}
         Known::Wrong(condition) => all.push(condition),
+    };
+    for (store, is_read) in [
+        (REDIS, false),
+        (KAFKA, false),
+        (MYSQL, snapshot.is_read_from_mysql),
+    ] {
+        note(store.source, store_state(snapshot, &store, is_read));
     }
-    match consumers(snapshot) {
-        Known::Unknown => drop(unknown.insert(Source::Consumers)),
-        Known::Fine => {}
-        Known::Wrong(condition) => all.push(condition),
-    }
+    note(Source::Gates, closed(snapshot));
+    note(Source::Consumers, consumers(snapshot));
     match unsafe_settings(snapshot) {
         None => drop(unknown.insert(Source::Settings)),
         Some(found) => all.extend(found),
@@ -119,97 +111,80 @@ enum Known {
 /// A store, and where its state and its kinds are.
 struct WatchedStore {
     name: &'static str,
-    cause: FailureCause,
     source: Source,
     away: AlertKind,
     refuses: AlertKind,
     state: fn(&ProcessState) -> Option<&StoreState>,
-    /// Whether the snapshot itself shows that it answers.
-    is_read: bool,
 }
 
-const STORES: [WatchedStore; 3] = [
-    WatchedStore {
-        name: "redis",
-        cause: FailureCause::Redis,
-        source: Source::Redis,
-        away: AlertKind::RedisUnreachable,
-        refuses: AlertKind::RedisRefuses,
-        state: |state| state.redis.as_ref(),
-        is_read: false,
-    },
-    WatchedStore {
-        name: "kafka",
-        cause: FailureCause::Kafka,
-        source: Source::Kafka,
-        away: AlertKind::KafkaUnreachable,
-        refuses: AlertKind::KafkaRefuses,
-        state: |state| state.kafka.as_ref(),
-        is_read: false,
-    },
-    WatchedStore {
-        name: "mysql",
-        cause: FailureCause::Mysql,
-        source: Source::Mysql,
-        away: AlertKind::MysqlUnreachable,
-        refuses: AlertKind::MysqlRefuses,
-        state: |state| state.mysql.as_ref(),
-        is_read: true,
-    },
-];
+const REDIS: WatchedStore = WatchedStore {
+    name: "redis",
+    source: Source::Redis,
+    away: AlertKind::RedisUnreachable,
+    refuses: AlertKind::RedisRefuses,
+    state: |state| state.redis.as_ref(),
+};
 
-fn store_state(snapshot: &Snapshot, store: &WatchedStore) -> Known {
-    let mut refusals: BTreeMap<String, StoreProblem> = BTreeMap::new();
-    let mut away: BTreeMap<String, StoreProblem> = BTreeMap::new();
+const KAFKA: WatchedStore = WatchedStore {
+    name: "kafka",
+    source: Source::Kafka,
+    away: AlertKind::KafkaUnreachable,
+    refuses: AlertKind::KafkaRefuses,
+    state: |state| state.kafka.as_ref(),
+};
+
+const MYSQL: WatchedStore = WatchedStore {
+    name: "mysql",
+    source: Source::Mysql,
+    away: AlertKind::MysqlUnreachable,
+    refuses: AlertKind::MysqlRefuses,
+    state: |state| state.mysql.as_ref(),
+};
+
+fn store_state(snapshot: &Snapshot, store: &WatchedStore, is_read: bool) -> Known {
+    let mut refusals = BTreeSet::new();
+    let mut away = BTreeSet::new();
     let mut is_partly = false;
-    let mut is_fine = store.is_read;
-    let mut is_known = store.is_read;
+    let mut is_fine = is_read;
     for process in &snapshot.processes {
         let Some(state) = (store.state)(&process.state) else {
             continue;
         };
-        is_known = true;
-        let (problems, error) = match state {
+        let (problems, refusal, error) = match state {
             StoreState::Fine => {
                 is_fine = true;
                 continue;
             }
-            StoreState::Refuses(error) => (&mut refusals, error),
-            StoreState::Away(error) => (&mut away, error),
+            StoreState::Refuses { refusal, error } => (&mut refusals, Some(*refusal), error),
+            StoreState::Away(error) => (&mut away, None, error),
             StoreState::Partly(error) => {
                 is_partly = true;
-                (&mut away, error)
+                (&mut away, None, error)
             }
         };
-        let problem = problems
-            .entry(error.clone())
-            .or_insert_with(|| StoreProblem {
-                refusal: StoreRefusal::from_error(store.cause, error),
-                error: error.clone(),
-                hosts: Vec::new(),
-            });
-        problem.hosts.push(process.host.clone());
+        problems.insert(StoreProblem {
+            refusal,
+            error: error.clone(),
+        });
     }
-    let (kind, problems) = if !refusals.is_empty() {
-        (store.refuses, refusals)
+    if !refusals.is_empty() {
+        Known::Wrong(of_store(store.name, store.refuses, refusals))
     } else if !away.is_empty() && (is_partly || !is_fine) {
-        (store.away, away)
-    } else if is_known {
-        return Known::Fine;
+        Known::Wrong(of_store(store.name, store.away, away))
+    } else if is_fine {
+        Known::Fine
     } else {
-        return Known::Unknown;
-    };
-    Known::Wrong(of_store(store.name, kind, problems.into_values().collect()))
+        Known::Unknown
+    }
 }
 
 /// The condition of a store. Its cases are silence and the refusals, not their words.
-pub(crate) fn of_store(name: &str, kind: AlertKind, problems: Vec<StoreProblem>) -> Condition {
+fn of_store(name: &str, kind: AlertKind, problems: BTreeSet<StoreProblem>) -> Condition {
     let case =
         |problem: &StoreProblem| hash64(json!([name, problem.refusal]).to_string()).cast_signed();
-    let cases: BTreeSet<i64> = problems.iter().map(case).collect();
     Condition {
-        cases: Cases::Each(cases),
-        ..now_is(name, kind, Facts::Store(problems))
+        cases: Cases::Each(problems.iter().map(case).collect()),
+        ..now_is(name, kind, Facts::Store(problems.into_iter().collect()))
     }
 }
 
@@ -236,15 +211,13 @@ fn closed(snapshot: &Snapshot) -> Known {
         return Known::Unknown;
     };
     let closed = known.fold(first.clone(), |all, other| &all & other);
-    of_closed(closed).map_or(Known::Fine, Known::Wrong)
-}
-
-/// The condition of these closed coupons: each is a case, by its id.
-pub(crate) fn of_closed(closed: BTreeSet<CouponId>) -> Option<Condition> {
+    if closed.is_empty() {
+        return Known::Fine;
+    }
     let kind = AlertKind::AdmissionClosed;
-    let cases = Cases::from_hashes(closed.iter().map(|coupon| coupon.0));
-    (!closed.is_empty()).then(|| Condition {
-        cases,
+    Known::Wrong(Condition {
+        // Each coupon is a case, by its id.
+        cases: Cases::from_hashes(closed.iter().map(|coupon| coupon.0)),
         ..now_is(kind.word(), kind, Facts::Closed(closed))
     })
 }
@@ -300,43 +273,42 @@ fn unsafe_settings(snapshot: &Snapshot) -> Option<Vec<Condition>> {
 }
 
 fn late(seen: SeenSchedule, snapshot: &Snapshot, now: DateTime<Utc>) -> Option<Condition> {
-    let due = seen.due.filter(|due| *due + LATE < now)?;
-    let is_working = |holder: &PassHolder| now - holder.since < HANGS;
-    let runs = seen.schedule != ScheduledRun::Digest;
-    if runs && snapshot.holder.as_ref().is_some_and(is_working) {
+    let is_late = seen.due.is_some_and(|due| due + LATE < now);
+    let is_run = seen.schedule != ScheduledRun::Digest;
+    let holder = snapshot.holder.clone().filter(|_| is_run);
+    let is_working = (holder.as_ref()).is_some_and(|holder| now - holder.since < HANGS);
+    if !is_late || is_working {
         return None;
     }
     let kind = AlertKind::RunMissed;
-    let name = format!("{}.{}", kind.word(), seen.schedule.setting());
-    let late = LateRun {
-        schedule: seen.schedule,
-        due,
-        holder: snapshot.holder.clone().filter(|_| runs),
-    };
-    Some(now_is(&name, kind, Facts::Late(late)))
+    let schedule = seen.schedule;
+    let name = format!("{}.{}", kind.word(), schedule.setting());
+    Some(now_is(
+        &name,
+        kind,
+        Facts::Late(LateRun { schedule, holder }),
+    ))
 }
 
-fn of_level(level: &Level) -> Option<Condition> {
+fn of_level(level: &LevelRow) -> Option<Condition> {
     if level.given_up {
         return None;
     }
     Some(Condition {
         name: level.name.clone(),
         kind: AlertKind::from_word(&level.kind)?,
-        coupon: level.coupon,
-        drop: level.drop,
-        cases: level.cases.clone(),
+        coupon: level.coupon_id,
+        drop: level.drop_id,
+        cases: Cases::from_bytes(level.number, level.cases.as_deref()),
         seen: Seen::Looks {
             first: level.first_at,
             last: level.last_at,
         },
-        facts: match &level.facts {
-            LevelFacts::Found => Facts::Found {
+        facts: match serde_json::from_str(&level.facts) {
+            Ok(LevelFacts::Failing { cause, error }) => Facts::Failing { cause, error },
+            // A later version may write others.
+            Ok(LevelFacts::Found) | Err(_) => Facts::Found {
                 run_id: level.run_id.clone(),
-            },
-            LevelFacts::Failing { cause, error } => Facts::Failing {
-                cause: *cause,
-                error: error.clone(),
             },
         },
     })

@@ -2,8 +2,8 @@
 //!
 //! 1. A condition that is present, known and unexplained for its patience is told as *new*.
 //! 2. Cases that were not told are told as *changed*, after an interval that doubles.
-//! 3. A condition that lasts is told again (*repeat*) after 4 h, then after 8 h, and so on, if it was
-//!    observed since.
+//! 3. A condition that lasts is told again (*repeat*) after 4 h, then after 8 h, and so on, if it
+//!    was observed since.
 //! 4. A condition that stays gone is *over*. Each return makes the time that it must stay away
 //!    longer.
 //! 5. What nobody knows neither begins nor ends, and still explains what it causes.
@@ -12,11 +12,13 @@
 use std::collections::{BTreeSet, HashSet};
 
 use chrono::{DateTime, TimeDelta, Utc};
+use firstcome_shared::mysql::alerts::ToldRow;
+use firstcome_shared::report::{AlertKind, Severity};
 
-pub use crate::alert::{Alert, Alerts};
+pub use crate::alert::Alerts;
+use crate::alert::{set_told_cases, told_cases};
 use crate::condition::{Cases, Condition, Seen};
 use crate::explain::Causes;
-use crate::report::{AlertKind, Severity};
 use crate::times::{Policy, Source};
 
 /// Up to this number of cases, each further one is news. Beyond it, cases of a problem that is not
@@ -49,36 +51,29 @@ pub enum Reason {
     Over,
 }
 
-/// What to tell now about one alert.
+/// What becomes of an alert.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Notice {
-    pub reason: Reason,
-    /// The alert after it was told.
-    pub alert: Alert,
-    /// What is wrong; `None` if it is over.
+pub struct Decision {
+    /// Why it is told now, if it is. One mail tells all of them.
+    pub reason: Option<Reason>,
+    /// The alert afterwards.
+    pub alert: ToldRow,
+    /// What is wrong; `None` if it is not present.
     pub condition: Option<Condition>,
 }
 
-/// What follows from a snapshot.
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub struct Verdict {
-    /// The alerts that have changed, in the order of `notices` and then of the conditions.
-    pub alerts: Vec<Alert>,
-    /// One mail tells all of them.
-    pub notices: Vec<Notice>,
+impl Decision {
+    /// Whether it is told, or begins to be listed.
+    pub(crate) fn is_shown(&self) -> bool {
+        self.reason.is_some() || self.alert.id == 0
+    }
 }
 
 /// The times of the last mails.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub struct Budget(Vec<DateTime<Utc>>);
+pub struct Budget(pub Vec<DateTime<Utc>>);
 
 impl Budget {
-    pub fn new(mails: impl IntoIterator<Item = DateTime<Utc>>) -> Self {
-        let mut mails: Vec<_> = mails.into_iter().collect();
-        mails.sort_unstable();
-        Self(mails)
-    }
-
     /// Whether only a store's mail goes now.
     pub fn is_full(&self, now: DateTime<Utc>) -> bool {
         let in_hour = self.0.iter().filter(|at| elapsed(**at, now) < HOUR).count();
@@ -92,24 +87,10 @@ impl Budget {
         let too_many = self.0.len().saturating_sub(MAILS_AN_HOUR);
         self.0.drain(..too_many);
     }
-
-    pub fn mails(&self) -> &[DateTime<Utc>] {
-        &self.0
-    }
 }
 
-impl Verdict {
-    /// Adds alerts that were told elsewhere, unless the verdict changes them.
-    pub(crate) fn adopt(&mut self, alerts: Vec<Alert>) {
-        for alert in alerts {
-            if self.alerts.iter().all(|own| own.name != alert.name) {
-                self.alerts.push(alert);
-            }
-        }
-    }
-}
-
-/// Decides what to tell now. The same call with the alerts of its verdict decides nothing.
+/// Decides what changes, and what to tell now. The same call with the alerts of its decisions
+/// decides nothing.
 pub fn decide(
     now: DateTime<Utc>,
     seen: &[Condition],
@@ -117,56 +98,50 @@ pub fn decide(
     known: &Alerts,
     policy: &Policy,
     is_full: bool,
-) -> Verdict {
-    let mut due = Vec::new();
+) -> Vec<Decision> {
     let is_unknown = |kind| unknown.contains(&policy.times(kind).source);
     let seen: Vec<&Condition> = seen.iter().filter(|it| !is_unknown(it.kind)).collect();
     let causes = Causes::new(&seen, known, &is_unknown, policy, now);
+    let is_changed = |alert: &ToldRow| known.open(&alert.name) != Some(alert);
+    let mut decisions = Vec::new();
     for condition in &seen {
         let alert = observed(condition, known, &causes, now);
-        let reason = due_reason(&alert, condition, &causes, policy, now);
-        due.push((alert, reason, Some(*condition)));
+        let reason = due_reason(&alert, condition, &causes, known, policy, now);
+        // Most conditions change nothing, and a condition may have many cases.
+        if reason.is_some() || is_changed(&alert) {
+            decisions.push(Decision {
+                reason,
+                alert,
+                condition: Some((*condition).clone()),
+            });
+        }
     }
     let names: HashSet<&str> = seen.iter().map(|it| it.name.as_str()).collect();
-    let mut absent: Vec<&Alert> = known
+    let mut absent: Vec<&ToldRow> = known
         .all_open()
         .filter(|alert| !names.contains(alert.name.as_str()))
         .collect();
     absent.sort_by(|a, b| (a.began_at, &a.name).cmp(&(b.began_at, &b.name)));
     for alert in absent {
         let kind = AlertKind::from_word(&alert.kind).filter(|kind| !is_unknown(*kind));
-        let (alert, reason) = missed(alert.clone(), kind, policy, now);
-        due.push((alert, reason, None));
+        decisions.push(missed(alert.clone(), kind, policy, now));
     }
-    let is_told = |(alert, reason, _): &(Alert, Option<Reason>, Option<&Condition>)| {
-        reason.is_some() && alert.is_about_store(policy)
-    };
-    let may_tell = !is_full || due.iter().any(is_told);
-    let mut verdict = Verdict::default();
-    for (mut alert, reason, condition) in due {
-        if let Some(reason) = reason.filter(|_| may_tell) {
-            alert.tell(reason, now);
-            if let Some(condition) = condition {
-                alert.told = causes.unexplained(condition);
-                condition.kind.word().clone_into(&mut alert.kind);
-            }
-            verdict.notices.push(Notice {
-                reason,
-                alert: alert.clone(),
-                condition: condition.cloned(),
-            });
-        }
-        if known.open(&alert.name) != Some(&alert) {
-            verdict.alerts.push(alert);
+    let is_told = |it: &Decision| it.reason.is_some() && is_about_store(&it.alert, policy);
+    let may_tell = !is_full || decisions.iter().any(is_told);
+    for decision in &mut decisions {
+        decision.reason = decision.reason.filter(|_| may_tell);
+        if let Some(reason) = decision.reason {
+            tell(decision, reason, &causes, now);
         }
     }
-    verdict
+    decisions.retain(|decision| is_changed(&decision.alert));
+    decisions
 }
 
 /// Returns the alert of a condition that is present.
-fn observed(condition: &Condition, known: &Alerts, causes: &Causes, now: DateTime<Utc>) -> Alert {
+fn observed(condition: &Condition, known: &Alerts, causes: &Causes, now: DateTime<Utc>) -> ToldRow {
     let open = known.open(&condition.name).cloned();
-    let mut alert = open.unwrap_or_else(|| Alert::begun(condition, known, now));
+    let mut alert = open.unwrap_or_else(|| begun(condition, known, now));
     if alert.gone_at.take().is_some() {
         alert.returns = (alert.returns + 1).min(RETURNS);
     }
@@ -174,8 +149,10 @@ fn observed(condition: &Condition, known: &Alerts, causes: &Causes, now: DateTim
     if alert.told_at.is_none() {
         condition.kind.word().clone_into(&mut alert.kind);
     }
-    alert.told = alert.told.and(&condition.cases);
-    alert.explained_by = causes.explaining(condition);
+    let told = told_cases(&alert).and(&condition.cases);
+    set_told_cases(&mut alert, &told);
+    let cause = causes.explaining(condition);
+    alert.explained_by = cause.map(|kind| kind.word().to_owned());
     if alert.explained_by.is_some() {
         alert.waits_from = None;
     } else {
@@ -186,9 +163,10 @@ fn observed(condition: &Condition, known: &Alerts, causes: &Causes, now: DateTim
 
 /// Returns why to tell about a condition now.
 fn due_reason(
-    alert: &Alert,
+    alert: &ToldRow,
     condition: &Condition,
     causes: &Causes,
+    known: &Alerts,
     policy: &Policy,
     now: DateTime<Utc>,
 ) -> Option<Reason> {
@@ -206,40 +184,46 @@ fn due_reason(
         return Some(Reason::Changed);
     }
     let pause = policy.repeat.max(told_at - alert.began_at);
-    let may_repeat =
-        alert.acknowledged_at.is_none() && !alert.is_unsent && condition.seen.is_after(told_at);
+    let may_repeat = alert.acknowledged_at.is_none()
+        && !known.is_unsent(alert)
+        && condition.seen.is_after(told_at);
     // What has no end is not repeated either: each repair is in one mail.
     (times.says_over && may_repeat && since >= pause).then_some(Reason::Repeat)
 }
 
-/// Returns an alert whose condition is not present, and whether that is told. Of an unknown `kind`
-/// nobody can say so.
+/// Decides about an alert whose condition is not present. Of an unknown `kind` nobody can say so.
 fn missed(
-    mut alert: Alert,
+    mut alert: ToldRow,
     kind: Option<AlertKind>,
     policy: &Policy,
     now: DateTime<Utc>,
-) -> (Alert, Option<Reason>) {
-    let Some(kind) = kind else {
+) -> Decision {
+    let mut reason = None;
+    if let Some(kind) = kind {
+        alert.explained_by = None;
+        let gone_at = *alert.gone_at.get_or_insert(now);
+        if now - gone_at >= quiet(kind, alert.returns, policy) {
+            if alert.told_at.is_some() && policy.times(kind).says_over {
+                reason = Some(Reason::Over);
+            } else {
+                alert.ended_at = Some(now);
+            }
+        }
+    } else {
         alert.gone_at = None;
-        return (alert, None);
-    };
-    alert.explained_by = None;
-    let gone_at = *alert.gone_at.get_or_insert(now);
-    if now - gone_at < quiet(kind, alert.returns, policy) {
-        return (alert, None);
     }
-    if alert.told_at.is_some() && policy.times(kind).says_over {
-        return (alert, Some(Reason::Over));
+    Decision {
+        reason,
+        alert,
+        condition: None,
     }
-    alert.ended_at = Some(now);
-    (alert, None)
 }
 
 /// Whether cases were not told yet.
-fn is_news(cases: &Cases, alert: &Alert, kind: AlertKind) -> bool {
-    let (Cases::Each(now), Cases::Each(told)) = (cases, &alert.told) else {
-        return cases.number() > 0 && cases.number() >= 2 * alert.told.number();
+fn is_news(cases: &Cases, alert: &ToldRow, kind: AlertKind) -> bool {
+    let told = told_cases(alert);
+    let (Cases::Each(now), Cases::Each(told)) = (cases, &told) else {
+        return cases.number() > 0 && cases.number() >= 2 * alert.told_number;
     };
     let more = now.difference(told).count();
     let counts_each = is_critical(kind) || cases.number() <= FEW;
@@ -251,7 +235,7 @@ fn is_critical(kind: AlertKind) -> bool {
 }
 
 /// The least time between the last mail about an alert and one about new cases.
-fn interval(alert: &Alert, kind: AlertKind, policy: &Policy) -> TimeDelta {
+fn interval(alert: &ToldRow, kind: AlertKind, policy: &Policy) -> TimeDelta {
     let most = if is_critical(kind) {
         HOUR.min(policy.repeat)
     } else {
@@ -289,47 +273,48 @@ fn elapsed(at: DateTime<Utc>, now: DateTime<Utc>) -> TimeDelta {
     (now - at).max(TimeDelta::zero())
 }
 
-impl Alert {
-    /// Begins an episode. One that follows another within four hours counts as a return.
-    fn begun(condition: &Condition, known: &Alerts, now: DateTime<Utc>) -> Self {
-        let last = known.ended(&condition.name);
-        let returns = last
-            .filter(|it| it.ended_at.is_some_and(|at| elapsed(at, now) < HOUR * 4))
-            .map_or(0, |last| (last.returns + 1).min(RETURNS));
-        let began_at = match condition.seen {
-            Seen::Now => now,
-            Seen::Looks { first, .. } => first.min(now),
-        };
-        Self {
-            name: condition.name.clone(),
-            kind: condition.kind.word().to_owned(),
-            coupon: condition.coupon,
-            drop: condition.drop,
-            began_at,
-            waits_from: Some(began_at),
-            returns,
-            ..Self::default()
-        }
+/// Begins an episode. One that follows another within four hours counts as a return.
+fn begun(condition: &Condition, known: &Alerts, now: DateTime<Utc>) -> ToldRow {
+    let last = known.ended(&condition.name);
+    let returns = last
+        .filter(|it| it.ended_at.is_some_and(|at| elapsed(at, now) < HOUR * 4))
+        .map_or(0, |last| (last.returns + 1).min(RETURNS));
+    let began_at = match condition.seen {
+        Seen::Now => now,
+        Seen::Looks { first, .. } => first.min(now),
+    };
+    ToldRow {
+        name: condition.name.clone(),
+        kind: condition.kind.word().to_owned(),
+        coupon_id: condition.coupon,
+        drop_id: condition.drop,
+        began_at,
+        waits_from: Some(began_at),
+        returns,
+        ..ToldRow::default()
     }
+}
 
-    fn is_about_store(&self, policy: &Policy) -> bool {
-        AlertKind::from_word(&self.kind).is_some_and(|kind| policy.times(kind).is_store)
-    }
+fn is_about_store(alert: &ToldRow, policy: &Policy) -> bool {
+    AlertKind::from_word(&alert.kind).is_some_and(|kind| policy.times(kind).is_store)
+}
 
-    /// Notes that it is told.
-    fn tell(&mut self, reason: Reason, now: DateTime<Utc>) {
-        if reason == Reason::Over {
-            self.ended_at = Some(now);
-            return;
-        }
-        if reason == Reason::Changed && self.acknowledged_at.take().is_some() {
-            // An operator works on it: further news come hourly at most.
-            self.tells = self.tells.max(HOURLY);
-        }
-        self.told_at = Some(now);
-        self.tells += 1;
-        self.is_unsent = true;
+/// Notes that an alert is told.
+fn tell(decision: &mut Decision, reason: Reason, causes: &Causes, now: DateTime<Utc>) {
+    let alert = &mut decision.alert;
+    let Some(condition) = &decision.condition else {
+        alert.ended_at = Some(now);
+        return;
+    };
+    if reason == Reason::Changed && alert.acknowledged_at.take().is_some() {
+        // An operator works on it: further news come hourly at most.
+        alert.acknowledged_by = None;
+        alert.tells = alert.tells.max(HOURLY);
     }
+    alert.told_at = Some(now);
+    alert.tells += 1;
+    condition.kind.word().clone_into(&mut alert.kind);
+    set_told_cases(alert, &causes.unexplained(condition));
 }
 
 #[cfg(test)]

@@ -2,30 +2,27 @@
 //! its mail in one transaction. Every daemon evaluates; the row `notify.…` orders them, so there is
 //! no leader. An evaluation that changes nothing takes no lock and writes nothing.
 
-use std::collections::{BTreeSet, HashMap, HashSet};
+use std::collections::{BTreeSet, HashSet};
 use std::sync::Arc;
 use std::time::Duration;
 
 use chrono::{DateTime, TimeDelta, Utc};
 use diesel::QueryResult;
-use firstcome_shared::domain::{CouponId, DropId};
 use firstcome_shared::mysql::alerts::{self, ToldRow};
-use firstcome_shared::mysql::levels::{self as stored, NotifyRow};
+use firstcome_shared::mysql::levels::{self as stored, LevelRow, NotifyRow};
 use firstcome_shared::mysql::{Conn, Db, DbError, outbox, processes, runs};
+use firstcome_shared::report::AlertKind;
 use firstcome_shared::subject::Subject;
 
-use crate::alert::{Alert, Alerts};
-use crate::condition::{Cases, Condition, PassHolder, ScheduledRun};
-use crate::conditions::{
-    PromisesOfDrop, SeenProcess, SeenSchedule, Snapshot, conditions, promise_case,
-};
-use crate::decide::{Budget, Verdict, decide};
+use crate::alert::Alerts;
+use crate::condition::{Cases, Condition, ScheduledRun};
+use crate::conditions::{PromisesOfDrop, SeenSchedule, Snapshot, conditions, promise_case};
+use crate::decide::{Budget, Decision, decide};
 use crate::events;
-use crate::levels::Level;
 use crate::local::Local;
-use crate::mails::{AlertMail, Decided, ReadMail};
-use crate::report::AlertKind;
+use crate::mails::{AlertMail, Section, Sources};
 use crate::settings::MailSettings;
+use crate::times::Source;
 
 /// Maximum duration of an evaluation.
 pub(crate) const LIMIT: Duration = Duration::from_secs(30);
@@ -52,7 +49,7 @@ pub struct Schedule {
 #[derive(Debug, Default)]
 pub(crate) struct Cache {
     version: Option<u64>,
-    levels: Vec<Level>,
+    levels: Vec<LevelRow>,
     told: Vec<ToldRow>,
     promises: Vec<PromisesOfDrop>,
 }
@@ -70,7 +67,7 @@ struct ReadTables {
     now: DateTime<Utc>,
     row: NotifyRow,
     seen: Vec<Condition>,
-    unknown: BTreeSet<crate::times::Source>,
+    unknown: BTreeSet<Source>,
     known: Alerts,
     given_up: HashSet<String>,
     /// Whether another process that mails somebody evaluates.
@@ -99,9 +96,8 @@ impl Evaluator {
             .given_up
             .iter()
             .any(|name| read.known.open(name).is_none());
-        let verdict = self.decide(&read);
         let adopted = local.to_adopt(read.now);
-        let is_idle = verdict.alerts.is_empty() && verdict.notices.is_empty() && !has_left_over;
+        let is_idle = self.decide(&read).is_empty() && !has_left_over;
         if is_idle && adopted.is_empty() || read.is_left_to_others {
             local.forget();
             local.remember(read.known.all_open(), read.now);
@@ -109,15 +105,17 @@ impl Evaluator {
         }
         let evaluator = self.clone();
         let told = db.transaction("tell alerts", async move |conn| {
-            let subject = evaluator.subject();
-            let row = NotifyRow::lock(conn, subject).await?;
-            let mut fresh = Cache::default();
-            let mut read = evaluator.read(conn, &mut fresh, at).await?;
+            let row = NotifyRow::lock(conn, evaluator.subject()).await?;
+            let mut read = evaluator.read(conn, &mut Cache::default(), at).await?;
             read.row = row;
             let taken = adopt(&mut read, adopted.clone());
-            let mut verdict = evaluator.decide(&read);
-            verdict.adopt(taken);
-            evaluator.write(conn, &fresh, read, verdict).await
+            let mut decisions = evaluator.decide(&read);
+            for alert in taken {
+                if decisions.iter().all(|own| own.alert.name != alert.name) {
+                    decisions.push(read.listed(alert));
+                }
+            }
+            evaluator.write(conn, read, &decisions).await
         });
         let is_told = told.await?;
         local.forget();
@@ -128,14 +126,8 @@ impl Evaluator {
         self.settings.links.subject()
     }
 
-    fn decide(&self, read: &ReadTables) -> Verdict {
-        let mails = read
-            .row
-            .mails
-            .iter()
-            .copied()
-            .filter_map(DateTime::from_timestamp_millis);
-        let is_full = Budget::new(mails).is_full(read.now);
+    fn decide(&self, read: &ReadTables) -> Vec<Decision> {
+        let is_full = Budget(read.row.mails.clone()).is_full(read.now);
         decide(
             read.now,
             &read.seen,
@@ -160,18 +152,14 @@ impl Evaluator {
         };
         let row = NotifyRow::read(conn, subject).await?;
         if cache.version != Some(row.version) {
-            let levels = stored::all(conn, subject).await?;
-            cache.levels = levels.into_iter().map(Level::from).collect();
+            cache.levels = stored::all(conn, subject).await?;
             cache.told = alerts::told_since(conn, subject, now - REMEMBERED).await?;
             cache.version = Some(row.version);
         }
         let processes = processes::fresh(conn, subject, now).await?;
         let is_left_to_others =
             !self.settings.has_readers() && processes.iter().any(|process| process.reads);
-        let unsent = alerts::oldest_unsent(conn).await?;
-        let told = cache.told.iter();
-        let repairs_told_at = told
-            .clone()
+        let repairs_told_at = (cache.told.iter())
             .filter(|row| row.kind == AlertKind::Repaired.word())
             .filter_map(|row| row.told_at)
             .max();
@@ -183,13 +171,8 @@ impl Evaluator {
             .iter()
             .any(|it| it.due.is_some_and(|due| due < now));
         let mut snapshot = Snapshot {
-            processes: processes
-                .into_iter()
-                .map(|process| SeenProcess {
-                    host: process.host(),
-                    state: process.state,
-                })
-                .collect(),
+            is_read_from_mysql: true,
+            processes,
             levels: cache.levels.clone(),
             schedules,
             holder: None,
@@ -198,12 +181,7 @@ impl Evaluator {
             repairs_told_at,
         };
         if is_late {
-            let holder = processes::pass_holder(conn).await?;
-            snapshot.holder = holder.map(|holder| PassHolder {
-                run_id: holder.run_id,
-                owner: holder.owner,
-                since: holder.since,
-            });
+            snapshot.holder = processes::pass_holder(conn).await?;
         }
         let (seen, unknown) = conditions(&snapshot, now);
         let given_up = cache
@@ -212,13 +190,14 @@ impl Evaluator {
             .filter(|level| level.given_up)
             .map(|level| level.name.clone())
             .collect();
-        let told = told.map(|row| alert_of(row, unsent));
+        let mut known = Alerts::new(cache.told.iter().cloned(), now);
+        known.unsent_since = alerts::oldest_unsent(conn).await?;
         Ok(ReadTables {
             now,
             row,
             seen,
             unknown,
-            known: Alerts::new(told, now),
+            known,
             given_up,
             is_left_to_others,
         })
@@ -244,58 +223,48 @@ impl Evaluator {
     async fn write(
         &self,
         conn: &mut Conn,
-        cache: &Cache,
         read: ReadTables,
-        verdict: Verdict,
+        decisions: &[Decision],
     ) -> QueryResult<bool> {
         let subject = self.subject();
-        let mut rows: HashMap<&str, &ToldRow> = HashMap::new();
-        for row in cache.told.iter().filter(|row| row.ended_at.is_none()) {
-            rows.insert(&row.name, row);
-        }
-        let decided = Decided {
-            seen: &read.seen,
-            known: &read.known,
-            verdict: &verdict,
-            rows: &rows,
-            given_up: &read.given_up,
-            now: read.now,
-        };
-        let written = ReadMail::read(conn, &self.settings.links, decided);
-        let ReadMail {
-            mut mail,
-            mut summaries,
-        } = written.await?;
-        for alert in &verdict.alerts {
-            let known = rows.get(alert.name.as_str()).copied();
-            let summary = summaries.remove(&alert.name);
-            let row = self.row(alert, known, summary, read.given_up.contains(&alert.name));
-            let id = alerts::write_told(conn, row).await?;
-            mail.ids.insert(alert.name.clone(), id);
+        let sources = Sources::read(conn, decisions, read.given_up.clone()).await?;
+        let mut mail = AlertMail::empty(&self.settings.links, read.now);
+        for decision in decisions {
+            let is_over = decision.alert.ended_at.is_some();
+            let mut row = ToldRow {
+                subject: subject.word().to_owned(),
+                given_up: is_over && read.given_up.contains(&decision.alert.name),
+                ..decision.alert.clone()
+            };
+            let section = sources.section(decision);
+            if let Some(section) = section.as_ref().filter(|_| !is_over) {
+                row.summary.clone_from(&section.summary);
+            }
+            let alert_id = Some(alerts::write_told(conn, row).await?);
+            if let Some(section) = section.filter(|_| decision.reason.is_some()) {
+                mail.add(Section {
+                    alert_id,
+                    ..section
+                });
+            }
         }
         let is_open = |name: &String| {
-            let changed = verdict.alerts.iter().find(|alert| alert.name == *name);
+            let changed = decisions.iter().find(|it| it.alert.name == *name);
             changed.map_or_else(
                 || read.known.open(name).is_some(),
-                |alert| alert.ended_at.is_none(),
+                |it| it.alert.ended_at.is_none(),
             )
         };
         let over = read.given_up.iter().filter(|name| !is_open(name)).cloned();
         stored::delete(conn, &over.collect::<Vec<_>>()).await?;
-        let mut row = read.row;
-        let is_told = !verdict.notices.is_empty();
+        let is_told = decisions.iter().any(|it| it.reason.is_some());
+        let mut row = read.row.clone();
         if is_told {
-            let mut budget = Budget::new(
-                row.mails
-                    .iter()
-                    .filter_map(|at| DateTime::from_timestamp_millis(*at)),
-            );
+            let mut budget = Budget(row.mails);
             budget.count(read.now);
-            row.mails = budget
-                .mails()
-                .iter()
-                .map(DateTime::timestamp_millis)
-                .collect();
+            row.mails = budget.0;
+            let found = mail.read(conn, &read.seen, &read.known, decisions, sources);
+            found.await?;
             self.enqueue(conn, &mail).await?;
         }
         row.raise(conn, subject).await?;
@@ -313,49 +282,27 @@ impl Evaluator {
         events.truncate(EVENTS);
         outbox::enqueue(conn, self.settings.posts(&events, mail.now)).await
     }
+}
 
-    /// Returns the row of an alert. What only acknowledgements write stays.
-    fn row(
-        &self,
-        alert: &Alert,
-        known: Option<&ToldRow>,
-        summary: Option<String>,
-        given_up: bool,
-    ) -> ToldRow {
-        let by = known.and_then(|row| row.acknowledged_by.clone());
-        ToldRow {
-            id: alert.id.unwrap_or(0),
-            subject: self.subject().word().to_owned(),
-            name: alert.name.clone(),
-            kind: alert.kind.clone(),
-            coupon_id: alert.coupon.map(|id| id.0),
-            drop_id: alert.drop.map(|id| id.0),
-            summary: summary
-                .or_else(|| known.map(|row| row.summary.clone()))
-                .unwrap_or_default(),
-            began_at: alert.began_at,
-            waits_from: alert.waits_from,
-            explained_by: alert.explained_by.map(|kind| kind.word().to_owned()),
-            gone_at: alert.gone_at,
-            returns: alert.returns,
-            told_at: alert.told_at,
-            tells: alert.tells,
-            told_number: alert.told.number(),
-            told_cases: alert.told.to_bytes(),
-            ended_at: alert.ended_at,
-            given_up: given_up && alert.ended_at.is_some(),
-            acknowledged_at: alert.acknowledged_at,
-            acknowledged_by: by.filter(|_| alert.acknowledged_at.is_some()),
+impl ReadTables {
+    /// An alert that was told without MySQL begins to be listed.
+    fn listed(&self, alert: ToldRow) -> Decision {
+        let mut seen = self.seen.iter();
+        let condition = seen.find(|it| it.name == alert.name).cloned();
+        Decision {
+            reason: None,
+            alert,
+            condition,
         }
     }
 }
 
-/// Adds what was told while MySQL was away, unless somebody else has told it, or it has ended since.
-/// Returns what was added.
-fn adopt(read: &mut ReadTables, adopted: Vec<Alert>) -> Vec<Alert> {
+/// Adds what was told while MySQL was away, unless somebody else has told it, or it has ended
+/// since. Returns what was added.
+fn adopt(read: &mut ReadTables, adopted: Vec<ToldRow>) -> Vec<ToldRow> {
     let mut taken = Vec::new();
     for alert in adopted {
-        let is_same = |known: &&Alert| {
+        let is_same = |known: &&ToldRow| {
             let has_begun = known.ended_at.is_none_or(|at| at >= alert.began_at);
             known.name == alert.name && has_begun
         };
@@ -391,27 +338,6 @@ async fn promises(
     }
     cache.clone_from(&all);
     Ok(all)
-}
-
-pub(crate) fn alert_of(row: &ToldRow, unsent: Option<DateTime<Utc>>) -> Alert {
-    Alert {
-        id: Some(row.id),
-        name: row.name.clone(),
-        kind: row.kind.clone(),
-        coupon: row.coupon_id.map(CouponId),
-        drop: row.drop_id.map(DropId),
-        began_at: row.began_at,
-        waits_from: row.waits_from,
-        explained_by: row.explained_by.as_deref().and_then(AlertKind::from_word),
-        gone_at: row.gone_at,
-        returns: row.returns,
-        told_at: row.told_at,
-        tells: row.tells,
-        told: Cases::from_bytes(row.told_number, row.told_cases.as_deref()),
-        ended_at: row.ended_at,
-        acknowledged_at: row.acknowledged_at,
-        is_unsent: unsent.is_some_and(|unsent| row.told_at.is_some_and(|at| at >= unsent)),
-    }
 }
 
 pub(crate) fn unwritten(error: anyhow::Error) -> diesel::result::Error {

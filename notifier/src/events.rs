@@ -3,14 +3,14 @@
 
 use chrono::{DateTime, SecondsFormat, Utc};
 use firstcome_shared::domain::{CouponId, DropId};
+use firstcome_shared::report::DropReport;
+use firstcome_shared::report::wording::{LONGEST, grouped, line};
 use serde_json::{Value, json};
 use url::Url;
 use uuid::Uuid;
 
 use crate::decide::Reason;
 use crate::mails::{AlertMail, Links, NamedDrop, Section};
-use crate::report::DropReport;
-use crate::wording::{LONGEST, grouped, line};
 
 /// The format that a receiver understands.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -106,62 +106,45 @@ pub(crate) fn about_alerts(mail: &AlertMail<'_>) -> Vec<Event> {
     let told = mail.problems.iter().chain(&mail.over);
     told.map(|section| {
         let drop = drops.iter().find(|drop| Some(drop.id) == section.drop_id);
-        match section.reason {
-            Reason::New => about_problem("new", section, drop, mail),
-            Reason::Changed => about_problem("changed", section, drop, mail),
-            Reason::Repeat => about_problem("repeated", section, drop, mail),
-            Reason::Over => about_end(section, drop, mail),
-        }
+        about_alert(section, drop, mail)
     })
     .collect()
 }
 
-/// The address of the alert in the operations page; empty unless the alert's id and the page's
-/// address are known.
-fn link(name: &str, mail: &AlertMail<'_>) -> String {
-    mail.ids
-        .get(name)
-        .and_then(|id: &i64| mail.links.page(&Links::alert(*id)))
-        .unwrap_or_default()
-}
-
-fn about_problem(
-    status: &str,
-    problem: &Section,
-    drop: Option<&NamedDrop<'_>>,
-    mail: &AlertMail<'_>,
-) -> Event {
-    let facts = mail.facts(problem, drop);
-    let report = drop.and_then(|drop| drop.report);
+fn about_alert(section: &Section, drop: Option<&NamedDrop<'_>>, mail: &AlertMail<'_>) -> Event {
     let coupon = drop.map(|drop| &drop.name);
     let place = coupon.map(|name| format!(" · {name}")).unwrap_or_default();
-    let data = json!({
-        "alert_id": mail.ids.get(&problem.name), "kind": problem.kind.word(), "status": status, "summary": problem.summary,
-        "users_notice": facts.users, "what_to_do": facts.to_do, "cases": problem.size,
-        "coupon_id": problem.coupon_id, "coupon": coupon, "drop_id": problem.drop_id,
-        "quantity": report.map(|report| report.quantity),
-        "issued": report.map(|report| report.after.rows),
-        "since": instant(problem.began_at),
+    let id = section.alert_id;
+    let link = id.and_then(|id| mail.links.page(&Links::alert(id)));
+    let link = link.unwrap_or_default();
+    let summary = &section.summary;
+    let mut data = json!({
+        "alert_id": id, "kind": section.kind.word(), "summary": summary,
+        "coupon_id": section.coupon_id, "coupon": coupon, "drop_id": section.drop_id,
+        "since": instant(section.began_at),
     });
-    let summary = &problem.summary;
+    let status = match section.reason {
+        Reason::New => "new",
+        Reason::Changed => "changed",
+        Reason::Repeat => "repeated",
+        Reason::Over => {
+            data["status"] = json!("resolved");
+            data["resolved_at"] = json!(section.gone_at.map(instant));
+            let text = format!("[firstcome] resolved: {summary}{place}. {link}");
+            return Event::new("alert.resolved", mail.now, data, &text);
+        }
+    };
+    let facts = mail.facts(section, drop);
+    let report = drop.and_then(|drop| drop.report);
+    data["status"] = json!(status);
+    data["users_notice"] = json!(facts.users);
+    data["what_to_do"] = json!(facts.to_do);
+    data["cases"] = json!(section.size);
+    data["quantity"] = json!(report.map(|report| report.quantity));
+    data["issued"] = json!(report.map(|report| report.after.rows));
     let users = facts.users;
-    let link = link(&problem.name, mail);
     let text = format!("[firstcome] action needed: {summary}{place}. {users} {link}");
     Event::new("alert.firing", mail.now, data, &text)
-}
-
-fn about_end(over: &Section, drop: Option<&NamedDrop<'_>>, mail: &AlertMail<'_>) -> Event {
-    let coupon = drop.map(|it| &it.name);
-    let place = coupon.map(|name| format!(" · {name}")).unwrap_or_default();
-    let what = &over.summary;
-    let data = json!({
-        "alert_id": mail.ids.get(&over.name), "kind": over.kind.word(), "status": "resolved", "summary": what,
-        "coupon_id": over.coupon_id, "coupon": coupon, "drop_id": over.drop_id,
-        "since": instant(over.began_at), "resolved_at": over.gone_at.map(instant),
-    });
-    let link = link(&over.name, mail);
-    let text = format!("[firstcome] resolved: {what}{place}. {link}");
-    Event::new("alert.resolved", mail.now, data, &text)
 }
 
 /// A moment of a drop that a shop wants to know.
@@ -220,9 +203,10 @@ pub(crate) fn about_sealed(report: &DropReport, now: DateTime<Utc>) -> Event {
 
 #[cfg(test)]
 mod tests {
+    use firstcome_shared::mysql::alerts::ToldRow;
+    use firstcome_shared::report::AlertKind;
+
     use super::*;
-    use crate::decide::Alert;
-    use crate::report::AlertKind;
 
     #[test]
     fn chats_get_a_harmless_text_in_their_format_and_other_hosts_a_signed_event() {
@@ -255,11 +239,14 @@ mod tests {
     #[test]
     fn end_of_a_standstill_is_told_without_the_number_that_waited() {
         let kind = AlertKind::ConsumerStands;
-        let summary = "no consumer works: 5,000 messages are unread";
-        let standstill = Section::over(&Alert::default(), kind, summary, false);
+        let alert = ToldRow {
+            summary: "no consumer works: 5,000 messages are unread".to_owned(),
+            ..ToldRow::default()
+        };
+        let standstill = Section::over(&alert, kind, false);
         let links = Links::default();
         let mail = AlertMail::empty(&links, DateTime::UNIX_EPOCH);
-        let event = about_end(&standstill, None, &mail);
+        let event = about_alert(&standstill, None, &mail);
         let says = "[firstcome] resolved: standstill of consumers.";
         assert!(event.text.starts_with(says), "{}", event.text);
         assert_eq!(event.data["summary"], "standstill of consumers");

@@ -6,10 +6,10 @@ use std::collections::{BTreeSet, HashSet};
 
 use chrono::{DateTime, Utc};
 use firstcome_shared::domain::CouponId;
+use firstcome_shared::report::{AlertKind, FailureCause, Kind};
 
-use crate::alert::{Alert, Alerts};
+use crate::alert::Alerts;
 use crate::condition::{Cases, Condition, Facts};
-use crate::report::{AlertKind, FailureCause, Kind};
 use crate::times::Policy;
 
 /// The conditions that may explain others.
@@ -34,7 +34,7 @@ impl Causes {
     ) -> Self {
         let mut causes = Self::default();
         for condition in seen {
-            causes.add(condition.kind, condition.coupon, &condition.cases);
+            causes.add(condition.kind, condition.coupon, Some(&condition.cases));
         }
         let names: HashSet<&str> = seen.iter().map(|it| it.name.as_str()).collect();
         let absent = known
@@ -49,30 +49,22 @@ impl Causes {
             let was_here = now - gone_at < policy.settle();
             let is_open_and_unknown = alert.ended_at.is_none() && is_unknown(kind);
             if was_here || is_open_and_unknown {
-                causes.add_alert(kind, alert);
+                causes.add(kind, alert.coupon_id, None);
             }
         }
         causes
     }
 
-    fn add(&mut self, kind: AlertKind, coupon: Option<CouponId>, cases: &Cases) {
+    /// Adds a cause. Of one that is gone, `cases` are not known.
+    fn add(&mut self, kind: AlertKind, coupon: Option<CouponId>, cases: Option<&Cases>) {
         self.kinds.insert(kind);
-        match (kind, coupon, cases) {
-            (AlertKind::AdmissionClosed, _, Cases::Each(coupons)) => {
+        match (kind, cases) {
+            (AlertKind::AdmissionClosed, Some(Cases::Each(coupons))) => {
                 self.closed.extend(coupons.iter().copied().map(CouponId));
             }
-            (AlertKind::AdmissionClosed, _, Cases::Number(_)) => self.all_closed = true,
-            (AlertKind::Braked, Some(coupon), _) => drop(self.braked.insert(coupon.0)),
-            _ => {}
-        }
-    }
-
-    fn add_alert(&mut self, kind: AlertKind, alert: &Alert) {
-        self.kinds.insert(kind);
-        match kind {
             // The coupons that were told are not those that were closed last.
-            AlertKind::AdmissionClosed => self.all_closed = true,
-            AlertKind::Braked => self.braked.extend(alert.coupon.map(|coupon| coupon.0)),
+            (AlertKind::AdmissionClosed, _) => self.all_closed = true,
+            (AlertKind::Braked, _) => self.braked.extend(coupon.map(|coupon| coupon.0)),
             _ => {}
         }
     }
@@ -108,41 +100,31 @@ impl Causes {
 /// Whether a condition of the kind `cause` hides one of `kind`, wherever both are. Those that hide
 /// by coupon are in `Causes`.
 pub fn hides(cause: AlertKind, kind: AlertKind, facts: &Facts) -> bool {
-    let fails_by = |store| matches!(facts, Facts::Failing { cause, .. } if *cause == store);
-    let is_missed_or_repaired = matches!(kind, AlertKind::RunMissed | AlertKind::Repaired);
-    match cause {
-        AlertKind::RedisUnreachable | AlertKind::RedisRefuses => {
-            let is_closure = matches!(
-                kind,
-                AlertKind::AdmissionClosed | AlertKind::Left(Kind::RedisLost)
-            );
-            is_closure || is_missed_or_repaired || is_failure(kind) && fails_by(FailureCause::Redis)
-        }
-        AlertKind::KafkaUnreachable | AlertKind::KafkaRefuses => {
-            let stands = kind == AlertKind::ConsumerStands;
-            stands || is_missed_or_repaired || is_failure(kind) && fails_by(FailureCause::Kafka)
-        }
-        AlertKind::MysqlUnreachable | AlertKind::MysqlRefuses => {
-            let stands = kind == AlertKind::ConsumerStands;
-            stands || is_missed_or_repaired || is_failure(kind) && fails_by(FailureCause::Mysql)
-        }
-        AlertKind::RunFailed => kind == AlertKind::RunMissed,
+    let store = match cause {
+        AlertKind::RedisUnreachable | AlertKind::RedisRefuses => FailureCause::Redis,
+        AlertKind::KafkaUnreachable | AlertKind::KafkaRefuses => FailureCause::Kafka,
+        AlertKind::MysqlUnreachable | AlertKind::MysqlRefuses => FailureCause::Mysql,
+        AlertKind::RunFailed => return kind == AlertKind::RunMissed,
         AlertKind::ConsumerStands
         | AlertKind::TheirsRedis
         | AlertKind::TheirsMysql
         | AlertKind::TheirsKafka
-        | AlertKind::TheirsQueue => kind == AlertKind::Repaired,
+        | AlertKind::TheirsQueue => return kind == AlertKind::Repaired,
         AlertKind::AdmissionClosed
-        | AlertKind::AlertsNotRecorded
         | AlertKind::RunMissed
         | AlertKind::Braked
         | AlertKind::UnsafeSetting
         | AlertKind::Forged
         | AlertKind::Repaired
-        | AlertKind::Left(_) => false,
+        | AlertKind::Left(_) => return false,
+    };
+    match kind {
+        AlertKind::RunMissed | AlertKind::Repaired => true,
+        AlertKind::RunFailed => matches!(facts, Facts::Failing { cause, .. } if *cause == store),
+        AlertKind::ConsumerStands => store != FailureCause::Redis,
+        AlertKind::AdmissionClosed | AlertKind::Left(Kind::RedisLost) => {
+            store == FailureCause::Redis
+        }
+        _ => false,
     }
-}
-
-fn is_failure(kind: AlertKind) -> bool {
-    kind == AlertKind::RunFailed
 }

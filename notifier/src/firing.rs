@@ -1,6 +1,6 @@
-//! Updates two gauges from MySQL: `firstcome_alerts`, the number of open alerts of each kind and state
-//! for which a mail was due, and `firstcome_drift`, what is wrong as looks saw it last. Prometheus
-//! rules turn them into alerts for Alertmanager (deploy/prometheus/rules.yml).
+//! Updates two gauges from MySQL. `firstcome_alerts` counts the open alerts that were mailed, by kind
+//! and state. `firstcome_drift` counts what the last looks found and did not repair, by kind. The
+//! rules in deploy/prometheus/rules.yml turn both into alerts of Alertmanager.
 
 use std::collections::BTreeMap;
 use std::time::Duration;

@@ -6,39 +6,20 @@ use std::collections::BTreeMap;
 use chrono::{DateTime, Utc};
 use firstcome_shared::domain::{CouponId, DropId};
 use firstcome_shared::mysql::levels::LevelRow;
-use firstcome_shared::report::Judgement;
+use firstcome_shared::report::{
+    ActionKind, AlertKind, Cause, FailureCause, Finding, Judgement, Kind, Outcome, Run, Trigger,
+    wording,
+};
 use firstcome_shared::subject::Subject;
 use serde::{Deserialize, Serialize};
 
 use crate::condition::Cases;
-use crate::report::{
-    ActionKind, AlertKind, Cause, FailureCause, Finding, Kind, Outcome, Run, Trigger,
-};
 use crate::times::{Source, source};
-use crate::wording;
-
-/// Something that is wrong, as looks see it.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Level {
-    pub name: String,
-    /// The word of its kind, which a later version may have written.
-    pub kind: String,
-    pub coupon: Option<CouponId>,
-    pub drop: Option<DropId>,
-    pub cases: Cases,
-    pub facts: LevelFacts,
-    /// The run that stores its findings.
-    pub run_id: String,
-    pub first_at: DateTime<Utc>,
-    pub last_at: DateTime<Utc>,
-    /// It is not repaired, and no look can judge it any more.
-    pub given_up: bool,
-}
 
 /// What deciding needs of a level.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
-pub enum LevelFacts {
+pub(crate) enum LevelFacts {
     /// The findings say everything.
     Found,
     /// Passes fail by this.
@@ -50,22 +31,27 @@ pub enum LevelFacts {
 pub enum Change {
     /// Nothing but that a look saw it again.
     Seen(String),
-    Put(Level),
+    Put(LevelRow),
     Gone(String),
     GiveUp(String),
 }
 
 /// Returns what a run changes: the kinds that it judged are as it found them, the others as before.
-pub fn fold(old: &BTreeMap<String, Level>, run: &Run, now: DateTime<Utc>) -> Vec<Change> {
+pub fn fold(
+    old: &BTreeMap<String, LevelRow>,
+    run: &Run,
+    subject: Subject,
+    now: DateTime<Utc>,
+) -> Vec<Change> {
     if run.dry_run {
         return Vec::new();
     }
-    let found = found(run, now);
+    let found = found(run, subject, now);
     let put = found.values().map(|level| {
         let known = old.get(&level.name).filter(|known| !known.given_up);
         match known {
-            Some(known) if known.is_as(level) => Change::Seen(level.name.clone()),
-            Some(known) => Change::Put(Level {
+            Some(known) if is_same(known, level) => Change::Seen(level.name.clone()),
+            Some(known) => Change::Put(LevelRow {
                 first_at: known.first_at,
                 ..level.clone()
             }),
@@ -78,7 +64,7 @@ pub fn fold(old: &BTreeMap<String, Level>, run: &Run, now: DateTime<Utc>) -> Vec
     let gone = missing.filter_map(|level| {
         // A later version wrote it, and only that version sees it.
         let kind = AlertKind::from_word(&level.kind)?;
-        match run.says(level.coupon, level.drop, kind) {
+        match run.says(level.coupon_id, level.drop_id, kind) {
             Judgement::Gone => Some(Change::Gone(level.name.clone())),
             Judgement::GivenUp if level.given_up => None,
             Judgement::GivenUp => Some(Change::GiveUp(level.name.clone())),
@@ -88,21 +74,32 @@ pub fn fold(old: &BTreeMap<String, Level>, run: &Run, now: DateTime<Utc>) -> Vec
     put.chain(gone).collect()
 }
 
+/// Whether a look found the same again.
+fn is_same(known: &LevelRow, found: &LevelRow) -> bool {
+    known.kind == found.kind
+        && known.number == found.number
+        && known.cases == found.cases
+        && known.facts == found.facts
+}
+
 /// Returns what a run found and did not repair, by name.
-pub fn found(run: &Run, now: DateTime<Utc>) -> BTreeMap<String, Level> {
+pub(crate) fn found(run: &Run, subject: Subject, now: DateTime<Utc>) -> BTreeMap<String, LevelRow> {
     let mut groups: BTreeMap<String, (LevelKey, Vec<&Finding>)> = BTreeMap::new();
     for (key, finding) in keyed(run) {
         let group = groups.entry(key.name()).or_insert((key, Vec::new()));
         group.1.push(finding);
     }
     let level = |(name, (key, findings)): (String, (LevelKey, Vec<&Finding>))| {
-        let level = Level {
+        let cases = cases(&findings);
+        let level = LevelRow {
             name: name.clone(),
+            subject: subject.word().to_owned(),
             kind: key.kind.word().to_owned(),
-            coupon: key.coupon,
-            drop: key.drop,
-            cases: cases(&findings),
-            facts: facts(&findings),
+            coupon_id: key.coupon,
+            drop_id: key.drop,
+            number: cases.number(),
+            cases: cases.to_bytes(),
+            facts: serde_json::json!(facts(&findings)).to_string(),
             run_id: run.run_id.clone(),
             first_at: now,
             last_at: now,
@@ -256,55 +253,4 @@ fn facts(findings: &[&Finding]) -> LevelFacts {
         Some(LevelFacts::Failing { cause, error })
     });
     failing.unwrap_or(LevelFacts::Found)
-}
-
-impl Level {
-    /// Whether a look found the same. An error's words may change.
-    fn is_as(&self, found: &Self) -> bool {
-        self.cases == found.cases && self.kind == found.kind && self.facts.is_as(&found.facts)
-    }
-
-    pub(crate) fn into_row(self, subject: Subject) -> LevelRow {
-        LevelRow {
-            subject: subject.word().to_owned(),
-            number: self.cases.number(),
-            cases: self.cases.to_bytes(),
-            facts: serde_json::json!(self.facts).to_string(),
-            name: self.name,
-            kind: self.kind,
-            coupon_id: self.coupon.map(|id| id.0),
-            drop_id: self.drop.map(|id| id.0),
-            run_id: self.run_id,
-            first_at: self.first_at,
-            last_at: self.last_at,
-            given_up: self.given_up,
-        }
-    }
-}
-
-impl From<LevelRow> for Level {
-    fn from(row: LevelRow) -> Self {
-        Self {
-            cases: Cases::from_bytes(row.number, row.cases.as_deref()),
-            // A later version may write others.
-            facts: serde_json::from_str(&row.facts).unwrap_or(LevelFacts::Found),
-            name: row.name,
-            kind: row.kind,
-            coupon: row.coupon_id.map(CouponId),
-            drop: row.drop_id.map(DropId),
-            run_id: row.run_id,
-            first_at: row.first_at,
-            last_at: row.last_at,
-            given_up: row.given_up,
-        }
-    }
-}
-
-impl LevelFacts {
-    fn is_as(&self, other: &Self) -> bool {
-        match (self, other) {
-            (Self::Failing { cause: own, .. }, Self::Failing { cause: other, .. }) => own == other,
-            _ => self == other,
-        }
-    }
 }

@@ -23,6 +23,7 @@ pub mod mails;
 mod send;
 mod settings;
 pub mod times;
+mod try_out;
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -30,15 +31,15 @@ use std::time::Duration;
 use chrono::{DateTime, SubsecRound as _, TimeDelta, Utc};
 use firstcome_shared::mysql::levels::{self as stored, NotifyRow};
 use firstcome_shared::mysql::{Conn, Db, DbResult, digest, outbox, processes, runs};
-use firstcome_shared::process_state::SeenState;
+use firstcome_shared::process_state::{SeenState, StoreState};
 pub use firstcome_shared::report::wording;
-use firstcome_shared::report::{self, Run, Status};
+use firstcome_shared::report::{FailureCause, Run, Status, StoreRefusal};
 use tokio::sync::Notify;
 use tokio::time::{MissedTickBehavior, timeout};
 use tokio_util::sync::CancellationToken;
 
 use evaluate::{Cache, Evaluator, LIMIT, unwritten};
-use local::{Local, MysqlFailure};
+use local::Local;
 use look::Look;
 use mails::Links;
 use send::Sender;
@@ -50,8 +51,8 @@ pub use clock::{Clock, SystemClock};
 pub use condition::ScheduledRun;
 pub use evaluate::Schedule;
 pub use events::{DropAtMoment, DropMoment};
-pub use send::try_out::{test_email, test_webhook};
 pub use send::webhook::WebhookArgs;
+pub use try_out::{test_email, test_webhook};
 
 /// Interval of evaluations.
 const EVERY: Duration = Duration::from_secs(5);
@@ -130,12 +131,6 @@ impl Notifier {
         if !targets.is_empty() {
             tracing::info!(?targets, "webhooks will be posted");
         }
-        for (setting, address) in self.settings.links.dead() {
-            tracing::warn!(
-                "mails and QR codes lead to {address}, which is another machine for others, or \
-                none: set {setting} to the address by which people reach it"
-            );
-        }
         let recipients = self.settings.recipients.len();
         let Some(mailer) = &self.sender.mailer else {
             tracing::warn!(
@@ -148,7 +143,7 @@ impl Notifier {
         let server = &mailer.server;
         let host = &server.host;
         let port = server.port;
-        let encryption = server.encryption;
+        let encryption = server.encryption.description();
         tracing::info!(host, port, encryption, recipients, "mails will be sent");
         if server.shows_password() {
             tracing::warn!(
@@ -232,10 +227,18 @@ impl Notifier {
                 },
             };
             tracing::debug!(error, "alerts cannot be evaluated");
-            let is_away = self.db.ping().await.is_err();
-            let failure = MysqlFailure { error, is_away };
+            let mut mysql = StoreState::from_error(FailureCause::Mysql, &error);
+            if let StoreState::Away(error) = &mysql
+                && self.db.ping().await.is_ok()
+            {
+                // It answers, but takes no alerts.
+                mysql = StoreState::Refuses {
+                    refusal: StoreRefusal::MysqlOther,
+                    error: error.clone(),
+                };
+            }
             self.local
-                .tell(&self.sender, &self.settings, &failure, &seen.get());
+                .tell(&self.sender, &self.settings, mysql, seen.get());
         }
     }
 

@@ -2,35 +2,30 @@
 //! of MySQL, Redis and the gates, by the same rules, in memory. Told is what was delivered. Once
 //! MySQL is back, the first evaluation takes over what was told, and ends it.
 
-use std::collections::{BTreeSet, HashMap, HashSet};
+use std::collections::{BTreeSet, HashMap};
 use std::sync::Arc;
 
 use chrono::{DateTime, TimeDelta, Utc};
+use firstcome_shared::mysql::alerts::ToldRow;
 use firstcome_shared::mysql::outbox::Outgoing;
+use firstcome_shared::mysql::processes::FreshProcess;
 use firstcome_shared::process_state::{ProcessState, StoreState};
+use firstcome_shared::report::AlertKind;
 use parking_lot::Mutex;
 use tokio::time::Instant;
 
-use crate::alert::{Alert, Alerts};
-use crate::condition::{Condition, StoreProblem};
-use crate::conditions::{of_closed, of_store};
-use crate::decide::{Verdict, decide};
+use crate::alert::{Alerts, moved};
+use crate::condition::Condition;
+use crate::conditions::{Snapshot, conditions};
+use crate::decide::{Decision, decide};
 use crate::events;
-use crate::mails::{Decided, ReadMail};
-use crate::report::{AlertKind, FailureCause, StoreRefusal};
+use crate::mails::{AlertMail, Sources};
 use crate::send::Sender;
 use crate::settings::MailSettings;
+use crate::times::{Source, source};
 
 /// The pause after an attempt that failed: the mail server may be away for a moment, too.
 const RETRY: TimeDelta = TimeDelta::minutes(1);
-
-/// Why MySQL cannot be used.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub(crate) struct MysqlFailure {
-    pub(crate) error: String,
-    /// It does not answer at all.
-    pub(crate) is_away: bool,
-}
 
 /// What this process has told without MySQL.
 #[derive(Debug)]
@@ -43,7 +38,7 @@ pub(crate) struct Local {
 #[derive(Debug, Default)]
 struct LocalTold {
     /// What was told before MySQL went away.
-    before: Vec<Alert>,
+    before: Vec<ToldRow>,
     targets: HashMap<String, Target>,
 }
 
@@ -58,7 +53,35 @@ struct Target {
 struct Attempt {
     target: String,
     messages: Vec<Outgoing>,
-    verdict: Verdict,
+    alerts: Vec<ToldRow>,
+}
+
+/// What this process sees of MySQL, Redis and the gates, and what it does not know.
+#[derive(Debug, Clone)]
+struct SeenAlone {
+    seen: Vec<Condition>,
+    unknown: BTreeSet<Source>,
+}
+
+impl SeenAlone {
+    fn new(mysql: StoreState, known: ProcessState, now: DateTime<Utc>) -> Self {
+        let state = ProcessState {
+            redis: known.redis,
+            mysql: Some(mysql),
+            closed: known.closed,
+            ..ProcessState::default()
+        };
+        let process = FreshProcess {
+            state,
+            ..FreshProcess::default()
+        };
+        let snapshot = Snapshot {
+            processes: vec![process],
+            ..Snapshot::default()
+        };
+        let (seen, unknown) = conditions(&snapshot, now);
+        Self { seen, unknown }
+    }
 }
 
 impl Default for Local {
@@ -77,26 +100,27 @@ impl Local {
     }
 
     /// Notes what was told so far, by MySQL's clock, for the next time that it cannot be used.
-    pub(crate) fn remember<'a>(&self, told: impl Iterator<Item = &'a Alert>, now: DateTime<Utc>) {
+    pub(crate) fn remember<'a>(&self, told: impl Iterator<Item = &'a ToldRow>, now: DateTime<Utc>) {
         let ahead = self.now() - now;
         let seen = told.filter(|alert| {
-            ["redis", "mysql"].contains(&alert.name.as_str())
-                || alert.kind == AlertKind::AdmissionClosed.word()
+            let kind = AlertKind::from_word(&alert.kind);
+            let seen_alone = [Source::Redis, Source::Mysql, Source::Gates];
+            kind.is_some_and(|kind| seen_alone.contains(&source(kind)))
         });
-        self.told.lock().before = seen.map(|alert| alert.moved(ahead)).collect();
+        self.told.lock().before = seen.map(|alert| moved(alert, ahead)).collect();
     }
 
     /// Returns what was told while MySQL could not be used, by MySQL's clock.
-    pub(crate) fn to_adopt(&self, now: DateTime<Utc>) -> Vec<Alert> {
+    pub(crate) fn to_adopt(&self, now: DateTime<Utc>) -> Vec<ToldRow> {
         let ahead = now - self.now();
         let own = self.told.lock();
-        let mut adopted: HashMap<String, Alert> = HashMap::new();
+        let mut adopted: HashMap<String, ToldRow> = HashMap::new();
         for target in own.targets.values() {
             // Those with an id were told by the outbox.
-            let own = target.alerts.all_open().filter(|it| it.id.is_none());
+            let own = target.alerts.all_open().filter(|it| it.id == 0);
             for alert in own.filter(|it| it.told_at.is_some()) {
-                let moved = alert.moved(ahead);
-                adopted.entry(alert.name.clone()).or_insert(moved);
+                let name = alert.name.clone();
+                adopted.entry(name).or_insert_with(|| moved(alert, ahead));
             }
         }
         adopted.into_values().collect()
@@ -113,15 +137,15 @@ impl Local {
         self: &Arc<Self>,
         sender: &Sender,
         settings: &MailSettings,
-        failure: &MysqlFailure,
-        state: &ProcessState,
+        mysql: StoreState,
+        known: ProcessState,
     ) {
         let now = self.now();
-        let seen = seen(failure, state);
+        let alone = SeenAlone::new(mysql, known, now);
         let mut targets = settings.targets(sender.mailer.is_some());
         targets.sort_unstable();
         for target in targets {
-            if let Some(attempt) = self.attempt(&target, settings, &seen, now) {
+            if let Some(attempt) = self.attempt(&target, settings, &alone, now) {
                 tokio::spawn(deliver(self.clone(), sender.clone(), attempt));
             }
         }
@@ -132,7 +156,7 @@ impl Local {
         &self,
         target: &str,
         settings: &MailSettings,
-        seen: &[Condition],
+        alone: &SeenAlone,
         now: DateTime<Utc>,
     ) -> Option<Attempt> {
         let mut own = self.told.lock();
@@ -148,38 +172,29 @@ impl Local {
         if to.is_under_way || is_too_soon {
             return None;
         }
-        let unknown = BTreeSet::new();
-        let verdict = decide(now, seen, &unknown, &to.alerts, &settings.policy, false);
-        let told: BTreeSet<&str> = (verdict.notices.iter())
-            .map(|it| it.alert.name.as_str())
-            .collect();
-        for alert in verdict
-            .alerts
-            .iter()
-            .filter(|it| !told.contains(it.name.as_str()))
-        {
-            to.alerts.put(alert.clone());
-        }
-        if verdict.notices.is_empty() {
-            return None;
-        }
-        for notice in &verdict.notices {
-            // The patience counts on, even if the attempt fails.
-            if to.alerts.open(&notice.alert.name).is_none() {
-                to.alerts.put(Alert {
+        let SeenAlone { seen, unknown } = alone;
+        let decisions = decide(now, seen, unknown, &to.alerts, &settings.policy, false);
+        for Decision { reason, alert, .. } in &decisions {
+            if reason.is_none() {
+                to.alerts.put(alert.clone());
+            } else if to.alerts.open(&alert.name).is_none() {
+                // The patience counts on, even if the attempt fails.
+                to.alerts.put(ToldRow {
                     told_at: None,
                     tells: 0,
-                    ..notice.alert.clone()
+                    ..alert.clone()
                 });
             }
         }
-        let messages = messages(target, settings, seen, &verdict, now)?;
+        if decisions.iter().all(|it| it.reason.is_none()) {
+            return None;
+        }
+        let messages = messages(target, settings, &decisions, now)?;
         to.is_under_way = true;
-        let target = target.to_owned();
         Some(Attempt {
-            target,
+            target: target.to_owned(),
             messages,
-            verdict,
+            alerts: decisions.into_iter().map(|it| it.alert).collect(),
         })
     }
 
@@ -193,11 +208,8 @@ impl Local {
         to.is_under_way = false;
         to.failed_at = (!has_arrived).then_some(now);
         if has_arrived {
-            for alert in &attempt.verdict.alerts {
-                to.alerts.put(Alert {
-                    is_unsent: false,
-                    ..alert.clone()
-                });
+            for alert in &attempt.alerts {
+                to.alerts.put(alert.clone());
             }
         }
     }
@@ -215,58 +227,19 @@ async fn deliver(local: Arc<Local>, sender: Sender, attempt: Attempt) {
     local.ended(&attempt, has_arrived);
 }
 
-/// What this process sees without MySQL.
-fn seen(failure: &MysqlFailure, state: &ProcessState) -> Vec<Condition> {
-    let error = failure.error.clone();
-    let refusal = StoreRefusal::from_error(FailureCause::Mysql, &error);
-    let kind = match (refusal, failure.is_away) {
-        (Some(_), _) => AlertKind::MysqlRefuses,
-        (None, true) => AlertKind::MysqlUnreachable,
-        (None, false) => AlertKind::AlertsNotRecorded,
-    };
-    let problem = |refusal, error| StoreProblem {
-        refusal,
-        error,
-        hosts: Vec::new(),
-    };
-    let mut seen = vec![of_store("mysql", kind, vec![problem(refusal, error)])];
-    match &state.redis {
-        Some(StoreState::Refuses(error)) => {
-            let refusal = StoreRefusal::from_error(FailureCause::Redis, error);
-            let problem = problem(refusal, error.clone());
-            seen.push(of_store("redis", AlertKind::RedisRefuses, vec![problem]));
-        }
-        Some(StoreState::Away(error) | StoreState::Partly(error)) => {
-            let problem = problem(None, error.clone());
-            seen.push(of_store(
-                "redis",
-                AlertKind::RedisUnreachable,
-                vec![problem],
-            ));
-        }
-        Some(StoreState::Fine) | None => {}
-    }
-    seen.extend(state.closed.clone().and_then(of_closed));
-    seen
-}
-
-/// The messages of a verdict to one target.
+/// The messages about decisions to one target.
 fn messages(
     target: &str,
     settings: &MailSettings,
-    seen: &[Condition],
-    verdict: &Verdict,
+    decisions: &[Decision],
     now: DateTime<Utc>,
 ) -> Option<Vec<Outgoing>> {
-    let decided = Decided {
-        seen,
-        known: &Alerts::default(),
-        verdict,
-        rows: &HashMap::new(),
-        given_up: &HashSet::new(),
-        now,
-    };
-    let mail = ReadMail::local(&settings.links, decided);
+    let sources = Sources::default();
+    let mut mail = AlertMail::empty(&settings.links, now);
+    let told = decisions.iter().filter(|it| it.reason.is_some());
+    for section in told.filter_map(|decision| sources.section(decision)) {
+        mail.add(section);
+    }
     let written = match mail.render() {
         Ok(written) => written,
         Err(error) => {
@@ -281,25 +254,9 @@ fn messages(
     Some(messages)
 }
 
-impl Alert {
-    /// Returns it by another clock.
-    fn moved(&self, by: TimeDelta) -> Self {
-        let moved = |at: Option<DateTime<Utc>>| at.map(|at| at + by);
-        Self {
-            began_at: self.began_at + by,
-            waits_from: moved(self.waits_from),
-            gone_at: moved(self.gone_at),
-            told_at: moved(self.told_at),
-            ended_at: moved(self.ended_at),
-            acknowledged_at: moved(self.acknowledged_at),
-            ..self.clone()
-        }
-    }
-}
-
 #[cfg(test)]
 mod tests {
-    use firstcome_shared::report::COMMITS_HANG;
+    use firstcome_shared::report::{COMMITS_HANG, FailureCause};
 
     use super::*;
     use crate::mails::Links;
@@ -318,22 +275,19 @@ mod tests {
         }
     }
 
-    fn without(error: &str, state: &ProcessState) -> Vec<Condition> {
-        let failure = MysqlFailure {
-            error: error.to_owned(),
-            is_away: true,
-        };
-        seen(&failure, state)
+    fn without(error: &str, state: ProcessState) -> SeenAlone {
+        let mysql = StoreState::from_error(FailureCause::Mysql, error);
+        SeenAlone::new(mysql, state, Utc::now())
     }
 
-    fn away() -> Vec<Condition> {
-        without("Connection refused", &ProcessState::default())
+    fn away() -> SeenAlone {
+        without("Connection refused", ProcessState::default())
     }
 
     /// Attempts at this second what is due then.
-    fn attempt(local: &Local, seen: &[Condition], second: i64) -> Option<Attempt> {
+    fn attempt(local: &Local, alone: &SeenAlone, second: i64) -> Option<Attempt> {
         let at = local.zero.0 + TimeDelta::seconds(second);
-        local.attempt("a@example.org", &settings(), seen, at)
+        local.attempt("a@example.org", &settings(), alone, at)
     }
 
     #[test]
@@ -378,16 +332,17 @@ mod tests {
             redis: Some(StoreState::Away("Connection refused".to_owned())),
             ..ProcessState::default()
         };
-        let seen = without("Connection refused", &state);
-        attempt(&local, &seen, 0);
-        let first = attempt(&local, &seen, 30).unwrap();
-        assert_eq!(first.verdict.notices.len(), 2);
+        let alone = without("Connection refused", state);
+        attempt(&local, &alone, 0);
+        let first = attempt(&local, &alone, 30).unwrap();
+        let told = first.alerts.iter().filter(|alert| alert.tells == 1);
+        assert_eq!(told.count(), 2);
         assert_eq!(first.messages.len(), 1);
     }
 
     #[test]
     fn commits_that_hang_are_named() {
-        let seen = without(COMMITS_HANG, &ProcessState::default());
-        assert_eq!(seen[0].kind, AlertKind::MysqlRefuses);
+        let alone = without(COMMITS_HANG, ProcessState::default());
+        assert_eq!(alone.seen[0].kind, AlertKind::MysqlRefuses);
     }
 }

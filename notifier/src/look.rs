@@ -1,6 +1,6 @@
-//! A look that ended: folds what it saw into the levels, and stores its repairs, in one transaction.
+//! A look that ended: folds what it saw into the levels, and stores its repairs, in one
+//! transaction.
 
-use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use chrono::{DateTime, Utc};
@@ -8,10 +8,10 @@ use diesel::QueryResult;
 use firstcome_shared::mysql::alerts::{self, RepairsRow};
 use firstcome_shared::mysql::levels::{self as stored, NotifyRow};
 use firstcome_shared::mysql::{Conn, outbox, runs};
+use firstcome_shared::report::{DropReport, Run};
 
 use crate::events;
-use crate::levels::{Change, Level, fold, found, repairs};
-use crate::report::{DropReport, Run};
+use crate::levels::{Change, fold, found, repairs};
 use crate::settings::MailSettings;
 
 /// A run to note.
@@ -36,7 +36,7 @@ impl Look {
         }
         let run = &run;
         self.tell_sealed(conn).await?;
-        let is_idle = repairs(run).is_empty() && found(run, run.started_at).is_empty();
+        let is_idle = repairs(run).is_empty() && found(run, subject, run.started_at).is_empty();
         if is_idle && !stored::any(conn, subject).await? {
             return Ok(false);
         }
@@ -44,12 +44,9 @@ impl Look {
         // Not earlier: repairs from before the last mail about repairs count as told.
         let now = self.now(conn).await?;
         let repairs = repairs_of(run, now);
-        let old: BTreeMap<String, Level> = stored::all(conn, subject)
-            .await?
-            .into_iter()
-            .map(|row| (row.name.clone(), Level::from(row)))
-            .collect();
-        let changes = fold(&old, run, now);
+        let old = stored::all(conn, subject).await?.into_iter();
+        let old = old.map(|level| (level.name.clone(), level)).collect();
+        let changes = fold(&old, run, subject, now);
         if changes.is_empty() && repairs.is_empty() {
             return Ok(false);
         }
@@ -66,13 +63,12 @@ impl Look {
         run_id: &str,
         now: DateTime<Utc>,
     ) -> QueryResult<()> {
-        let subject = self.settings.links.subject();
         let [mut seen, mut gone, mut given_up] = [const { Vec::new() }; 3];
         let mut put = Vec::new();
         for change in changes {
             match change {
                 Change::Seen(name) => seen.push(name),
-                Change::Put(level) => put.push(level.into_row(subject)),
+                Change::Put(level) => put.push(level),
                 Change::Gone(name) => gone.push(name),
                 Change::GiveUp(name) => given_up.push(name),
             }

@@ -88,12 +88,7 @@ fn message(channel: Channel, target: &str, now: DateTime<Utc>) -> Outgoing {
         created_at: now,
         next_attempt_at: now,
         channel: channel.word().to_owned(),
-        kind: String::new(),
-        batch: String::new(),
         target: target.to_owned(),
-        subject: String::new(),
-        thread: None,
-        body: String::new(),
-        html: None,
+        ..Outgoing::default()
     }
 }

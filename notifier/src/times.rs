@@ -2,8 +2,7 @@
 //! it must be gone until it is over.
 
 use chrono::TimeDelta;
-
-use crate::report::{AlertKind, Kind};
+use firstcome_shared::report::{AlertKind, Kind};
 
 /// Where a kind is observed. A source that nobody knows about neither begins nor ends anything.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -50,11 +49,24 @@ pub struct Policy {
 
 /// Where a kind is observed.
 pub fn source(kind: AlertKind) -> Source {
-    let policy = Policy {
-        repeat: TimeDelta::zero(),
-        patience: TimeDelta::zero(),
-    };
-    policy.times(kind).source
+    match kind {
+        AlertKind::RedisUnreachable | AlertKind::RedisRefuses => Source::Redis,
+        AlertKind::KafkaUnreachable | AlertKind::KafkaRefuses => Source::Kafka,
+        AlertKind::MysqlUnreachable | AlertKind::MysqlRefuses => Source::Mysql,
+        AlertKind::AdmissionClosed => Source::Gates,
+        AlertKind::UnsafeSetting => Source::Settings,
+        AlertKind::ConsumerStands => Source::Consumers,
+        AlertKind::RunMissed => Source::Schedules,
+        AlertKind::Repaired | AlertKind::Left(Kind::BrokenPromise) => Source::Tables,
+        AlertKind::RunFailed
+        | AlertKind::TheirsRedis
+        | AlertKind::TheirsMysql
+        | AlertKind::TheirsKafka
+        | AlertKind::TheirsQueue
+        | AlertKind::Braked
+        | AlertKind::Forged
+        | AlertKind::Left(_) => Source::Looks,
+    }
 }
 
 impl Policy {
@@ -65,86 +77,48 @@ impl Policy {
 
     /// Returns how a kind is told.
     pub fn times(&self, kind: AlertKind) -> Times {
-        let looks = Times {
-            source: Source::Looks,
-            patience: TimeDelta::zero(),
-            gone_for: TimeDelta::zero(),
-            says_over: true,
-            is_store: false,
-        };
-        let watched = |source| Times {
+        let source = source(kind);
+        let is_store = matches!(source, Source::Redis | Source::Kafka | Source::Mysql);
+        let is_watched = matches!(source, Source::Gates | Source::Settings | Source::Consumers);
+        Times {
             source,
-            patience: self.patience,
-            gone_for: self.settle(),
-            ..looks
-        };
-        let store = |source| Times {
-            is_store: true,
-            ..watched(source)
-        };
+            patience: self.patience(kind),
+            // What looks and tables prove is over at once.
+            gone_for: if is_store || is_watched {
+                self.settle()
+            } else {
+                TimeDelta::zero()
+            },
+            says_over: kind != AlertKind::Repaired,
+            is_store,
+        }
+    }
+
+    fn patience(&self, kind: AlertKind) -> TimeDelta {
         match kind {
-            AlertKind::RedisUnreachable | AlertKind::RedisRefuses => store(Source::Redis),
-            AlertKind::KafkaUnreachable | AlertKind::KafkaRefuses => store(Source::Kafka),
-            AlertKind::MysqlUnreachable
+            AlertKind::RedisUnreachable
+            | AlertKind::RedisRefuses
+            | AlertKind::KafkaUnreachable
+            | AlertKind::KafkaRefuses
+            | AlertKind::MysqlUnreachable
             | AlertKind::MysqlRefuses
-            | AlertKind::AlertsNotRecorded => store(Source::Mysql),
-            AlertKind::AdmissionClosed => watched(Source::Gates),
-            AlertKind::UnsafeSetting => Times {
-                patience: TimeDelta::zero(),
-                ..watched(Source::Settings)
-            },
-            AlertKind::ConsumerStands => Times {
-                patience: TimeDelta::zero(),
-                ..watched(Source::Consumers)
-            },
+            | AlertKind::AdmissionClosed
             // A campaign that cannot be compared may have met a short failover, and a new coupon is
             // loaded within seconds.
-            AlertKind::RunFailed
+            | AlertKind::RunFailed
             | AlertKind::TheirsRedis
             | AlertKind::TheirsMysql
             | AlertKind::TheirsKafka
-            | AlertKind::Left(Kind::Stalled | Kind::NotReady) => Times {
-                patience: self.patience,
-                ..looks
-            },
-            AlertKind::Left(Kind::RedisLost) => Times {
-                patience: self.settle(),
-                ..looks
-            },
-            AlertKind::TheirsQueue => Times {
-                patience: TimeDelta::minutes(10),
-                ..looks
-            },
-            AlertKind::RunMissed => Times {
-                source: Source::Schedules,
-                ..looks
-            },
-            AlertKind::Left(Kind::BrokenPromise) => Times {
-                source: Source::Tables,
-                ..looks
-            },
-            AlertKind::Repaired => Times {
-                source: Source::Tables,
-                says_over: false,
-                ..looks
-            },
-            AlertKind::Braked
+            | AlertKind::Left(Kind::Stalled | Kind::NotReady) => self.patience,
+            AlertKind::Left(Kind::RedisLost) => self.settle(),
+            AlertKind::TheirsQueue => TimeDelta::minutes(10),
+            AlertKind::UnsafeSetting
+            | AlertKind::ConsumerStands
+            | AlertKind::RunMissed
+            | AlertKind::Repaired
+            | AlertKind::Braked
             | AlertKind::Forged
-            | AlertKind::Left(
-                Kind::Unissued
-                | Kind::FailedClaim
-                | Kind::MissingAdmission
-                | Kind::SlotConflict
-                | Kind::OverAdmitted
-                | Kind::CountMismatch
-                | Kind::SettingsMismatch
-                | Kind::Unfilled
-                | Kind::OverIssued
-                | Kind::DuplicateRow
-                | Kind::Check
-                | Kind::MissingDrop
-                | Kind::BadUse,
-            ) => looks,
+            | AlertKind::Left(_) => TimeDelta::zero(),
         }
     }
 }

@@ -47,7 +47,10 @@ pub struct ProcessState {
 pub enum StoreState {
     Fine,
     /// It answers, and refuses with this error.
-    Refuses(String),
+    Refuses {
+        refusal: StoreRefusal,
+        error: String,
+    },
     /// It does not answer.
     Away(String),
     /// A server of the cluster does not answer; the others do.
@@ -83,7 +86,10 @@ impl StoreState {
     pub fn from_error(store: FailureCause, error: &str) -> Self {
         let text = line(error, LONGEST);
         match StoreRefusal::from_error(store, &text) {
-            Some(_) => Self::Refuses(text),
+            Some(refusal) => Self::Refuses {
+                refusal,
+                error: text,
+            },
             None => Self::Away(text),
         }
     }

@@ -1,8 +1,8 @@
 use firstcome_shared::domain::CouponId;
+use firstcome_shared::report::{FailureCause, Kind};
 
 use super::*;
 use crate::condition::Facts;
-use crate::report::{FailureCause, Kind};
 
 const POLICY: Policy = Policy {
     repeat: TimeDelta::hours(4),
@@ -58,20 +58,18 @@ impl Timeline {
         let now = at(second);
         let unknown: BTreeSet<Source> = unknown.iter().copied().collect();
         let is_full = self.budget.is_full(now);
-        let verdict = decide(now, seen, &unknown, &self.known, &POLICY, is_full);
-        for alert in verdict.alerts {
-            self.known.put(Alert {
-                is_unsent: false,
-                ..alert
-            });
+        let decisions = decide(now, seen, &unknown, &self.known, &POLICY, is_full);
+        let told: Vec<Reason> = decisions.iter().filter_map(|it| it.reason).collect();
+        for decision in decisions {
+            self.known.put(decision.alert);
         }
-        if !verdict.notices.is_empty() {
+        if !told.is_empty() {
             self.budget.count(now);
         }
         let is_full = self.budget.is_full(now);
         let again = decide(now, seen, &unknown, &self.known, &POLICY, is_full);
-        assert_eq!(again.notices, [], "the same call decides nothing");
-        verdict.notices.iter().map(|notice| notice.reason).collect()
+        assert_eq!(again, [], "the same call decides nothing");
+        told
     }
 
     /// Evaluates until `to`, and returns what was told, with the seconds.
@@ -139,8 +137,8 @@ fn explained_condition_that_was_told_is_present_and_its_end_is_told() {
     assert_eq!(first, [(30, Reason::New)]);
     let both = line.tells(305, 600, &[redis(), closed.clone()]);
     assert_eq!(both, [(335, Reason::New)]);
-    let cause = line.known.open("admission_closed").unwrap().explained_by;
-    assert_eq!(cause, Some(AlertKind::RedisUnreachable));
+    let closure = line.known.open("admission_closed").unwrap();
+    assert_eq!(closure.explained_by.as_deref(), Some("redis_unreachable"));
     let ends = line.tells(610, 800, &[]);
     assert_eq!(ends, [(670, Reason::Over), (670, Reason::Over)]);
 }
@@ -270,7 +268,7 @@ fn store_is_over_as_what_was_told_about_it() {
     };
     let mut line = Timeline::default();
     line.tells(0, 60, &[mysql(AlertKind::MysqlUnreachable)]);
-    line.tells(65, 120, &[mysql(AlertKind::AlertsNotRecorded)]);
+    line.tells(65, 120, &[mysql(AlertKind::MysqlRefuses)]);
     let mut kinds = line.known.all_open().map(|alert| alert.kind.as_str());
     assert_eq!(kinds.next(), Some("mysql_unreachable"));
 }
@@ -285,11 +283,11 @@ fn repairs_are_not_repeated() {
 #[test]
 fn alert_of_a_kind_that_a_later_version_wrote_does_not_end() {
     let mut line = Timeline::default();
-    line.known.put(Alert {
+    line.known.put(ToldRow {
         name: "later".to_owned(),
         kind: "later".to_owned(),
         told_at: Some(at(0)),
-        ..Alert::default()
+        ..ToldRow::default()
     });
     assert_eq!(line.tells(5, 600, &[]), []);
     assert!(line.known.open("later").is_some());

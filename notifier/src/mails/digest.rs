@@ -6,15 +6,15 @@ use chrono::{NaiveDate, TimeDelta};
 use firstcome_shared::domain::DropId;
 use firstcome_shared::mysql::alerts::ListedAlert;
 use firstcome_shared::mysql::digest::DailyDigest;
+use firstcome_shared::report::wording::{LONGEST, capital, count, grouped, line, person};
+use firstcome_shared::report::{AlertKind, Kind};
 use firstcome_shared::subject::Subject;
 use lettre::message::Mailbox;
 
 use super::document::{Block, Document, Rendered, time};
 use super::links::Links;
-use super::section::open_problems;
-use super::{bounded, duration, things, with_rest};
-use crate::report::{AlertKind, Kind};
-use crate::wording::{LONGEST, capital, count, grouped, line, person};
+use super::phrases::{bounded, duration, things, with_rest};
+use super::remedy::open_problems;
 
 /// Maximum number of open problems, and of lines about repairs.
 const LINES: usize = 20;
@@ -54,9 +54,10 @@ pub fn daily(day: &DailyDigest, links: &Links) -> anyhow::Result<Rendered> {
     let names = campaigns(day, links);
     let campaigns = names.map_or_else(String::new, |names| format!(" · {names}"));
     let runs = count(total, "run", "runs");
-    let sealed = day.sealed_total;
-    let exact = count(sealed, "drop exact", "drops exact");
-    let exact = Some(format!(" · {exact}")).filter(|_| sealed > 0);
+    let exact = match day.sealed_total {
+        0 => String::new(),
+        sealed => format!(" · {}", count(sealed, "drop exact", "drops exact")),
+    };
     let mut blocks = problems(day, open, links);
     blocks.extend(runs_and_repairs(day, links));
     match links.subject() {
@@ -67,7 +68,7 @@ pub fn daily(day: &DailyDigest, links: &Links) -> anyhow::Result<Rendered> {
     Document {
         kind: ["digest", "daily digest"],
         is_bad,
-        subject: format!("{state}{campaigns} · {runs}{}", exact.unwrap_or_default()),
+        subject: format!("{state}{campaigns} · {runs}{exact}"),
         at: day.to,
         title: capital(&format!("{state}, {runs}.")),
         lead: format!("From {} to {}.", time(day.from), time(day.to)),

@@ -4,8 +4,7 @@
 
 use askama::Template;
 use chrono::{DateTime, Utc};
-
-use crate::wording;
+use firstcome_shared::report::wording;
 
 /// Width of plain text, in characters.
 const WIDTH: usize = 78;

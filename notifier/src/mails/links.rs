@@ -3,11 +3,11 @@
 use std::collections::BTreeMap;
 
 use firstcome_shared::domain::CouponId;
+use firstcome_shared::report::wording::line;
 use firstcome_shared::report::{AlertKind, KindFacts};
 use firstcome_shared::subject::Subject;
 
 use super::document::Block;
-use crate::wording::line;
 
 /// A campaign of `attach`. It has no row in `coupons`, so mails take its name from the file.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -76,23 +76,6 @@ impl Links {
 
     fn api(&self) -> &str {
         self.api.as_deref().unwrap_or("http://127.0.0.1:8080")
-    }
-
-    /// Returns the addresses that lead nowhere for others, with their settings: to this machine,
-    /// or to a name within a cluster, which has no dot.
-    pub(crate) fn dead(&self) -> impl Iterator<Item = (&'static str, &str)> {
-        let is_local = |it: &str| it.contains("://127.0.0.1") || !it.contains('.');
-        let public = self.reconciler();
-        let api = self.api();
-        let all = [("PUBLIC_URL", public), ("API_PUBLIC_URL", api)];
-        let used = match self.subject() {
-            Subject::Drop => 2,
-            // Its mails link to the page only, if there is one.
-            Subject::Campaign => usize::from(self.public.is_some()),
-        };
-        all.into_iter()
-            .take(used)
-            .filter(move |(_, address)| is_local(address))
     }
 
     /// Returns the address of a screen of the operations page, if it is known. The operator may

@@ -2,22 +2,23 @@
 //! itself or what to do, then the reasons; what is over; what was repaired. Its length is limited
 //! regardless of the number of findings.
 
-use std::collections::{BTreeSet, HashMap, HashSet};
+use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 
 use chrono::{DateTime, Utc};
 use firstcome_shared::domain::{CouponId, DropId};
 use firstcome_shared::mysql::alerts::RepairsRow;
-use firstcome_shared::subject::Subject;
+use firstcome_shared::report::wording::{self, count, grouped, line};
+use firstcome_shared::report::{AlertKind, DropReport, Kind, KindFacts, Run, Status};
 
 use super::document::{Block, Document, Rendered, time};
 use super::links::Links;
+use super::phrases::{bounded, duration, things};
+use super::place::NamedDrop;
 use super::reasons::{Found, Listed, reasons};
-use super::section::{Placed, Section, last_runs, open_problems};
-use super::{bounded, by_kind, duration};
+use super::remedy::{Placed, last_runs, open_problems};
+use super::section::Section;
 use crate::decide::Reason;
 use crate::levels::mailed_repairs;
-use crate::report::{AlertKind, DropReport, Kind, KindFacts, Run, Status};
-use crate::wording::{self, count, grouped, line};
 
 /// Maximum number of problems that are described in full.
 const PROBLEMS: usize = 4;
@@ -40,8 +41,6 @@ pub struct AlertMail<'a> {
     pub explained: Vec<String>,
     /// Repairs that are not mailed yet, oldest first.
     pub repairs: Vec<RepairsRow>,
-    /// An operator confirmed the repairs.
-    pub is_confirmed: bool,
     /// When Redis was first found restarted or replaced, if a pass that made some of the repairs
     /// found it so. Unless Redis lost a drop's data, it came back with an older copy.
     pub older_since: Option<DateTime<Utc>>,
@@ -49,22 +48,12 @@ pub struct AlertMail<'a> {
     pub has_waiting_list: bool,
     /// Coupons that are closed.
     pub closed: BTreeSet<CouponId>,
-    /// What the tables say about drops that the pass does not list.
+    /// What other runs, and then the tables, say about drops that the pass does not list.
     pub reports: Vec<DropReport>,
     /// What became of the broken promises that are over.
     pub fates: HashMap<DropId, [i64; 2]>,
-    /// Alert IDs by name.
-    pub ids: HashMap<String, i64>,
     pub links: &'a Links,
     pub now: DateTime<Utc>,
-}
-
-/// A drop that a mail is about.
-pub(crate) struct NamedDrop<'a> {
-    pub(crate) id: DropId,
-    coupon: Option<CouponId>,
-    pub(crate) name: String,
-    pub(crate) report: Option<&'a DropReport>,
 }
 
 /// What the parts of a mail have in common.
@@ -89,15 +78,22 @@ impl<'a> AlertMail<'a> {
             over: Vec::new(),
             explained: Vec::new(),
             repairs: Vec::new(),
-            is_confirmed: false,
             older_since: None,
             has_waiting_list: false,
             closed: BTreeSet::new(),
             reports: Vec::new(),
             fates: HashMap::new(),
-            ids: HashMap::new(),
             links,
             now,
+        }
+    }
+
+    /// Adds what is told.
+    pub(crate) fn add(&mut self, section: Section) {
+        if section.reason == Reason::Over {
+            self.over.push(section);
+        } else if section.kind != AlertKind::Repaired {
+            self.problems.push(section);
         }
     }
 
@@ -203,41 +199,6 @@ impl<'a> AlertMail<'a> {
     }
 }
 
-impl NamedDrop<'_> {
-    /// Describes the drop: its name, its day, the numbers that the API and the command line need,
-    /// and what is issued. A campaign has no numbers.
-    pub(super) fn place(&self) -> String {
-        let name = &self.name;
-        let id = self.id;
-        let ids = match id.subject() {
-            Subject::Drop => {
-                let coupon = self.coupon.map(|coupon| format!("coupon {coupon}, "));
-                format!(" ({}drop {id})", coupon.unwrap_or_default())
-            }
-            Subject::Campaign => String::new(),
-        };
-        let day = self
-            .report
-            .and_then(|report| report.day)
-            .map_or_else(String::new, |day| format!(", {day}"));
-        let issued = self.issued();
-        let space = if issued.is_empty() { "" } else { " " };
-        format!("{name}{day}{ids}:{space}{issued}")
-    }
-
-    /// Returns text such as "100 of 100 issued"; without a report the drop's label, which is empty
-    /// for a campaign.
-    fn issued(&self) -> String {
-        match self.report {
-            None => self.id.label().unwrap_or_default(),
-            Some(report) => {
-                let [rows, quantity] = [report.after.rows, report.quantity.into()].map(grouped);
-                format!("{rows} of {quantity} issued")
-            }
-        }
-    }
-}
-
 impl<'a> Content<'a> {
     fn new(mail: &'a AlertMail<'a>) -> Self {
         let drops = mail.drops();
@@ -279,7 +240,6 @@ impl<'a> Content<'a> {
             links: mail.links,
             facts: mail.facts(section, drop),
             drop,
-            alert: mail.ids.get(&section.name).copied(),
             run: mail.run.as_ref(),
         }
     }
@@ -309,7 +269,7 @@ impl<'a> Content<'a> {
         }
         lead.extend(self.lost_data());
         if !self.done.is_empty() {
-            lead.push(format!("{}: {}.", self.repaired_how(), self.done));
+            lead.push(format!("Repaired: {}.", self.done));
         }
         if mail.problems.is_empty() {
             lead.extend(self.single_drop());
@@ -361,14 +321,6 @@ impl<'a> Content<'a> {
         [written].into_iter().chain(waiting).collect()
     }
 
-    fn repaired_how(&self) -> &'static str {
-        if self.mail.is_confirmed {
-            "Repaired after a confirmation"
-        } else {
-            "Repaired by itself"
-        }
-    }
-
     /// Gives the state of the drop after the pass, if the mail is about only one drop.
     fn single_drop(&self) -> Option<String> {
         let [drop] = self.drops.as_slice() else {
@@ -387,17 +339,15 @@ impl<'a> Content<'a> {
     /// Says what an operator has to do if the mail has no problem.
     fn what_is_needed(&self) -> &'static str {
         let mail = self.mail;
-        let run = mail.run.as_ref();
+        let has_failed = mail
+            .run
+            .as_ref()
+            .is_some_and(|run| run.status == Status::Failed);
         let mut reports = self.drops.iter().filter_map(|drop| drop.report);
-        if run.is_some_and(|run| run.status == Status::Failed) {
-            "The pass stopped early. The next one continues, and a mail says if anything is left."
-        } else if mail.over.iter().any(|over| over.given_up) {
+        if mail.over.iter().any(|over| over.given_up) {
             "Nothing compares it any more: what is left can only be repaired by hand."
-        } else if !reports.all(|report| report.exact) {
+        } else if has_failed || !reports.all(|report| report.exact) {
             "The next pass compares again, and a mail says if something is left."
-        } else if mail.has_waiting_list && !self.lost_data().is_empty() {
-            "Nothing needs to be done about it tonight; those who run the coupons may want to tell \
-                the people who waited."
         } else if self.earlier.is_empty() || !mail.over.is_empty() {
             "Nothing needs to be done about it."
         } else {
@@ -410,28 +360,25 @@ impl<'a> Content<'a> {
     fn subject(&self) -> String {
         let mail = self.mail;
         let place = self.where_it_is();
-        let is_lost = !self.coupons_with(Kind::RedisLost).is_empty();
-        let what = match (mail.problems.as_slice(), mail.over.as_slice()) {
-            ([first, rest @ ..], _) => self.problem(first, rest.len(), place.is_empty()),
-            ([], [_, ..]) if is_lost => {
-                format!(
-                    "Redis lost data, and is written again; over: {}",
-                    self.ends()
-                )
+        let mut parts = Vec::new();
+        if let [first, rest @ ..] = mail.problems.as_slice() {
+            parts.push(self.problem(first, rest.len(), place.is_empty()));
+        } else {
+            if !self.coupons_with(Kind::RedisLost).is_empty() {
+                parts.push("Redis lost data".to_owned());
+            } else if mail.older_since.is_some() {
+                parts.push("Redis may have come back with older data".to_owned());
             }
-            ([], [_, ..]) => self.ends(),
-            ([], []) if is_lost => "Redis lost data".to_owned(),
-            ([], []) if mail.older_since.is_some() => {
-                "Redis may have come back with older data".to_owned()
-            }
-            ([], []) => String::new(),
-        };
-        let is_told_otherwise = mail.problems.is_empty() && mail.over.is_empty();
-        let repaired = match (is_told_otherwise, self.done.is_empty()) {
-            (true, _) | (_, true) => self.done.clone(),
-            (false, false) => format!("repaired: {}", self.done),
-        };
-        joined(vec![what, place, repaired], " · ")
+            parts.push(self.ends());
+        }
+        parts.push(place);
+        let is_only_repaired = mail.problems.is_empty() && mail.over.is_empty();
+        parts.push(if is_only_repaired || self.done.is_empty() {
+            self.done.clone()
+        } else {
+            format!("repaired: {}", self.done)
+        });
+        joined(parts, " · ")
     }
 
     fn problem(&self, first: &Section, others: usize, has_room: bool) -> String {
@@ -449,6 +396,7 @@ impl<'a> Content<'a> {
     /// What is over.
     fn ends(&self) -> String {
         match self.mail.over.as_slice() {
+            [] => String::new(),
             [one] => line(&one.summary, 80),
             many => count(many.len() as u64, "problem", "problems"),
         }
@@ -520,7 +468,7 @@ impl<'a> Content<'a> {
     /// Lists the repairs of this pass and of earlier ones.
     fn repairs(&self) -> Vec<Block> {
         let links = self.mail.links;
-        let mut blocks = vec![Block::Title(self.repaired_how().to_owned())];
+        let mut blocks = vec![Block::Title("Repaired".to_owned())];
         blocks.extend(Block::list(reasons(&self.repaired, Listed::Repaired)));
         for rows in self.earlier.iter().take(LINES) {
             let first = &rows[0];
@@ -596,4 +544,16 @@ fn of_coupons(names: &[&str]) -> String {
 fn joined(mut parts: Vec<String>, separator: &str) -> String {
     parts.retain(|part| !part.is_empty());
     parts.join(separator)
+}
+
+/// Describes repairs by kind, most first, as "4 slot conflicts, 1 promise without a row".
+fn by_kind<'a>(repairs: impl IntoIterator<Item = &'a RepairsRow>) -> String {
+    let mut counts: BTreeMap<&str, u64> = BTreeMap::new();
+    for row in repairs {
+        *counts.entry(&row.kind).or_default() += u64::from(row.number);
+    }
+    let mut counts: Vec<(&str, u64)> = counts.into_iter().collect();
+    counts.sort_by_key(|(_, n)| std::cmp::Reverse(*n));
+    let counts = counts.into_iter().map(|(kind, n)| things(kind, n));
+    counts.collect::<Vec<_>>().join(", ")
 }

@@ -4,9 +4,8 @@
 use std::collections::BTreeSet;
 
 use firstcome_shared::domain::DropId;
-
-use crate::report::{ActionKind, Finding};
-use crate::wording::{self, LONGEST, grouped};
+use firstcome_shared::report::wording::{self, LONGEST, grouped};
+use firstcome_shared::report::{ActionKind, Finding};
 
 /// Maximum number of lines in a list. The run contains the others.
 const LINES: usize = 8;
@@ -132,7 +131,7 @@ fn list(all: impl Iterator<Item = String>) -> Option<String> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::report::{Kind, Outcome};
+    use firstcome_shared::report::{Kind, Outcome};
 
     fn finding(user: &str, slot: i64, detail: &str) -> Finding {
         Finding {

@@ -18,6 +18,8 @@ use sha2::{Digest as _, Sha256};
 use tokio::time::timeout;
 use url::Url;
 
+use super::failure::Failure;
+
 /// How `SMTP_URL` is written.
 const SHAPE: &str = "SMTP_URL must look like smtp://user:password@host:587?tls=required or \
     smtps://user:password@host";
@@ -43,11 +45,33 @@ pub(crate) struct Mailer {
 pub(crate) struct SmtpServer {
     pub(crate) host: String,
     pub(crate) port: u16,
-    pub(crate) encryption: &'static str,
+    pub(crate) encryption: Encryption,
     pub(crate) user: Option<String>,
     password: Option<SecretString>,
     /// The name for EHLO.
     hello: Option<String>,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Encryption {
+    None,
+    /// STARTTLS, if the server offers it.
+    Opportunistic,
+    /// STARTTLS.
+    Required,
+    /// TLS from the first byte.
+    Wrapper,
+}
+
+impl Encryption {
+    pub(crate) const fn description(self) -> &'static str {
+        match self {
+            Self::None => "none",
+            Self::Opportunistic => "STARTTLS if offered",
+            Self::Required => "STARTTLS, required",
+            Self::Wrapper => "TLS from the first byte",
+        }
+    }
 }
 
 impl SmtpServer {
@@ -75,10 +99,10 @@ impl SmtpServer {
             return Err("SMTP_URL names a user but no password: write user:password@".into());
         }
         let (encryption, port) = match (url.scheme(), url.query()) {
-            ("smtps", _) => ("TLS from the first byte", 465),
-            ("smtp", None) => ("none", 25),
-            ("smtp", Some("tls=required")) => ("STARTTLS, required", 587),
-            ("smtp", Some("tls=opportunistic")) => ("STARTTLS if offered", 587),
+            ("smtps", _) => (Encryption::Wrapper, 465),
+            ("smtp", None) => (Encryption::None, 25),
+            ("smtp", Some("tls=required")) => (Encryption::Required, 587),
+            ("smtp", Some("tls=opportunistic")) => (Encryption::Opportunistic, 587),
             ("smtp", _) => return Err("SMTP_URL: tls is `required` or `opportunistic`".into()),
             _ => return Err(wrong()),
         };
@@ -97,7 +121,11 @@ impl SmtpServer {
 
     /// Whether the password is sent without encryption.
     pub(crate) fn shows_password(&self) -> bool {
-        self.password.is_some() && matches!(self.encryption, "none" | "STARTTLS if offered")
+        self.password.is_some()
+            && matches!(
+                self.encryption,
+                Encryption::None | Encryption::Opportunistic
+            )
     }
 
     /// Returns what lettre sends as the login.
@@ -108,9 +136,6 @@ impl SmtpServer {
 
     /// Returns the encryption, which trusts these authorities (PEM) too.
     fn tls(&self, authorities: &[u8]) -> Result<Tls, String> {
-        if self.encryption == "none" {
-            return Ok(Tls::None);
-        }
         let mut tls = TlsParameters::builder(self.host.clone());
         if !authorities.is_empty() {
             let wrong = || "SSL_CERT_FILE holds no certificate in PEM".to_owned();
@@ -125,9 +150,10 @@ impl SmtpServer {
             .build()
             .map_err(|error| format!("SMTP_URL: TLS can't be set up for {host}: {error}"))?;
         Ok(match self.encryption {
-            "TLS from the first byte" => Tls::Wrapper(tls),
-            "STARTTLS, required" => Tls::Required(tls),
-            _ => Tls::Opportunistic(tls),
+            Encryption::None => Tls::None,
+            Encryption::Opportunistic => Tls::Opportunistic(tls),
+            Encryption::Required => Tls::Required(tls),
+            Encryption::Wrapper => Tls::Wrapper(tls),
         })
     }
 }
@@ -135,19 +161,6 @@ impl SmtpServer {
 fn decoded(text: &str) -> Result<String, Utf8Error> {
     let decoded = percent_encoding::percent_decode_str(text).decode_utf8();
     decoded.map(Cow::into_owned)
-}
-
-/// Why a mail was not sent.
-#[derive(Debug, thiserror::Error)]
-pub(crate) enum MailError {
-    /// The mail cannot be written for this recipient.
-    #[error("it cannot be written: {0}")]
-    Unwritable(String),
-    /// The server may have accepted the mail nevertheless.
-    #[error("no answer within {0:?}")]
-    Silent(Duration),
-    #[error("{}", one_line(.0))]
-    Refused(#[from] SmtpError),
 }
 
 impl Mailer {
@@ -183,71 +196,59 @@ impl Mailer {
     }
 
     /// Delivers a mail over a separate connection.
-    pub(crate) async fn send(&self, mail: &Outgoing) -> Result<(), MailError> {
-        let written = message(mail, &self.from)
-            .map_err(|error| MailError::Unwritable(format!("{error:#}")))?;
+    pub(crate) async fn send(&self, mail: &Outgoing) -> Result<(), Failure> {
+        let written = message(mail, &self.from).map_err(|error| Failure {
+            is_final: true,
+            ..Failure::new(
+                format!("it cannot be written: {error:#}"),
+                "check ALERT_FROM and ALERT_TO",
+            )
+        })?;
         match timeout(self.limit, self.transport.send(written)).await {
-            Ok(answer) => Ok(answer.map(drop)?),
-            Err(_) => Err(MailError::Silent(self.limit)),
+            Ok(Ok(_)) => Ok(()),
+            Ok(Err(error)) => Err(refused(&error)),
+            // The server may have accepted the mail nevertheless.
+            Err(_) => {
+                let reason = format!("no answer within {:?}", self.limit);
+                Err(Failure::new(reason, UNREACHABLE))
+            }
         }
     }
 }
 
-impl MailError {
-    /// The reply code of the server, if it has replied.
-    fn code(&self) -> Option<String> {
-        match self {
-            Self::Refused(error) => error.status().map(|code| code.to_string()),
-            Self::Unwritable(_) | Self::Silent(_) => None,
-        }
-    }
+/// What usually helps if the server has not replied.
+const UNREACHABLE: &str = "check host, port and DNS, and whether a firewall is between: 587 wants \
+    smtp://…?tls=required, 465 smtps://, 25 between servers smtp://; SSL_CERT_FILE names a private \
+    certificate authority";
 
-    /// Whether this mail can never be sent to this recipient, according to the reply. A refused
-    /// login concerns every mail, and operators correct it.
-    pub(crate) fn is_final(&self) -> bool {
-        match self {
-            Self::Unwritable(_) => true,
-            Self::Silent(_) => false,
-            Self::Refused(error) => {
-                let is_login =
-                    matches!(self.code().as_deref(), Some("530" | "534" | "535" | "538"));
-                error.is_permanent() && !is_login
-            }
+/// Why the server did not take a mail. A refused login concerns every mail, and operators correct
+/// it; other permanent refusals concern this mail or its recipient.
+fn refused(error: &SmtpError) -> Failure {
+    let code = error.status().map(|code| code.to_string());
+    let is_login = match code.as_deref() {
+        Some(code) => matches!(code, "530" | "534" | "535" | "538"),
+        // lettre offers a login that the server does not, or the server has no STARTTLS.
+        None => error.is_client(),
+    };
+    let advice = match code.as_deref() {
+        _ if is_login => {
+            "the server wants a login, refuses this one, or wants TLS first (?tls=required); \
+            special characters in SMTP_URL are percent-encoded, and some providers want an app \
+            password"
         }
-    }
-
-    /// Returns the usual reason, and what to do.
-    pub(crate) fn advice(&self) -> &'static str {
-        let text = self.to_string();
-        if matches!(self, Self::Unwritable(_)) {
-            return "check ALERT_FROM and ALERT_TO";
+        Some("550" | "553" | "554") => {
+            "the server does not take mail for this address or from ALERT_FROM: check ALERT_TO, \
+            and whether it relays for this host or wants an address of its own domain"
         }
-        if text.contains("No compatible authentication mechanism") {
-            return "the server offers no login with a password here: it wants TLS first \
-                (?tls=required), or only XOAUTH2: then create an app password, or use its SMTP \
-                relay";
+        Some(_) => {
+            "the server's log says why: size, spam, policy, or the name for EHLO, which may end \
+            SMTP_URL (smtp://…/NAME)"
         }
-        match self.code().as_deref() {
-            Some("534" | "535" | "538") => {
-                "the server refuses the user or the password; special characters in SMTP_URL are \
-                percent-encoded, and some providers want an app password"
-            }
-            Some("530" | "550" | "553" | "554") => {
-                "the server does not take mail for this address or from ALERT_FROM: check \
-                ALERT_TO, whether it relays for this host, and whether it wants a login, TLS \
-                first (?tls=required) or an address of its own domain"
-            }
-            Some("421" | "501" | "504") => "end SMTP_URL with another name for EHLO: smtp://…/NAME",
-            Some(_) => "the server's log says why (size, spam, policy)",
-            None if text.to_lowercase().contains("certificate") => {
-                "its certificate is not trusted, or names another host (a private authority: \
-                SSL_CERT_FILE)"
-            }
-            None => {
-                "check host, port and DNS, and whether a firewall is between: 587 wants \
-                smtp://…?tls=required, 465 smtps://, 25 between servers smtp://"
-            }
-        }
+        None => UNREACHABLE,
+    };
+    Failure {
+        is_final: error.is_permanent() && !is_login,
+        ..Failure::new(one_line(error), advice)
     }
 }
 

@@ -1,8 +1,8 @@
 //! Transactional outbox relay: a task that delivers each message at least once, with exponential
 //! backoff. A server or a receiver that is down, slow or silent delays only its own messages.
 
+mod failure;
 pub(crate) mod mail;
-pub(crate) mod try_out;
 pub(crate) mod webhook;
 
 use std::collections::HashSet;
@@ -23,6 +23,7 @@ use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
+use self::failure::Failure;
 use self::mail::Mailer;
 use self::webhook::Webhook;
 use crate::clock::Clock;
@@ -191,7 +192,7 @@ impl Sender {
         let now = self.clock.now();
         let outcome = match delivered {
             Ok(()) => DeliveryOutcome::Sent,
-            Err(failure) => outcome(leased, failure, now),
+            Err(failure) => outcome(leased, &failure, now),
         };
         log(leased, &outcome);
         self.record(leased.id, outcome, now).await;
@@ -202,24 +203,12 @@ impl Sender {
         let mut webhooks = self.webhooks.iter();
         if let Some(webhook) = webhooks.find(|it| it.name == message.target) {
             let now = self.clock.now();
-            let posted = webhook.post(&message.batch, &message.body, now).await;
-            posted.map_err(|error| Failure {
-                is_final: error.is_final(webhook.format),
-                after: error.after(),
-                reason: error.to_string(),
-            })
+            webhook.post(&message.batch, &message.body, now).await
         } else if let Some(mailer) = &self.mailer {
-            mailer.send(message).await.map_err(|error| Failure {
-                is_final: error.is_final(),
-                after: None,
-                reason: format!("{error} -> {}", error.advice()),
-            })
+            mailer.send(message).await
         } else {
-            Err(Failure {
-                is_final: false,
-                after: None,
-                reason: "nothing is set that sends it".to_owned(),
-            })
+            let reason = "nothing is set that sends it".to_owned();
+            Err(Failure::new(reason, "set SMTP_URL or WEBHOOK_URLS"))
         }
     }
 
@@ -264,25 +253,14 @@ impl Drop for Busy {
     }
 }
 
-/// Why a delivery failed.
-#[derive(Debug, thiserror::Error)]
-#[error("{reason}")]
-pub(crate) struct Failure {
-    /// Whether the target rejected the message permanently.
-    is_final: bool,
-    /// When the target wants the next attempt.
-    after: Option<DateTime<Utc>>,
-    reason: String,
-}
-
 /// Decides when to try again, or to give the message up.
-fn outcome(leased: &Leased, failure: Failure, now: DateTime<Utc>) -> DeliveryOutcome {
+fn outcome(leased: &Leased, failure: &Failure, now: DateTime<Utc>) -> DeliveryOutcome {
     let is_refused = failure.is_final && leased.attempts + 1 >= REFUSALS;
     if is_refused || outbox::is_old(leased.message.created_at, now) {
-        return DeliveryOutcome::GivenUp(failure.reason);
+        return DeliveryOutcome::GivenUp(failure.to_string());
     }
     let next = next_attempt(now, leased.attempts, failure.after);
-    DeliveryOutcome::Retry(next, failure.reason)
+    DeliveryOutcome::Retry(next, failure.to_string())
 }
 
 /// Returns the time of the next attempt: not before the target wants it, but at most

@@ -14,6 +14,7 @@ use chrono::{DateTime, TimeDelta, Utc};
 use clap::Args;
 use firstcome_shared::config::{secret, ssl_cert_file};
 use firstcome_shared::http::client::HttpClient;
+use firstcome_shared::report::wording;
 use firstcome_shared::tls::Store;
 use hmac::{Hmac, Mac as _};
 use hyper::body::{Bytes, Incoming};
@@ -24,8 +25,8 @@ use sha2::{Digest as _, Sha256};
 use tokio::time::timeout;
 use url::Url;
 
+use super::failure::Failure;
 use crate::events::Format;
-use crate::wording;
 
 /// Permitted length of a signing key, in bytes.
 const KEY: std::ops::RangeInclusive<usize> = 24..=64;
@@ -180,60 +181,29 @@ impl fmt::Debug for Webhook {
     }
 }
 
-/// Why a receiver did not accept an event.
-#[derive(Debug, thiserror::Error)]
-pub(crate) enum PostError {
-    #[error("answered {status}")]
-    Refused {
-        status: StatusCode,
-        /// `Retry-After`: when to come back.
-        after: Option<DateTime<Utc>>,
-    },
-    /// The receiver may have the event.
-    #[error("{0}")]
-    NoAnswer(String),
-}
-
-impl PostError {
-    /// Returns when the receiver wants the next attempt.
-    pub(crate) fn after(&self) -> Option<DateTime<Utc>> {
-        match self {
-            Self::Refused { after, .. } => *after,
-            Self::NoAnswer(_) => None,
-        }
-    }
-
-    /// Whether another attempt cannot help: the receiver is gone, or a chat refuses the text.
-    pub(crate) fn is_final(&self, format: Format) -> bool {
-        let Self::Refused { status, .. } = self else {
-            return false;
-        };
-        let is_busy = *status == StatusCode::TOO_MANY_REQUESTS;
-        *status == StatusCode::GONE
-            || format != Format::Signed && status.is_client_error() && !is_busy
-    }
-}
-
 impl Webhook {
-    /// Posts an event. Redirects are not followed.
+    /// Posts an event. Redirects are not followed. A receiver that does not answer may have the
+    /// event.
     pub(crate) async fn post(
         &self,
         id: &str,
         body: &str,
         now: DateTime<Utc>,
-    ) -> Result<(), PostError> {
-        let answer = timeout(self.limit, self.exchange(id, body, now)).await;
-        let reason = match answer {
+    ) -> Result<(), Failure> {
+        let reason = match timeout(self.limit, self.exchange(id, body, now)).await {
             Ok(Ok(answer)) if answer.status().is_success() => return Ok(()),
             Ok(Ok(answer)) => {
                 let status = answer.status();
-                let after = retry_after(answer.headers(), now);
-                return Err(PostError::Refused { status, after });
+                return Err(Failure {
+                    is_final: is_final(status, self.format),
+                    after: retry_after(answer.headers(), now),
+                    ..Failure::new(format!("answered {status}"), REFUSED)
+                });
             }
             Ok(Err(error)) => wording::line(&format!("{error:#}"), wording::LONGEST),
             Err(_) => format!("no answer within {:?}", self.limit),
         };
-        Err(PostError::NoAnswer(reason))
+        Err(Failure::new(reason, UNREACHABLE))
     }
 
     async fn exchange(
@@ -259,6 +229,18 @@ impl Webhook {
         let request = signed.context("the request cannot be written")?;
         Ok(self.client.send(request).await?)
     }
+}
+
+const REFUSED: &str = "its log says why: 401 or 403 often mean another WEBHOOK_SECRET, 404 another \
+    path; redirects are not followed";
+
+const UNREACHABLE: &str = "check host and port, whether a firewall is between (no proxy is used), \
+    and whether it speaks TLS there (if not: http://)";
+
+/// Whether another attempt cannot help: the receiver is gone, or a chat refuses the text.
+fn is_final(status: StatusCode, format: Format) -> bool {
+    let is_busy = status == StatusCode::TOO_MANY_REQUESTS;
+    status == StatusCode::GONE || format != Format::Signed && status.is_client_error() && !is_busy
 }
 
 /// Returns when a receiver wants the next attempt: `Retry-After` has seconds or a date (RFC 9110).

@@ -8,20 +8,22 @@ use std::collections::{BTreeMap, HashMap};
 use chrono::{DateTime, NaiveDate, TimeDelta, Utc};
 use firstcome_notifier::condition::Cases;
 use firstcome_notifier::conditions::{PromisesOfDrop, Snapshot, conditions};
-use firstcome_notifier::decide::{self, Alerts, Reason, Verdict, decide};
-use firstcome_notifier::levels::{self, Change, Level, fold};
+use firstcome_notifier::decide::{Alerts, Decision, Reason, decide};
+use firstcome_notifier::levels::{self, Change, fold};
 use firstcome_notifier::mails::{AlertMail, AttachedCampaign, Links, Rendered, Section, daily};
 use firstcome_notifier::times::Policy;
 use firstcome_notifier::wording;
 use firstcome_shared::domain::{CouponId, DropId, HIDDEN};
 use firstcome_shared::mysql::alerts::{
-    Alert, BrokenPromise, ListedAlert, OpenPromises, RepairsRow,
+    Alert, BrokenPromise, ListedAlert, OpenPromises, RepairsRow, ToldRow,
 };
 use firstcome_shared::mysql::digest::{DailyDigest, DigestDrop, DigestRepairs};
+use firstcome_shared::mysql::levels::LevelRow;
 use firstcome_shared::report::{
     ActionKind, AlertKind, Cause, DropReport, FailureCause, Finding, Kind, Outcome, Run, Status,
     UnsafePart,
 };
+use firstcome_shared::subject::Subject;
 
 use crate::world::{self, applied, at, cased, drop_report, finding, general, left};
 
@@ -74,17 +76,18 @@ fn mail_of_any(
         told.after(run, broken, *now);
     }
     let (now, run) = runs.last()?;
-    let names = told.problems.iter();
-    let names = names.map(|section| section.name.clone());
-    let ids: HashMap<String, i64> = names.zip(41..).collect();
+    let problems = told.problems.into_iter().zip(41..);
+    let problems = problems.map(|(section, id)| Section {
+        alert_id: Some(id),
+        ..section
+    });
     let unmailed = runs.iter().flat_map(|(now, run)| repairs(*now, run));
     let unmailed: Vec<RepairsRow> = unmailed.collect();
     let pass = AlertMail {
         run: Some((*run).clone()),
-        problems: told.problems,
+        problems: problems.collect(),
         over: told.over,
         repairs: unmailed,
-        ids,
         fates: HashMap::from([(DropId(7), [2, 1])]),
         has_waiting_list: true,
         ..AlertMail::empty(links, *now)
@@ -96,9 +99,8 @@ fn mail_of_any(
 /// What the tables would have after some runs, and what the last one tells.
 #[derive(Default)]
 struct Told {
-    levels: BTreeMap<String, Level>,
+    levels: BTreeMap<String, LevelRow>,
     known: Alerts,
-    summaries: HashMap<String, String>,
     problems: Vec<Section>,
     over: Vec<Section>,
 }
@@ -106,7 +108,7 @@ struct Told {
 impl Told {
     fn after(&mut self, run: &Run, broken: &[BrokenPromise], now: DateTime<Utc>) {
         let run = &world::judged(run);
-        for change in fold(&self.levels, run, now) {
+        for change in fold(&self.levels, run, Subject::Drop, now) {
             match change {
                 Change::Seen(name) => self.levels.get_mut(&name).unwrap().last_at = now,
                 Change::Put(level) => drop(self.levels.insert(level.name.clone(), level)),
@@ -131,35 +133,29 @@ impl Told {
             });
         }
         let (seen, unknown) = conditions(&snapshot, now);
-        let verdict = decide(now, &seen, &unknown, &self.known, &POLICY, false);
-        self.take(&verdict, run, broken);
+        let decisions = decide(now, &seen, &unknown, &self.known, &POLICY, false);
+        self.take(decisions, run, broken);
     }
 
-    fn take(&mut self, verdict: &Verdict, run: &Run, broken: &[BrokenPromise]) {
+    fn take(&mut self, decisions: Vec<Decision>, run: &Run, broken: &[BrokenPromise]) {
         self.problems.clear();
         self.over.clear();
-        for alert in &verdict.alerts {
-            self.known.put(decide::Alert {
-                is_unsent: false,
-                ..alert.clone()
-            });
+        for decision in decisions {
+            let mut alert = decision.alert;
+            if let Some(reason) = decision.reason {
+                if let Some(condition) = &decision.condition {
+                    let section = Section::new(condition, &alert, reason, Some(run), broken);
+                    alert.summary.clone_from(&section.summary);
+                    self.problems.push(section);
+                } else {
+                    let kind = AlertKind::from_word(&alert.kind).unwrap();
+                    let level = self.levels.get(&alert.name);
+                    let given_up = level.is_some_and(|level| level.given_up);
+                    self.over.push(Section::over(&alert, kind, given_up));
+                }
+            }
+            self.known.put(alert);
         }
-        for notice in &verdict.notices {
-            let alert = &notice.alert;
-            let name = &alert.name;
-            let Some(condition) = &notice.condition else {
-                let kind = AlertKind::from_word(&alert.kind).unwrap();
-                let given_up = self.levels.get(name).is_some_and(|level| level.given_up);
-                let summary = &self.summaries[name];
-                self.over
-                    .push(Section::over(alert, kind, summary, given_up));
-                continue;
-            };
-            let section = Section::new(condition, alert, notice.reason, Some(run), broken);
-            self.summaries.insert(name.clone(), section.summary.clone());
-            self.problems.push(section);
-        }
-        self.problems.sort_by_key(|it| it.kind.facts().severity);
     }
 }
 
@@ -422,6 +418,7 @@ fn outage(kind: AlertKind, summary: &str, why: &[&str]) -> Section {
     Section {
         kind,
         name: kind.word().to_owned(),
+        alert_id: None,
         coupon_id: None,
         drop_id: None,
         reason: Reason::New,
@@ -437,17 +434,20 @@ fn outage(kind: AlertKind, summary: &str, why: &[&str]) -> Section {
 /// Compares the mail about an outage with its snapshot.
 fn keep_outage(name: &str, section: &Section, now: DateTime<Utc>) {
     product_texts::assert_written(&section.findings);
-    let ids = [
-        ("consumer_stands", 41),
-        ("unsafe_setting", 41),
-        ("kafka_unreachable", 41),
-        ("admission_closed", 42),
-        ("redis_unreachable", 42),
-    ];
+    let alert_id = match section.kind {
+        AlertKind::ConsumerStands | AlertKind::UnsafeSetting | AlertKind::KafkaUnreachable => {
+            Some(41)
+        }
+        AlertKind::AdmissionClosed | AlertKind::RedisUnreachable => Some(42),
+        _ => None,
+    };
+    let section = Section {
+        alert_id,
+        ..section.clone()
+    };
     let links = linked();
     let mail = AlertMail {
-        problems: vec![section.clone()],
-        ids: ids.map(|(name, id)| (name.to_owned(), id)).into(),
+        problems: vec![section],
         ..AlertMail::empty(&links, now)
     };
     keep(name, &mail.render().unwrap());
@@ -464,14 +464,12 @@ fn mails_about_outages_match_their_snapshots() {
     };
     keep_outage("outage_of_kafka_lasts", &lasts, at(14_500));
     let to_read = "coupon 1: the coupon stays closed: the consumer has 5000 messages to read first";
-    let unrecorded = "MySQL answers, but alerts cannot be recorded";
     let full = "passes fail: MySQL: write rows: Table is full";
     #[rustfmt::skip]
-    let outages: [(&str, AlertKind, &str, &[&str]); 5] = [
+    let outages: [(&str, AlertKind, &str, &[&str]); 4] = [
         ("outage_of_redis", AlertKind::RedisUnreachable, "Redis does not answer: nothing listens at its address", &[]),
         ("admission_closed", AlertKind::AdmissionClosed, "1 coupon is closed", &[to_read]),
         ("outage_of_mysql", AlertKind::MysqlUnreachable, "MySQL does not answer: nothing listens at its address", &[]),
-        ("alerts_not_recorded", AlertKind::AlertsNotRecorded, unrecorded, &["Lock wait timeout exceeded"]),
         ("run_failed", AlertKind::RunFailed, full, &[]),
     ];
     for (name, kind, summary, why) in outages {
@@ -491,14 +489,14 @@ fn mail_about_the_end_of_an_outage_matches_its_snapshot() {
         number: 12,
         repaired_at: at(100),
     }];
-    let alert = decide::Alert {
+    let alert = ToldRow {
         name: "kafka".to_owned(),
         kind: "kafka_unreachable".to_owned(),
         began_at: at(1),
         gone_at: Some(at(720)),
-        ..decide::Alert::default()
+        ..ToldRow::default()
     };
-    let over = Section::over(&alert, AlertKind::KafkaUnreachable, "", false);
+    let over = Section::over(&alert, AlertKind::KafkaUnreachable, false);
     let (clean, links) = (clean(), linked());
     let mail = AlertMail {
         run: Some(clean),

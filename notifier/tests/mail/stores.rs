@@ -11,7 +11,8 @@ use firstcome_shared::process_state::{
     ConsumerState, ProcessState, SeenState, Standstill, StoreState,
 };
 use firstcome_shared::report::{
-    ActionKind, Cause, DropReport, Finding, Fingerprint, HeldBack, Kind, Outcome, Run, Status,
+    ActionKind, Cause, DropReport, FailureCause, Finding, Fingerprint, HeldBack, Kind, Outcome,
+    Run, Status,
 };
 use firstcome_stack::{FaultProxy, ProxyFault, eventually};
 use tokio_util::sync::CancellationToken;
@@ -40,10 +41,6 @@ fn new() -> ProcessState {
 fn away() -> StoreState {
     let error = "Connection refused (os error 111)";
     StoreState::Away(error.to_owned())
-}
-
-fn refuses(error: &str) -> StoreState {
-    StoreState::Refuses(error.to_owned())
 }
 
 fn without_redis() -> ProcessState {
@@ -183,8 +180,9 @@ async fn closed_coupon_is_mailed_and_an_outage_that_explains_it_ends_separately(
 #[tokio::test]
 async fn coupons_that_an_outage_closes_are_in_its_mail_only() {
     let desk = Desk::new(A).await;
+    let few = "NOREPLICAS Not enough good replicas to write.";
     let state = ProcessState {
-        redis: Some(refuses("NOREPLICAS Not enough good replicas to write.")),
+        redis: Some(StoreState::from_error(FailureCause::Redis, few)),
         ..closed(&[1, 2])
     };
     last(&desk, 120, &[("d", state)]).await;
@@ -236,7 +234,7 @@ async fn refusal_that_any_process_meets_is_mailed_in_the_words_of_the_store() {
     let desk = Desk::new(A).await;
     let says = "WRONGPASS invalid username-password pair or user is disabled.";
     let api = ProcessState {
-        redis: Some(refuses(says)),
+        redis: Some(StoreState::from_error(FailureCause::Redis, says)),
         ..fine()
     };
     last(&desk, 60, &[("d", fine()), ("api", api.clone())]).await;
@@ -259,7 +257,7 @@ async fn store_that_refuses_and_then_is_silent_has_one_alert() {
     let desk = Desk::new(A).await;
     let few = "Message production error: NotEnoughReplicas (Broker: Not enough in-sync replicas)";
     let refusing = ProcessState {
-        kafka: Some(refuses(few)),
+        kafka: Some(StoreState::from_error(FailureCause::Kafka, few)),
         ..fine()
     };
     last(&desk, 120, &[("d", refusing)]).await;
@@ -321,7 +319,7 @@ async fn login_that_mysql_refuses_is_named() {
     let desk = Desk::new(A).await;
     let denied = "ERROR 28000 (1045): Access denied for user 'firstcome'@'10.0.0.7'";
     let consumer = ProcessState {
-        mysql: Some(refuses(denied)),
+        mysql: Some(StoreState::from_error(FailureCause::Mysql, denied)),
         ..fine()
     };
     last(&desk, 60, &[("d", fine()), ("consumer", consumer)]).await;
@@ -559,7 +557,7 @@ async fn alerts_that_cannot_be_recorded_are_mailed_without_mysql() {
     desk.until_there_are(1).await;
     stop.cancel();
     let told = news(&desk).await;
-    let subject = "action needed: MySQL answers, but alerts cannot be recorded";
+    let subject = "action needed: MySQL refuses writes or connections: MySQL: ";
     assert!(told[0].starts_with(subject), "{told:?}");
 }
 

@@ -2,16 +2,18 @@
 
 use std::collections::BTreeMap;
 
-use firstcome_notifier::levels::{Change, Level, fold};
+use firstcome_notifier::levels::{Change, fold};
 use firstcome_shared::domain::{CouponId, DropId};
+use firstcome_shared::mysql::levels::LevelRow;
 use firstcome_shared::report::{
     AlertKind, DropReport, Finding, Judged, Judgement, Kind, Kinds, Run, Trigger,
 };
+use firstcome_shared::subject::Subject;
 use proptest::prelude::*;
 
 use super::at;
 
-type Levels = BTreeMap<String, Level>;
+type Levels = BTreeMap<String, LevelRow>;
 
 const KINDS: [Kind; 3] = [Kind::Unissued, Kind::FailedClaim, Kind::SlotConflict];
 
@@ -71,7 +73,7 @@ fn look() -> impl Strategy<Value = Look> {
 
 fn apply(levels: &mut Levels, run: &Run, second: i64) {
     let now = at(second);
-    for change in fold(levels, run, now) {
+    for change in fold(levels, run, Subject::Drop, now) {
         match change {
             Change::Seen(name) => levels.get_mut(&name).unwrap().last_at = now,
             Change::Put(level) => drop(levels.insert(level.name.clone(), level)),
@@ -81,11 +83,11 @@ fn apply(levels: &mut Levels, run: &Run, second: i64) {
     }
 }
 
-fn level(levels: &Levels, drop: i64, kind: Kind) -> Option<&Level> {
+fn level(levels: &Levels, drop: i64, kind: Kind) -> Option<&LevelRow> {
     let word = kind.as_str();
     levels
         .values()
-        .find(|level| level.drop == Some(DropId(drop)) && level.kind == word)
+        .find(|level| level.drop_id == Some(DropId(drop)) && level.kind == word)
 }
 
 proptest! {
@@ -118,7 +120,7 @@ proptest! {
                             let is = is.unwrap();
                             prop_assert!(!is.given_up && is.last_at == at(second));
                             let distinct: std::collections::BTreeSet<_> = found.iter().collect();
-                            prop_assert!(is.cases.number() >= distinct.len() as u64);
+                            prop_assert!(is.number >= distinct.len() as u64);
                             let is_new = was.is_none_or(|was| was.given_up);
                             prop_assert_eq!(is.first_at == at(second), is_new);
                         }
@@ -159,7 +161,7 @@ fn clean_look_changes_nothing_and_the_same_look_only_its_time() {
         slots: vec![Vec::new(); 3],
         dry_run: false,
     };
-    assert_eq!(fold(&Levels::new(), &clean.run(), at(0)), []);
+    assert_eq!(fold(&Levels::new(), &clean.run(), Subject::Drop, at(0)), []);
     let found = Look {
         slots: vec![vec![3], Vec::new(), Vec::new()],
         ..clean
@@ -167,5 +169,6 @@ fn clean_look_changes_nothing_and_the_same_look_only_its_time() {
     let mut levels = Levels::new();
     apply(&mut levels, &found.run(), 0);
     let name = levels.keys().next().unwrap().clone();
-    assert_eq!(fold(&levels, &found.run(), at(30)), [Change::Seen(name)]);
+    let again = fold(&levels, &found.run(), Subject::Drop, at(30));
+    assert_eq!(again, [Change::Seen(name)]);
 }

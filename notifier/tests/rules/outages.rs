@@ -2,8 +2,9 @@
 //! off alone, in hours with outages of that store. Every outage that lasts is told soon, nothing is
 //! told without one, and no end comes before the store is back.
 
-use firstcome_notifier::conditions::{SeenProcess, Snapshot, conditions};
-use firstcome_notifier::decide::{Alert, Alerts, Reason, decide};
+use firstcome_notifier::conditions::{Snapshot, conditions};
+use firstcome_notifier::decide::{Alerts, Reason, decide};
+use firstcome_shared::mysql::processes::FreshProcess;
 use firstcome_shared::process_state::{ProcessState, StoreState};
 
 use super::{POLICY, at};
@@ -157,26 +158,23 @@ fn play(seed: u64) -> Judgement {
         let fresh = rows.filter(|(at, _)| second - at <= 25);
         let snapshot = Snapshot {
             processes: fresh
-                .map(|(_, redis)| SeenProcess {
-                    host: "host".to_owned(),
+                .map(|(_, redis)| FreshProcess {
                     state: ProcessState {
                         redis,
                         ..ProcessState::default()
                     },
+                    ..FreshProcess::default()
                 })
                 .collect(),
             ..Snapshot::default()
         };
         let (seen, unknown) = conditions(&snapshot, at(second));
-        let verdict = decide(at(second), &seen, &unknown, &known, &POLICY, false);
-        for alert in verdict.alerts {
-            known.put(Alert {
-                is_unsent: false,
-                ..alert
-            });
-        }
-        for notice in verdict.notices {
-            told.push((second, notice.reason, is_up || second < all_cut_until));
+        let decisions = decide(at(second), &seen, &unknown, &known, &POLICY, false);
+        for decision in decisions {
+            known.put(decision.alert);
+            if let Some(reason) = decision.reason {
+                told.push((second, reason, is_up || second < all_cut_until));
+            }
         }
     }
     judge(&flips, &told)

@@ -2,30 +2,31 @@
 //! say, and decides. Time goes in ticks of five seconds.
 //!
 //! The words of a step say what is so during it:
-//! - `d`, `d2`, `api`: a process that is fine; `d:redis+closed1`: one with these problems; `d:new`: one
-//!   that knows nothing yet.
-//! - `L1`: a look at drop 1 of coupon 1 every 30 s that judges all but deep kinds. `L1:unissued=1+2`
-//!   finds these cases, `L1:unissued*70` only their number; `1..40` are many, `1..*` one more each
-//!   minute, and `~` is found by every second look. `L1/only-braked`, `L1/but-unissued`, `L1/deep` judge
-//!   other kinds, `L1/gone` gives all of them up.
-//! - `F`, `T`: a whole pass, of our system or an attached one; `F:kafka`, `T:mysql`: it lacks this store.
+//! - `d`, `d2`, `api`: a process that is fine; `d:redis+closed1`: one with these problems; `d:new`:
+//!   one that knows nothing yet.
+//! - `L1`: a look at drop 1 of coupon 1 every 30 s that judges all but deep kinds.
+//!   `L1:unissued=1+2` finds these cases, `L1:unissued*70` only their number; `1..40` are many,
+//!   `1..*` one more each minute, and `~` is found by every second look. `L1/only-braked`,
+//!   `L1/but-unissued`, `L1/deep` judge other kinds, `L1/gone` gives all of them up.
+//! - `F`, `T`: a whole pass, of our system or an attached one; `F:kafka`, `T:mysql`: it lacks this
+//!   store.
 //! - `fix`: a repair every 30 s, `fix:300` every 300 s. `promise1=1`: a broken promise of drop 1.
 //! - `late.deep`: this run is due since then. `holds`: a pass holds the lock.
-//! - `ack`: an operator acknowledges everything at the end of the step. `slow`, `cron`: ticks of 20 s
-//!   and 300 s. `forget`: MySQL lost what the last tick wrote.
+//! - `ack`: an operator acknowledges everything at the end of the step. `slow`, `cron`: ticks of 20
+//!   s and 300 s. `forget`: MySQL lost what the last tick wrote.
 //! - A `!` at the end of a word: only at the first tick of the step.
 
 use std::collections::BTreeMap;
 
 use chrono::{DateTime, TimeDelta, Utc};
-use firstcome_notifier::condition::{Cases, PassHolder, ScheduledRun};
-use firstcome_notifier::conditions::{
-    PromisesOfDrop, SeenProcess, SeenSchedule, Snapshot, conditions,
-};
-use firstcome_notifier::decide::{Alert, Alerts, Budget, Reason, decide};
-use firstcome_notifier::levels::{Change, Level, fold};
+use firstcome_notifier::condition::{Cases, ScheduledRun};
+use firstcome_notifier::conditions::{PromisesOfDrop, SeenSchedule, Snapshot, conditions};
+use firstcome_notifier::decide::{Alerts, Budget, Reason, decide};
+use firstcome_notifier::levels::{Change, fold};
 use firstcome_shared::domain::{CouponId, DropId};
-use firstcome_shared::mysql::alerts::{OpenPromises, RepairsRow};
+use firstcome_shared::mysql::alerts::{OpenPromises, RepairsRow, ToldRow};
+use firstcome_shared::mysql::levels::LevelRow;
+use firstcome_shared::mysql::processes::{FreshProcess, LockHolder};
 use firstcome_shared::process_state::{
     ConsumerState, ProcessState, Standstill, StoreState, UnsafeSetting,
 };
@@ -33,6 +34,7 @@ use firstcome_shared::report::{
     ActionKind, AlertKind, Cause, DropReport, FailureCause, Finding, Judged, Kind, Kinds, Outcome,
     Run, Status, Trigger, UnsafePart,
 };
+use firstcome_shared::subject::Subject;
 
 use super::situations::Step;
 use super::{POLICY, at};
@@ -42,7 +44,7 @@ const FRESH: i64 = 25;
 
 #[derive(Default)]
 struct Player {
-    levels: BTreeMap<String, Level>,
+    levels: BTreeMap<String, LevelRow>,
     /// When each process wrote its row, and what it says.
     processes: BTreeMap<String, (i64, ProcessState)>,
     known: Alerts,
@@ -149,7 +151,7 @@ impl Player {
 
     fn look(&mut self, run: &Run, second: i64) {
         let now = at(second);
-        for change in fold(&self.levels, run, now) {
+        for change in fold(&self.levels, run, Subject::Drop, now) {
             match change {
                 Change::Seen(name) => self.levels.get_mut(&name).unwrap().last_at = now,
                 Change::Put(level) => drop(self.levels.insert(level.name.clone(), level)),
@@ -180,17 +182,19 @@ impl Player {
             due: self.late.get(word).map(|since| at(*since)),
         });
         Snapshot {
+            is_read_from_mysql: true,
             processes: self
                 .processes
                 .iter()
-                .map(|(host, (_, state))| SeenProcess {
-                    host: host.clone(),
+                .map(|(owner, (_, state))| FreshProcess {
+                    owner: owner.clone(),
                     state: state.clone(),
+                    ..FreshProcess::default()
                 })
                 .collect(),
             levels: self.levels.values().cloned().collect(),
             schedules: schedules.to_vec(),
-            holder: tick.words.contains(&"holds").then(|| PassHolder {
+            holder: tick.words.contains(&"holds").then(|| LockHolder {
                 run_id: "run".to_owned(),
                 owner: "host".to_owned(),
                 since: begun,
@@ -215,40 +219,38 @@ impl Player {
         let now = at(tick.second);
         let (seen, unknown) = conditions(&self.snapshot(tick), now);
         let is_full = self.budget.is_full(now);
-        let verdict = decide(now, &seen, &unknown, &self.known, &POLICY, is_full);
+        let decisions = decide(now, &seen, &unknown, &self.known, &POLICY, is_full);
         self.known_before = self.known.clone();
-        if !verdict.notices.is_empty() {
+        if decisions.iter().any(|it| it.reason.is_some()) {
             self.budget.count(now);
         }
-        for alert in verdict.alerts {
-            self.known.put(Alert {
-                is_unsent: false,
-                ..alert
-            });
-        }
-        for notice in verdict.notices {
-            let name = notice.alert.name;
+        for decision in decisions {
+            self.known.put(decision.alert.clone());
+            let Some(reason) = decision.reason else {
+                continue;
+            };
+            let name = decision.alert.name;
             let level = self.levels.get(&name);
             let is_given_up = level.is_some_and(|level| level.given_up);
-            let end = if notice.reason == Reason::Over && is_given_up {
+            let end = if reason == Reason::Over && is_given_up {
                 self.levels.remove(&name);
                 " (given up)"
             } else {
                 ""
             };
             let second = tick.second;
-            self.told
-                .push(format!("{second} {:?} {name}{end}", notice.reason));
+            self.told.push(format!("{second} {reason:?} {name}{end}"));
         }
         let (seen, unknown) = conditions(&self.snapshot(tick), now);
         let again = decide(now, &seen, &unknown, &self.known, &POLICY, is_full);
-        assert_eq!(again.notices, [], "at {}", tick.second);
+        let again: Vec<Reason> = again.iter().filter_map(|it| it.reason).collect();
+        assert_eq!(again, [], "at {}", tick.second);
     }
 
     fn acknowledge(&mut self, second: i64) {
-        let open: Vec<Alert> = self.known.all_open().cloned().collect();
+        let open: Vec<ToldRow> = self.known.all_open().cloned().collect();
         for alert in open {
-            self.known.put(Alert {
+            self.known.put(ToldRow {
                 acknowledged_at: Some(at(second) - TimeDelta::seconds(1)),
                 ..alert
             });
@@ -258,7 +260,7 @@ impl Player {
 
 fn process(says: &str) -> ProcessState {
     let away = |error: &str| Some(StoreState::Away(error.to_owned()));
-    let refuses = |error: &str| Some(StoreState::Refuses(error.to_owned()));
+    let refuses = |store, error: &str| Some(StoreState::from_error(store, error));
     let mut state = ProcessState {
         redis: Some(StoreState::Fine),
         kafka: Some(StoreState::Fine),
@@ -280,11 +282,21 @@ fn process(says: &str) -> ProcessState {
                 state.redis = Some(StoreState::Partly(error));
             }
             "oom" => {
-                state.redis = refuses("OOM command not allowed when used memory > 'maxmemory'.");
+                let error = "OOM command not allowed when used memory > 'maxmemory'.";
+                state.redis = refuses(FailureCause::Redis, error);
             }
-            "wrongpass" => state.redis = refuses("WRONGPASS invalid username-password pair"),
-            "clients" => state.redis = refuses("ERR max number of clients reached"),
-            "few" => state.kafka = refuses("Broker: Not enough in-sync replicas"),
+            "wrongpass" => {
+                let error = "WRONGPASS invalid username-password pair";
+                state.redis = refuses(FailureCause::Redis, error);
+            }
+            "clients" => {
+                let error = "ERR max number of clients reached";
+                state.redis = refuses(FailureCause::Redis, error);
+            }
+            "few" => {
+                let error = "NotEnoughReplicas (Broker: Not enough in-sync replicas)";
+                state.kafka = refuses(FailureCause::Kafka, error);
+            }
             "stands" => {
                 state.consumers = Some(ConsumerState::Stands(Standstill {
                     unread: 10,

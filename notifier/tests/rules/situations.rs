@@ -1,6 +1,6 @@
-//! The situations that alerts were designed for, numbered: what processes, looks and tables say for
-//! how long, and what is told when. An evaluation comes every five seconds; each is made twice, as by
-//! two daemons, and the second one decides nothing.
+//! Ninety numbered situations. Each says what processes, looks and tables report, for how long, and
+//! which mails must follow at which second. Alerts are evaluated every five seconds, and each
+//! evaluation is repeated, as a second daemon would do it: the repetition must decide nothing.
 
 use std::collections::BTreeSet;
 

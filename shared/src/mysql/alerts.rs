@@ -22,35 +22,41 @@ use crate::coupon::Drop;
 use crate::domain::{CouponId, DropId};
 use crate::report::{AlertKind, AlertState, DropReport, Numbers};
 use crate::schema::{
-    broken_promises, coupons, drops, issued_coupons, levels, outbox, reconcile_findings,
-    reconcile_runs, repairs, told,
+    broken_promises, coupons, drops, issued_coupons, levels, outbox, reconcile_findings, repairs,
+    told,
 };
 use crate::subject::Subject;
 
 /// What was told about a problem, from its begin to its end.
-#[derive(Debug, Clone, PartialEq, Eq, Queryable, Selectable, Insertable)]
+#[derive(Debug, Clone, Default, PartialEq, Eq, Queryable, Selectable, Insertable)]
 #[diesel(table_name = told, treat_none_as_default_value = false)]
 pub struct ToldRow {
+    /// 0 until it is stored.
     pub id: i64,
     /// `drop` or `campaign`.
     pub subject: String,
     /// The identity of the problem.
     pub name: String,
+    /// The word of the kind that was told last, which a later version may have written.
     pub kind: String,
-    pub coupon_id: Option<i64>,
-    pub drop_id: Option<i64>,
+    pub coupon_id: Option<CouponId>,
+    pub drop_id: Option<DropId>,
     /// One line for lists, which nothing compares. User ids in it are masked.
     pub summary: String,
     #[diesel(serialize_as = At)]
     pub began_at: DateTime<Utc>,
-    /// Since when it is unexplained.
+    /// Since when it is unexplained; `None` while it is explained.
     pub waits_from: Option<DateTime<Utc>>,
     /// The kind of what explains it.
     pub explained_by: Option<String>,
+    /// Since when it is gone.
     pub gone_at: Option<DateTime<Utc>>,
+    /// How often it came back.
     pub returns: u32,
     pub told_at: Option<DateTime<Utc>>,
+    /// The number of mails about it.
     pub tells: u32,
+    /// The cases that were told and are still there.
     pub told_number: u64,
     pub told_cases: Option<Vec<u8>>,
     pub ended_at: Option<DateTime<Utc>>,
@@ -102,8 +108,8 @@ impl From<ToldRow> for Alert {
     fn from(row: ToldRow) -> Self {
         Self {
             kind: row.kind,
-            coupon_id: row.coupon_id.map(CouponId),
-            drop_id: row.drop_id.map(DropId),
+            coupon_id: row.coupon_id,
+            drop_id: row.drop_id,
             state: match (row.ended_at, row.gone_at) {
                 (Some(_), _) => AlertState::Resolved,
                 (None, Some(_)) => AlertState::Quiet,
@@ -250,16 +256,6 @@ pub async fn has_waiting_list(conn: &mut Conn, of: &[i64]) -> QueryResult<bool> 
     Ok(number > 0)
 }
 
-/// Whether an operator confirmed all of these runs.
-pub async fn are_confirmed(conn: &mut Conn, runs: &BTreeSet<&str>) -> QueryResult<bool> {
-    let ids: Vec<String> = runs.iter().map(|id| (*id).to_owned()).collect();
-    let confirmed = reconcile_runs::table
-        .filter(reconcile_runs::id.eq_any(ids))
-        .filter(reconcile_runs::confirmed);
-    let number: i64 = confirmed.count().get_result(conn).await?;
-    Ok(!runs.is_empty() && number == i64::try_from(runs.len()).unwrap_or(0))
-}
-
 /// Returns when the passes that made these repairs first opened coupons that had been closed
 /// because Redis lost data, or may have lost data. Returns `None` if they opened none.
 pub async fn reopened_since(
@@ -290,8 +286,8 @@ struct MendedPromises {
 }
 
 /// Counts the users whose broken promises in a drop ended since this time. Returns how many of them
-/// have a row that counts for the drop, and how many do not: an operator informed them, or they were
-/// revoked.
+/// have a row that counts for the drop, and how many do not: an operator informed them, or they
+/// were revoked.
 pub async fn mended(conn: &mut Conn, drop: DropId, since: DateTime<Utc>) -> QueryResult<[i64; 2]> {
     let mended: MendedPromises = sql_query(
         "SELECT COUNT(*) AS number, CAST(COALESCE(SUM(EXISTS (SELECT 1 FROM issued_coupons i \
@@ -460,7 +456,7 @@ pub async fn list(
     let names = coupon_names(db, &rows).await?;
     let listed = |row: ToldRow| ListedAlert {
         id: row.id,
-        coupon_name: row.coupon_id.and_then(|id| names.get(&id).cloned()),
+        coupon_name: row.coupon_id.and_then(|id| names.get(&id.0).cloned()),
         alert: row.into(),
     };
     let mut alerts: Vec<ListedAlert> = rows.into_iter().map(listed).collect();
@@ -479,7 +475,7 @@ async fn coupon_names(db: &Db, rows: &[ToldRow]) -> DbResult<HashMap<i64, String
     let own = rows
         .iter()
         .filter(|row| row.subject == Subject::Drop.word());
-    let ids: Vec<i64> = own.filter_map(|row| row.coupon_id).collect();
+    let ids: Vec<i64> = own.filter_map(|row| Some(row.coupon_id?.0)).collect();
     if ids.is_empty() {
         return Ok(HashMap::new());
     }

@@ -1,6 +1,6 @@
 //! The table `levels`: what is wrong as looks see it, one row for each condition. Only looks write
-//! it. The row `notify.…` of `reconciler_state` orders its changes and those of `told`: every writer
-//! locks it and raises its version, so that readers know when to read again.
+//! it. The row `notify.…` of `reconciler_state` orders its changes and those of `told`: every
+//! writer locks it and raises its version, so that readers know when to read again.
 
 use chrono::{DateTime, Utc};
 use diesel::dsl::{exists, select};
@@ -10,7 +10,7 @@ use serde::{Deserialize, Serialize};
 
 use super::Conn;
 use crate::columns::{At, now};
-use crate::domain::DropId;
+use crate::domain::{CouponId, DropId};
 use crate::schema::{levels, reconciler_state};
 use crate::subject::Subject;
 
@@ -25,9 +25,11 @@ pub struct LevelRow {
     pub name: String,
     /// `drop` or `campaign`.
     pub subject: String,
+    /// The word of its kind, which a later version may have written.
     pub kind: String,
-    pub coupon_id: Option<i64>,
-    pub drop_id: Option<i64>,
+    pub coupon_id: Option<CouponId>,
+    pub drop_id: Option<DropId>,
+    /// The number of cases.
     pub number: u64,
     /// 8 bytes for each case, or `None` if they are only counted.
     pub cases: Option<Vec<u8>>,
@@ -35,10 +37,12 @@ pub struct LevelRow {
     pub facts: String,
     /// The run that stores its findings.
     pub run_id: String,
+    /// The first and the last look that saw it.
     #[diesel(serialize_as = At)]
     pub first_at: DateTime<Utc>,
     #[diesel(serialize_as = At)]
     pub last_at: DateTime<Utc>,
+    /// It is not repaired, and no look can judge it any more.
     pub given_up: bool,
 }
 
@@ -48,8 +52,8 @@ pub struct LevelRow {
 pub struct NotifyRow {
     /// Raised with every change of `levels` and `told`.
     pub version: u64,
-    /// The times of the last mails, in milliseconds.
-    pub mails: Vec<i64>,
+    /// The times of the last mails.
+    pub mails: Vec<DateTime<Utc>>,
 }
 
 impl NotifyRow {

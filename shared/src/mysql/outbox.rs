@@ -40,7 +40,7 @@ impl Channel {
 }
 
 /// A message to one target.
-#[derive(Debug, Clone, PartialEq, Eq, Queryable, Selectable, Insertable)]
+#[derive(Debug, Clone, Default, PartialEq, Eq, Queryable, Selectable, Insertable)]
 #[diesel(table_name = outbox, treat_none_as_default_value = false)]
 pub struct Outgoing {
     #[diesel(serialize_as = At)]

@@ -154,7 +154,7 @@ impl Db {
 }
 
 /// A process as the evaluation of alerts sees it.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct FreshProcess {
     pub role: String,
     pub owner: String,
@@ -164,11 +164,6 @@ pub struct FreshProcess {
 }
 
 impl FreshProcess {
-    /// The process in words.
-    pub fn host(&self) -> String {
-        format!("{} on {}", self.role, self.owner)
-    }
-
     /// Whether it decides what is mailed.
     pub fn evaluates(&self) -> bool {
         self.role == DAEMON || self.role == ATTACH

@@ -84,7 +84,6 @@ impl AlertKind {
             | Self::AdmissionClosed
             | Self::MysqlRefuses
             | Self::KafkaRefuses
-            | Self::AlertsNotRecorded
             | Self::RunFailed
             | Self::RunMissed
             | Self::UnsafeSetting

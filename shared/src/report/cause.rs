@@ -102,8 +102,8 @@ impl Cause {
         [self.into(), part]
     }
 
-    /// Returns the last part of an alert's name, which tells alerts of the same kind, coupon and drop
-    /// apart; empty if they are one alert.
+    /// Returns the last part of an alert's name, which tells alerts of the same kind, coupon and
+    /// drop apart; empty if they are one alert.
     pub fn part(&self) -> &'static str {
         if let Self::Unsafe(part) = self {
             part.into()

@@ -66,8 +66,6 @@ pub enum AlertKind {
     KafkaUnreachable,
     /// Kafka answers, and refuses messages.
     KafkaRefuses,
-    /// MySQL answers, but refuses what the reconciler records.
-    AlertsNotRecorded,
     /// Passes fail for a reason that is not an unreachable store.
     RunFailed,
     /// A scheduled run is late.
@@ -237,14 +235,6 @@ impl AlertKind {
                 severity: Severity::Warning,
                 users: "Claims go on: the API writes them to MySQL. No promise is lost.",
                 to_do: "Remove what the sentence names. Everything then continues by itself.",
-                ..OUTAGE
-            },
-            Self::AlertsNotRecorded => KindFacts {
-                noun: ["refusal of alerts", "refusals of alerts"],
-                users: "Users notice nothing, but no mail comes about other problems.",
-                to_do: "Find what blocks MySQL: a long transaction, a full disk, a missing \
-                    privilege. Until then look at the last runs every hour.",
-                remedy: Remedy::LookAtRuns,
                 ..OUTAGE
             },
             Self::RunFailed => KindFacts {

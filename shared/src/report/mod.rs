@@ -46,14 +46,6 @@ impl<T> Stored<T> {
             Self::Unknown(word) => Err(word),
         }
     }
-
-    pub fn into_word(self) -> String
-    where
-        &'static str: From<T>,
-    {
-        self.known()
-            .map_or_else(|word| word, |value| <&str>::from(value).to_owned())
-    }
 }
 
 /// What triggered a pass.

@@ -3,9 +3,10 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use super::{AlertKind, Condition, Notice, Reason, Seen, Source};
+use firstcome_shared::report::{FailureCause, Kind, Severity};
+
+use super::{AlertKind, Condition, Decision, Reason, Seen, Source};
 use crate::condition::{Cases, Facts};
-use crate::report::{FailureCause, Kind, Severity};
 
 /// The most mails about one alert in an hour.
 const OF_ONE: usize = 10;
@@ -41,7 +42,7 @@ pub(super) struct Moment<'a> {
     pub(super) looks: i64,
     /// The alerts that are open afterwards, by name.
     pub(super) open: &'a BTreeMap<String, AlertKind>,
-    pub(super) notices: &'a [Notice],
+    pub(super) told: &'a [Decision],
 }
 
 /// What the oracle remembers about one name.
@@ -88,8 +89,8 @@ fn each(cases: &Cases) -> BTreeSet<i64> {
 }
 
 /// A store's mail does not wait for the budget.
-fn is_about_store(notice: &Notice, moment: &Moment<'_>) -> bool {
-    let kind = AlertKind::from_word(&notice.alert.kind).unwrap();
+fn is_about_store(decision: &Decision, moment: &Moment<'_>) -> bool {
+    let kind = AlertKind::from_word(&decision.alert.kind).unwrap();
     let source = (moment.source)(kind);
     matches!(source, Source::Redis | Source::Kafka | Source::Mysql)
 }
@@ -146,14 +147,14 @@ impl Oracle {
             .filter(|it| is_known(it.kind))
             .collect();
         self.note_causes(moment, &here);
-        if !moment.notices.is_empty() {
+        if !moment.told.is_empty() {
             self.mails.push(moment.second);
-            if !moment.notices.iter().any(|it| is_about_store(it, moment)) {
+            if !moment.told.iter().any(|it| is_about_store(it, moment)) {
                 self.others.push(moment.second);
             }
         }
-        for notice in moment.notices {
-            self.check_notice(notice, moment, &here)?;
+        for told in moment.told {
+            self.check_told(told, moment, &here)?;
         }
         self.check_budget(moment.second)?;
         for condition in &here {
@@ -238,18 +239,19 @@ impl Oracle {
         cases
     }
 
-    fn check_notice(&mut self, notice: &Notice, moment: &Moment<'_>, here: &[&Condition]) -> Law {
-        let name = &notice.alert.name;
+    fn check_told(&mut self, told: &Decision, moment: &Moment<'_>, here: &[&Condition]) -> Law {
+        let name = &told.alert.name;
+        let reason = told.reason.unwrap();
         let second = moment.second;
         let condition = here.iter().find(|it| it.name == *name);
         let cases = condition.map(|condition| self.own_cases(condition, second));
         let story = self.stories.entry(name.clone()).or_default();
-        let kind = AlertKind::from_word(&notice.alert.kind).unwrap();
-        let what = || format!("{second} s: {:?} {name}", notice.reason);
+        let kind = AlertKind::from_word(&told.alert.kind).unwrap();
+        let what = || format!("{second} s: {reason:?} {name}");
         if moment.unknown.contains(&(moment.source)(kind)) {
             return broken(3, format!("{}: nobody knows", what()));
         }
-        match notice.reason {
+        match reason {
             Reason::Over if condition.is_some() => {
                 return broken(1, format!("{}: it is here", what()));
             }
@@ -260,7 +262,7 @@ impl Oracle {
             }
             _ => {}
         }
-        if notice.reason == Reason::Over {
+        if reason == Reason::Over {
             *story = Story {
                 tells: std::mem::take(&mut story.tells),
                 ..Story::default()
@@ -271,7 +273,7 @@ impl Oracle {
         let Some(condition) = condition else {
             return broken(1, format!("{}: it is not here", what()));
         };
-        if notice.reason == Reason::New
+        if reason == Reason::New
             && let Seen::Looks { first, last } = condition.seen
             && (last - first).num_seconds() < (moment.patience)(kind)
         {
@@ -281,7 +283,7 @@ impl Oracle {
         if story.acknowledged {
             let has_news = !each(&condition.cases).is_subset(&story.told_cases);
             let since = story.tells.last().map_or(HOUR, |last| second - last);
-            if notice.reason == Reason::Repeat || !has_news || since < HOUR {
+            if reason == Reason::Repeat || !has_news || since < HOUR {
                 let told = &story.told_cases;
                 let what = what();
                 return broken(
@@ -323,8 +325,8 @@ impl Oracle {
         Ok(())
     }
 
-    /// What is present, known and unexplained for long enough was told, and so was each of its cases
-    /// if it is critical.
+    /// What is present, known and unexplained for long enough was told, and so was each of its
+    /// cases if it is critical.
     fn check_silence(&mut self, condition: &Condition, moment: &Moment<'_>) -> Law {
         let second = moment.second;
         let step = second - self.last.unwrap_or(second);

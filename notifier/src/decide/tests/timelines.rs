@@ -8,12 +8,12 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::atomic::{AtomicUsize, Ordering};
 
 use firstcome_shared::domain::{CouponId, DropId};
+use firstcome_shared::report::{FailureCause, Kind};
 use proptest::prelude::*;
 
 use super::oracle::{self, Broken, Moment, Most, Oracle};
 use super::*;
 use crate::condition::{Facts, LateRun, ScheduledRun};
-use crate::report::{FailureCause, Kind};
 
 const HOURS: i64 = 8;
 
@@ -100,7 +100,6 @@ struct World {
     budget: Budget,
     /// Something is different since the last evaluation.
     has_changed: bool,
-    has_unsent: bool,
     /// Conditions of the last time that their source was known.
     before: Vec<Condition>,
 }
@@ -147,7 +146,6 @@ impl Trouble {
             },
             AlertKind::RunMissed => Facts::Late(LateRun {
                 schedule: ScheduledRun::Reconcile,
-                due: super::at(0),
                 holder: None,
             }),
             _ => Facts::Store(Vec::new()),
@@ -256,7 +254,6 @@ impl World {
             rows: Alerts::default(),
             budget: Budget::default(),
             has_changed: true,
-            has_unsent: false,
             before: Vec::new(),
             dice,
         }
@@ -332,7 +329,7 @@ impl World {
         seen: &[Condition],
         unknown: &BTreeSet<Source>,
         mutant: Option<Mutant>,
-    ) -> Result<Vec<Notice>, Broken> {
+    ) -> Result<Vec<Decision>, Broken> {
         let now = super::at(second);
         let copy = Some(&self.rows)
             .filter(|_| mutant == Some(Mutant::TwoCopies))
@@ -349,21 +346,23 @@ impl World {
                 _ => self.rows.clone(),
             };
             let is_full = self.budget.is_full(now) && mutant != Some(Mutant::NoBudget);
-            let verdict = mutated(mutant, now, seen, unknown, &self.before, &known, is_full);
-            if daemon > 0 && !verdict.notices.is_empty() && mutant.is_none() {
-                let what = format!("{second} s: a second evaluator tells {:?}", verdict.notices);
+            let decisions = mutated(mutant, now, seen, unknown, &self.before, &known, is_full);
+            for decision in &decisions {
+                self.rows.put(decision.alert.clone());
+            }
+            let is_told = |decision: &Decision| decision.reason.is_some();
+            let own: Vec<Decision> = decisions.into_iter().filter(is_told).collect();
+            if daemon > 0 && !own.is_empty() && mutant.is_none() {
+                let what = format!("{second} s: a second evaluator tells {own:?}");
                 return Err(Broken { law: 6, what });
             }
-            let has_mail = second >= self.mail_away_until;
-            for mut alert in verdict.alerts {
-                alert.is_unsent &= !has_mail;
-                self.has_unsent |= alert.is_unsent;
-                self.rows.put(alert);
-            }
-            if !verdict.notices.is_empty() {
+            if !own.is_empty() {
                 self.budget.count(now);
+                if second < self.mail_away_until {
+                    self.rows.unsent_since.get_or_insert(now);
+                }
             }
-            told.extend(verdict.notices);
+            told.extend(own);
         }
         if mutant == Some(Mutant::ForgetsTold) && self.dice.once_in(1_800) {
             self.rows = Alerts::default();
@@ -373,23 +372,11 @@ impl World {
 
     /// Sends what waits in the outbox, and lets an operator acknowledge something.
     fn operate(&mut self, second: i64, oracle: &mut Oracle) {
-        if second >= self.mail_away_until && self.has_unsent {
-            self.has_unsent = false;
-            let unsent: Vec<Alert> = self
-                .rows
-                .all_open()
-                .filter(|it| it.is_unsent)
-                .cloned()
-                .collect();
-            for alert in unsent {
-                self.rows.put(Alert {
-                    is_unsent: false,
-                    ..alert
-                });
-            }
+        if second >= self.mail_away_until {
+            self.rows.unsent_since = None;
         }
         if second % 60 == 0 && self.dice.below(60) == 0 {
-            let mut told: Vec<Alert> = self
+            let mut told: Vec<ToldRow> = self
                 .rows
                 .all_open()
                 .filter(|it| it.told_at.is_some())
@@ -409,15 +396,21 @@ impl World {
 }
 
 /// Alerts in the order of their ids: an episode after the one before.
-fn in_order(all: impl Iterator<Item = Alert>) -> Vec<Alert> {
-    let mut all: Vec<Alert> = all.collect();
+fn in_order(all: impl Iterator<Item = ToldRow>) -> Vec<ToldRow> {
+    let mut all: Vec<ToldRow> = all.collect();
     all.sort_by_key(|alert| alert.ended_at.is_none());
     all
 }
 
 /// The alerts as they are read from the table again.
 fn stored(rows: &Alerts, now: DateTime<Utc>) -> Alerts {
-    Alerts::new(in_order(rows.all().cloned()), now)
+    with_rows(rows, rows.all().cloned(), now)
+}
+
+fn with_rows(rows: &Alerts, all: impl Iterator<Item = ToldRow>, now: DateTime<Utc>) -> Alerts {
+    let mut stored = Alerts::new(in_order(all), now);
+    stored.unsent_since = rows.unsent_since;
+    stored
 }
 
 /// `decide`, or a mutant of it.
@@ -429,7 +422,7 @@ fn mutated(
     before: &[Condition],
     known: &Alerts,
     is_full: bool,
-) -> Verdict {
+) -> Vec<Decision> {
     let none = BTreeSet::new();
     let with =
         |seen: &[Condition], known: &Alerts| decide(now, seen, unknown, known, &POLICY, is_full);
@@ -449,11 +442,11 @@ fn mutated(
         Some(Mutant::UnknownIsAbsent) => decide(now, seen, &none, known, &POLICY, is_full),
         Some(Mutant::UnknownIsAsBefore) => decide(now, before, &none, known, &POLICY, is_full),
         Some(Mutant::ForgetsReturns) => {
-            let all = known.all().map(|it| Alert {
+            let all = known.all().map(|it| ToldRow {
                 returns: 0,
                 ..it.clone()
             });
-            with(seen, &Alerts::new(in_order(all), now))
+            with(seen, &with_rows(known, all, now))
         }
         Some(Mutant::OneLookIsEnough) => {
             let seen: Vec<Condition> = (seen.iter().cloned())
@@ -465,23 +458,26 @@ fn mutated(
             with(&seen, known)
         }
         Some(Mutant::DropsWhatIsDue) => {
-            let mut verdict = decide(now, seen, unknown, known, &POLICY, false);
-            verdict.notices.truncate(usize::from(!is_full));
-            verdict
+            let mut decisions = decide(now, seen, unknown, known, &POLICY, false);
+            let told = decisions.iter_mut().filter(|it| it.reason.is_some());
+            for decision in told.skip(usize::from(!is_full)) {
+                decision.reason = None;
+            }
+            decisions
         }
         Some(Mutant::NotAcknowledged) => {
-            let all = known.all().map(|it| Alert {
+            let all = known.all().map(|it| ToldRow {
                 acknowledged_at: None,
                 ..it.clone()
             });
-            with(seen, &Alerts::new(in_order(all), now))
+            with(seen, &with_rows(known, all, now))
         }
         Some(Mutant::NoNews) => {
-            let mut verdict = with(seen, known);
-            verdict
-                .notices
-                .retain(|notice| notice.reason != Reason::Changed);
-            verdict
+            let mut decisions = with(seen, known);
+            for decision in &mut decisions {
+                decision.reason = decision.reason.filter(|reason| *reason != Reason::Changed);
+            }
+            decisions
         }
         None | Some(Mutant::ForgetsTold | Mutant::NoBudget | Mutant::TwoCopies) => {
             with(seen, known)
@@ -509,8 +505,8 @@ fn play(seed: u64, mutant: Option<Mutant>) -> Result<usize, Broken> {
         last = second;
         let unknown = world.unknown(second);
         let seen = world.seen(&unknown);
-        let notices = world.evaluate(second, &seen, &unknown, mutant)?;
-        mails += usize::from(!notices.is_empty());
+        let told = world.evaluate(second, &seen, &unknown, mutant)?;
+        mails += usize::from(!told.is_empty());
         let open = world.rows.all_open();
         let open = open.map(|it| (it.name.clone(), AlertKind::from_word(&it.kind).unwrap()));
         let open = open.collect();
@@ -522,7 +518,7 @@ fn play(seed: u64, mutant: Option<Mutant>) -> Result<usize, Broken> {
             patience: &|kind| POLICY.times(kind).patience.num_seconds(),
             looks: world.looks,
             open: &open,
-            notices: &notices,
+            told: &told,
         })?;
         world.operate(second, &mut oracle);
         world.before = seen;

@@ -8,12 +8,7 @@ use std::sync::LazyLock;
 use firstcome_shared::report::Finding;
 
 /// Texts of stores and of the operating system, which findings quote, and the label of a coupon.
-const QUOTED: [&str; 4] = [
-    "Connection refused (os error )",
-    "Lock wait timeout exceeded",
-    "allkeys-lru",
-    "coupon : ",
-];
+const QUOTED: [&str; 3] = ["Connection refused (os error )", "allkeys-lru", "coupon : "];
 
 /// Minimum length of a part. Shorter ones would be found in any sentence.
 const SHORTEST: usize = 8;

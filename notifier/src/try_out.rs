@@ -4,11 +4,11 @@
 use anyhow::bail;
 use chrono::Utc;
 
-use super::mail::Mailer;
-use super::webhook::{PostError, WebhookArgs};
 use crate::args::NotifyArgs;
 use crate::events::Event;
 use crate::mails;
+use crate::send::mail::Mailer;
+use crate::send::webhook::WebhookArgs;
 use crate::settings::mail_to;
 
 /// Sends a test mail to each address of `ALERT_TO`. Returns whether the server accepted all.
@@ -33,7 +33,10 @@ pub async fn test_email(
                 "ok     to {to}\n       the server took it; if it does not arrive, look at the \
                 server's log and the spam folder"
             ),
-            Err(error) => format!("FAILED to {to}: {error}\n       -> {}", error.advice()),
+            Err(failure) => {
+                let advice = failure.advice;
+                format!("FAILED to {to}: {}\n       -> {advice}", failure.reason)
+            }
         };
         say(&said);
     }
@@ -46,7 +49,7 @@ fn settings(mailer: &Mailer, recipients: &[String]) -> String {
     let limit = mailer.limit;
     let host = &server.host;
     let port = server.port;
-    let encryption = server.encryption;
+    let encryption = server.encryption.description();
     let login = match &server.user {
         Some(user) => format!("as {user} (password not shown)"),
         None => "none".to_owned(),
@@ -83,25 +86,15 @@ pub async fn test_webhook(
         all_taken &= posted.is_ok();
         let said = match posted {
             Ok(()) => format!("ok     webhook {name}"),
-            Err(error) => format!(
-                "FAILED webhook {name}: {error}\n       -> {}",
-                advice(&error)
-            ),
+            Err(failure) => {
+                let advice = failure.advice;
+                format!(
+                    "FAILED webhook {name}: {}\n       -> {advice}",
+                    failure.reason
+                )
+            }
         };
         say(&said);
     }
     Ok(all_taken)
-}
-
-fn advice(error: &PostError) -> &'static str {
-    match error {
-        PostError::Refused { .. } => {
-            "its log says why: 401 or 403 often mean another WEBHOOK_SECRET, 404 another path; \
-            redirects are not followed"
-        }
-        PostError::NoAnswer(_) => {
-            "check host and port, whether a firewall is between (no proxy is used), and whether \
-            it speaks TLS there (if not: http://)"
-        }
-    }
 }
