@@ -103,7 +103,8 @@ fn heading(first: &StringRecord) -> Result<Option<usize>, String> {
         ));
     }
     let only = word(&first[0]);
-    if HEADINGS.split(' ').any(|heading| heading == only) {
+    // User ids are ASCII.
+    if !only.is_ascii() || HEADINGS.split(' ').any(|heading| heading == only) {
         return Err("it looks like a heading: remove it, or write user_id instead".into());
     }
     Ok(None)
@@ -184,6 +185,7 @@ mod tests {
             ("user_id,name\nu1,Kim,x", "line 2: it has 3 columns"),
             ("a\nb,c", "line 2: it has 2 columns"),
             ("Email\na@b", "line 1: it looks like a heading"),
+            ("사용자ID\na", "line 1: it looks like a heading"),
             ("u-1\n1.07693E+20\n", "line 2: Excel has damaged this id"),
             ("8.20E+11", "Excel has damaged"),
             ("n;user_id\nx;1,07693E+20", "line 2: Excel has damaged"),
