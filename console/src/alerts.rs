@@ -1,7 +1,7 @@
 //! The screen of alerts, where operators acknowledge them.
 
 use askama::Template;
-use axum::extract::Path;
+use axum::extract::{Path, Query};
 use axum::http::StatusCode;
 use axum::response::{IntoResponse as _, Redirect};
 use chrono::{DateTime, Utc};
@@ -13,7 +13,7 @@ use serde::Deserialize;
 use serde_json::json;
 
 use super::client::{encoded, query as query_string};
-use super::page::{OrDefault, Page, Screen, Top, answer};
+use super::page::{Page, Screen, Top, answer};
 use super::text::Text;
 
 #[derive(Template)]
@@ -37,10 +37,6 @@ impl AlertsScreen<'_> {
         let word = one.alert.explained_by.as_deref();
         let kind = AlertKind::from_word(word?).filter(|_| self.fires(one))?;
         Some(kind.facts().noun[0])
-    }
-
-    fn is_unmailed(&self, one: &ListedAlert) -> bool {
-        self.fires(one) && one.alert.last_mailed_at.is_none()
     }
 
     fn gone_since(&self, one: &ListedAlert) -> Option<DateTime<Utc>> {
@@ -86,7 +82,7 @@ pub(super) struct AlertsScreenQuery {
     before: Option<i64>,
 }
 
-pub(super) async fn list(page: Page, OrDefault(query): OrDefault<AlertsScreenQuery>) -> Screen {
+pub(super) async fn list(page: Page, Query(query): Query<AlertsScreenQuery>) -> Screen {
     let status = match query.status.as_deref() {
         Some("quiet") => "quiet",
         Some("resolved") => "resolved",
@@ -122,7 +118,7 @@ pub(super) async fn one(page: Page, Path(id): Path<i64>) -> Screen {
 
 pub(super) async fn acknowledge(page: Page, Path(id): Path<String>) -> Screen {
     let path = format!("/v1/alerts/{}/acknowledge", encoded(&id));
-    let body = json!({"by": page.session.name()});
+    let body = json!({"by": page.session.name});
     let id = page.post::<ListedAlert>(&path, &body).await?.id;
     let to = format!("/alerts/{id}#alert-{id}");
     Ok(Redirect::to(&to).into_response())

@@ -1,48 +1,13 @@
-//! The clients of the two HTTP APIs, the operator for whom they send a request, and the reason if
-//! that is refused or gets no answer.
+//! The clients of the two HTTP APIs, and the reason if a request is refused or gets no answer.
 
 use std::path::PathBuf;
 
 use axum::Router;
-use axum::body::Bytes;
-use axum::http::header::{AUTHORIZATION, CONTENT_TYPE};
-use axum::http::{HeaderValue, Method, Request, StatusCode};
+use axum::http::StatusCode;
 use firstcome_shared::http::client::HttpClient;
-use firstcome_shared::http::ops::Peer;
 use firstcome_shared::report::wording::capital;
 use firstcome_shared::tls::Store;
 use percent_encoding::{NON_ALPHANUMERIC, utf8_percent_encode};
-use serde_json::Value;
-
-/// The operator on whose behalf a request is sent.
-#[derive(Debug, Clone)]
-pub(crate) struct Credentials {
-    pub(crate) authorization: HeaderValue,
-    /// The name that `ops_actions` records.
-    pub(crate) name: String,
-    /// The peer address of the browser's connection.
-    pub(crate) peer: Option<Peer>,
-}
-
-impl Credentials {
-    pub(crate) fn request(
-        &self,
-        method: &Method,
-        path: &str,
-        body: &Value,
-    ) -> anyhow::Result<Request<Bytes>> {
-        let request = Request::builder()
-            .method(method)
-            .uri(path)
-            .header(AUTHORIZATION, &self.authorization)
-            .header("x-operator", HeaderValue::from_bytes(self.name.as_bytes())?);
-        if body.is_null() {
-            return Ok(request.body(Bytes::new())?);
-        }
-        let request = request.header(CONTENT_TYPE, "application/json");
-        Ok(request.body(Bytes::from(body.to_string()))?)
-    }
-}
 
 /// Why a request was rejected or got no response.
 #[derive(Debug)]
@@ -63,12 +28,6 @@ impl HttpRefusal {
         let refused = Self::new(StatusCode::BAD_REQUEST, why);
         let why = format!("{} Nothing was done", refused.sentence());
         Self::new(refused.status, why)
-    }
-
-    /// Adds that nothing was changed: what a form needs could not be read before its change.
-    pub(crate) fn before_a_change(self) -> Self {
-        let why = format!("{} Nothing was changed", self.sentence());
-        Self::new(self.status, why)
     }
 
     /// Returns the reason with a capital letter and a full stop.

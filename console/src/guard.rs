@@ -1,36 +1,22 @@
 //! Middleware that requires a session for everything but the log-in and the assets. A request that
-//! may change something must also come from the page's own origin and, except the log-in, contain
-//! the session's CSRF token. Routes that do change something need the permission, too. Each check
-//! is in one place, so that no route can omit it.
+//! may change something must also come from the page's own origin: browsers say so in headers that
+//! no other site can set, and other sites' requests lack the `SameSite=Strict` cookie anyway. Routes
+//! that do change something need the permission, too. Each check is in one place, so that no route
+//! can omit it.
 
 use std::sync::Arc;
 
-use axum::Form;
-use axum::body::{Body, to_bytes};
-use axum::extract::{FromRequest as _, Request, State};
-use axum::http::header::{HOST, ORIGIN, REFERER};
+use axum::extract::{Request, State};
+use axum::http::header::{HOST, ORIGIN};
 use axum::http::uri::PathAndQuery;
 use axum::http::{HeaderMap, Method, StatusCode};
 use axum::middleware::Next;
 use axum::response::{IntoResponse as _, Redirect, Response};
 use firstcome_shared::http::ops::Peer;
-use serde::Deserialize;
-use subtle::ConstantTimeEq as _;
 
 use super::client::query;
 use super::page::{ScreenState, notice};
 use super::session::Session;
-
-/// Maximum size of a form, in bytes.
-const FORM_AT_MOST: usize = 16 * 1024;
-
-/// Maximum size of a form with an allow list, in bytes: 8 MB, and what browsers add by encoding
-/// line ends.
-const LIST_AT_MOST: usize = 12 * 1024 * 1024;
-
-/// Maximum length of a path to redirect to after log-in, in bytes. The path of a new coupon's
-/// preview contains the whole form.
-const NEXT_AT_MOST: usize = 3_000;
 
 /// Whether a request with this method may change something.
 fn changes(method: &Method) -> bool {
@@ -77,23 +63,16 @@ fn is_own(headers: &HeaderMap, public: Option<&str>) -> bool {
     }
 }
 
-/// Middleware that requires a session. Handlers find their [`Session`] in the extensions. A
-/// request that may change something must also contain the session's CSRF token.
+/// Middleware that requires a session. Handlers find their [`Session`] in the extensions.
 pub(super) async fn logged_in(
     State(page): State<ScreenState>,
     mut request: Request,
     next: Next,
 ) -> Response {
     let Some(mut session) = page.session(request.headers()).await else {
-        return to_log_in(&request, page.public_origin.as_deref());
+        return to_log_in(&request);
     };
-    session.caller.peer = request.extensions().get::<Peer>().copied();
-    if changes(request.method()) {
-        request = match with_token(request, &session).await {
-            Ok(request) => request,
-            Err(refused) => return refused,
-        };
-    }
+    session.peer = request.extensions().get::<Peer>().copied();
     request.extensions_mut().insert(Arc::new(session));
     next.run(request).await
 }
@@ -109,57 +88,16 @@ pub(super) async fn may_change(request: Request, next: Next) -> Response {
     next.run(request).await
 }
 
-#[derive(Deserialize)]
-struct Token {
-    csrf: String,
-}
-
-async fn with_token(request: Request, session: &Session) -> Result<Request, Response> {
-    let (parts, body) = request.into_parts();
-    let is_list = parts.uri.path().ends_with("/allow-list");
-    let most = if is_list { LIST_AT_MOST } else { FORM_AT_MOST };
-    let Ok(bytes) = to_bytes(body, most).await else {
-        return Err(notice(
-            "Too large",
-            StatusCode::PAYLOAD_TOO_LARGE,
-            "This form is too large. Nothing was done.",
-        ));
-    };
-    let probe = Request::from_parts(parts.clone(), Body::from(bytes.clone()));
-    let token = Form::<Token>::from_request(probe, &()).await;
-    if token.is_ok_and(|Form(token)| token.csrf.as_bytes().ct_eq(session.csrf.as_bytes()).into()) {
-        return Ok(Request::from_parts(parts, Body::from(bytes)));
-    }
-    let why = "This form is of an earlier log-in. Nothing was done: go back, reload the page, \
-        and try again.";
-    Err(notice("Out of date", StatusCode::FORBIDDEN, why))
-}
-
 /// Redirects to the log-in, which then redirects to the requested page. After a form, whose content
-/// is lost, the log-in says so, and then redirects to the page of the form.
-fn to_log_in(request: &Request, public: Option<&str>) -> Response {
-    let is_form = changes(request.method());
-    let wanted = if is_form {
-        referring_path(request.headers(), public)
+/// is lost, the log-in says so.
+fn to_log_in(request: &Request) -> Response {
+    let path = request.uri().path_and_query().map(PathAndQuery::as_str);
+    let to = if changes(request.method()) {
+        query(&[("ended", "1")])
     } else {
-        request.uri().path_and_query().map(PathAndQuery::as_str)
+        query(&[("next", own_path(path.unwrap_or_default()))])
     };
-    let wanted = own_path(wanted.unwrap_or("/"));
-    let next = Some(wanted).filter(|path| *path != "/").unwrap_or_default();
-    let ended = if is_form { "1" } else { "" };
-    let to = format!("/login{}", query(&[("next", next), ("ended", ended)]));
-    Redirect::to(&to).into_response()
-}
-
-/// Returns the path of the page of this origin that has sent the request.
-fn referring_path<'a>(headers: &'a HeaderMap, public: Option<&str>) -> Option<&'a str> {
-    let referer = text(headers, REFERER.as_str())?;
-    let (scheme, rest) = referer.split_once("://")?;
-    let at = rest.find('/')?;
-    let (host, path) = rest.split_at(at);
-    let is_own = Some(host) == text(headers, HOST.as_str())
-        || public.and_then(|it| it.split_once("://")) == Some((scheme, host));
-    is_own.then_some(path)
+    Redirect::to(&format!("/login{to}")).into_response()
 }
 
 /// Returns the path to redirect to after log-in: `wanted` if it is a screen of this site, otherwise
@@ -168,11 +106,10 @@ fn referring_path<'a>(headers: &'a HeaderMap, public: Option<&str>) -> Option<&'
 pub(super) fn own_path(wanted: &str) -> &str {
     let is_own = wanted.starts_with('/')
         && !wanted.starts_with("//")
-        && wanted.len() <= NEXT_AT_MOST
         && wanted
             .bytes()
             .all(|byte| byte.is_ascii_graphic() && byte != b'\\')
-        && !["/login", "/logout", "/live"]
+        && !["/login", "/logout"]
             .iter()
             .any(|own| wanted.starts_with(own));
     if is_own { wanted } else { "/" }
@@ -182,15 +119,11 @@ pub(super) fn own_path(wanted: &str) -> &str {
 mod tests {
     use axum::Router;
     use axum::body::{Body, to_bytes};
-    use axum::extract::DefaultBodyLimit;
-    use axum::http::header::COOKIE;
     use axum::http::{HeaderName, HeaderValue};
-    use chrono::Utc;
     use firstcome_shared::http::ops::OpsToken;
     use tower::ServiceExt as _;
 
     use super::*;
-    use crate::session::begin;
     use crate::{Console, Screens, routes};
 
     fn headers(pairs: &[(&'static str, &'static str)]) -> HeaderMap {
@@ -281,63 +214,15 @@ mod tests {
         }
     }
 
-    #[tokio::test]
-    async fn allow_list_has_a_higher_limit_than_other_forms() {
-        let tokens = OpsToken::new(&"0123456789abcdef0123456789abcdef".into(), None).unwrap();
-        let cookie = begin(&tokens.signers().next().unwrap(), "Kim", Utc::now());
-        let cookie = format!("firstcome-ops={cookie}");
-        let mut headers = HeaderMap::new();
-        headers.insert(COOKIE, cookie.parse().unwrap());
-        let session = Session::from_headers(&headers, &tokens, Utc::now()).unwrap();
-        for (path, bytes, refused) in [
-            ("/coupons/1/allow-list", LIST_AT_MOST, None),
-            ("/coupons/1/allow-list", LIST_AT_MOST + 1, Some(413)),
-            ("/coupons/1/change", FORM_AT_MOST, None),
-            ("/coupons/1/change", FORM_AT_MOST + 1, Some(413)),
-        ] {
-            let form = format!("csrf={}&people=", session.csrf);
-            let people = "a".repeat(bytes - form.len());
-            let mut request = Request::post(path)
-                .header("content-type", "application/x-www-form-urlencoded")
-                .body(Body::from(form + &people))
-                .unwrap();
-            // As the routes do.
-            DefaultBodyLimit::disable().apply(&mut request);
-            let answer = with_token(request, &session).await;
-            let status = answer.err().map(|refused| refused.status().as_u16());
-            assert_eq!(status, refused, "{path} {bytes}");
-        }
-    }
-
     #[test]
-    fn form_after_the_end_of_a_session_leads_back_to_its_page_and_says_so() {
-        let public = Some("https://ops.example.com");
-        let form = Method::POST;
-        for (method, referer, to) in [
-            (&Method::GET, "", "/login?next=%2Fcoupons%2F1%2Fchange"),
-            (&form, "", "/login?ended=1"),
-            (
-                &form,
-                "http://reconciler:8081/coupons/1",
-                "/login?next=%2Fcoupons%2F1&ended=1",
-            ),
-            (
-                &form,
-                "https://ops.example.com/runs?before=1",
-                "/login?next=%2Fruns%3Fbefore%3D1&ended=1",
-            ),
-            (&form, "http://ops.example.com/runs", "/login?ended=1"),
-            (&form, "https://evil.example/runs", "/login?ended=1"),
+    fn form_after_the_end_of_a_session_leads_to_a_log_in_that_says_so() {
+        for (method, to) in [
+            (Method::GET, "/login?next=%2Fcoupons%2F1%3Fpage%3D2"),
+            (Method::POST, "/login?ended=1"),
         ] {
-            let request = Request::builder()
-                .method(method)
-                .uri("/coupons/1/change")
-                .header(HOST, "reconciler:8081")
-                .header(REFERER, referer)
-                .body(Body::empty())
-                .unwrap();
-            let answer = to_log_in(&request, public);
-            assert_eq!(answer.headers()["location"], to, "{method} {referer}");
+            let request = Request::builder().method(&method).uri("/coupons/1?page=2");
+            let answer = to_log_in(&request.body(Body::empty()).unwrap());
+            assert_eq!(answer.headers()["location"], to, "{method}");
         }
     }
 
@@ -351,7 +236,6 @@ mod tests {
         ] {
             assert_eq!(own_path(path), path);
         }
-        let long = format!("/{}", "a".repeat(NEXT_AT_MOST));
         for path in [
             "",
             "runs",
@@ -363,8 +247,6 @@ mod tests {
             "/ä",
             "/login?next=/",
             "/logout",
-            "/live",
-            &long,
         ] {
             assert_eq!(own_path(path), "/", "{path:?}");
         }

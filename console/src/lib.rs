@@ -11,9 +11,7 @@ mod coupon;
 mod dead_letters;
 mod drop;
 mod guard;
-mod log_outs;
 mod login;
-mod new_coupon;
 mod overview;
 mod page;
 mod people;
@@ -35,13 +33,11 @@ use firstcome_shared::http::ops::OpsToken;
 use firstcome_shared::http::page::{Asset, secure};
 use firstcome_shared::redis::Redis;
 use firstcome_shared::subject::Subject;
-use tokio::sync::Mutex;
 use url::Url;
 
 use self::assets::{ICON, SCRIPT, STYLE};
 use self::client::Backends;
-use self::log_outs::LogOuts;
-use self::page::{ScreenState, with_menu};
+use self::page::ScreenState;
 
 /// The dependencies of the page.
 pub struct Console {
@@ -61,8 +57,7 @@ pub struct Console {
 pub enum Screens {
     /// All of them. Redis holds the list of log-outs, so that they apply on every replica.
     All(Redis),
-    /// Passes and alerts of a system that is not ours. Its Redis holds no log-outs, so they apply
-    /// in this process only.
+    /// Passes and alerts of a system that is not ours. Its Redis holds no log-outs.
     PassesAndAlerts,
 }
 
@@ -70,6 +65,10 @@ pub enum Screens {
 const CONTENT_SECURITY: &str = "default-src 'none'; script-src 'self'; style-src 'self'; \
     connect-src 'self'; img-src 'self'; base-uri 'none'; form-action 'self'; frame-ancestors \
     'none'";
+
+/// Maximum size of a form with an allow list, in bytes: 8 MB, and what browsers add by encoding
+/// line ends.
+const LIST_AT_MOST: usize = 12 * 1024 * 1024;
 
 /// Creates the routes of the page.
 ///
@@ -81,21 +80,21 @@ pub fn routes(console: Console) -> anyhow::Result<Router> {
         public.is_none_or(is_without_path),
         "PUBLIC_URL must have no path: the operations page needs a host name or a port of its own"
     );
-    let (subject, log_outs) = match console.screens {
-        Screens::All(redis) => (Subject::Drop, LogOuts::Redis(redis)),
-        Screens::PassesAndAlerts => (Subject::Campaign, LogOuts::Process(Mutex::default())),
+    let (subject, redis) = match console.screens {
+        Screens::All(redis) => (Subject::Drop, Some(redis)),
+        Screens::PassesAndAlerts => (Subject::Campaign, None),
     };
     let page = ScreenState {
         services: Arc::new(Backends::new(console.reconciler, console.api)?),
         token: console.token,
-        log_outs: Arc::new(log_outs),
+        redis,
         subject,
         public_origin: console.public_url.as_deref().and_then(origin),
     };
     let mut changes = Router::new()
         .route("/alerts/{id}/acknowledge", post(alerts::acknowledge))
         .route("/runs/{id}/confirm", post(runs::confirm))
-        .route("/pass", post(drop::pass_over_all));
+        .route("/pass", post(drop::pass));
     let mut for_operators = Router::new()
         .route("/alerts", get(alerts::list))
         .route("/alerts/{id}", get(alerts::one))
@@ -117,17 +116,13 @@ pub fn routes(console: Console) -> anyhow::Result<Router> {
     }
     let for_operators = for_operators
         .merge(changes.route_layer(from_fn(guard::may_change)))
-        .route_layer(from_fn(with_menu))
-        .route_layer(from_fn_with_state(page.clone(), guard::logged_in))
-        // `logged_in` has its own limits; that of allow lists is higher.
-        .route_layer(DefaultBodyLimit::disable());
+        .route_layer(from_fn_with_state(page.clone(), guard::logged_in));
     let for_all = Router::new()
         .route("/login", get(login::form).post(login::log_in))
         .route("/assets/{file}", get(asset));
     let routes = for_operators
         .merge(for_all)
         .route_layer(from_fn_with_state(page.clone(), guard::own_origin))
-        .route_layer(from_fn(with_menu))
         .route_layer(map_response(with_security_headers));
     Ok(routes.with_state(page))
 }
@@ -148,27 +143,27 @@ fn changes_of_coupons() -> Router<ScreenState> {
         .route("/dead-letters/{id}/correct", post(dead_letters::correct))
         .route("/dead-letters/{id}/discard", post(dead_letters::discard))
         .route("/coupons/{coupon}/change", post(coupon::change))
-        .route("/coupons/{coupon}/allow-list", post(coupon::change_list))
-        .route("/dead-letters/discard-all", post(dead_letters::discard_all))
-        .route("/coupons/new", post(new_coupon::make))
+        .route(
+            "/coupons/{coupon}/allow-list",
+            post(coupon::change_list).layer(DefaultBodyLimit::max(LIST_AT_MOST)),
+        )
+        .route("/coupons/new", post(coupon::make))
         .route("/people/give-up", post(people::give_up))
         .route("/people/revoke", post(people::revoke))
         .route("/codes/undo", post(codes::undo))
-        .route("/coupons/{coupon}/drops/{drop}/pass", post(drop::pass))
 }
 
 fn screens_of_coupons() -> Router<ScreenState> {
     Router::new()
         .route("/", get(overview::read))
-        .route("/live", get(overview::live))
         .route("/coupons/{coupon}/drops/{drop}", get(drop::read))
         .route("/dead-letters", get(dead_letters::list))
         .route("/dead-letters/{id}", get(dead_letters::read))
         .route("/coupons", get(coupon::list))
-        .route("/coupons/new", get(new_coupon::form))
+        .route("/coupons/new", get(coupon::form))
         .route("/coupons/{coupon}", get(coupon::read))
         .route("/coupons/{coupon}/winners.csv", get(coupon::winners))
-        .route("/people", get(people::form).post(people::search))
+        .route("/people", post(people::search))
         // It changes nothing and is recorded, so viewers may use it.
         .route("/dead-letters/{id}/reveal", post(dead_letters::reveal))
 }

@@ -1,7 +1,7 @@
 //! Log-in with a token, and log-out.
 
 use askama::Template;
-use axum::extract::{FromRequest as _, Request, State};
+use axum::extract::{FromRequest as _, Query, Request, State};
 use axum::http::header::SET_COOKIE;
 use axum::http::{HeaderMap, StatusCode};
 use axum::response::{AppendHeaders, IntoResponse as _, Redirect, Response};
@@ -10,8 +10,8 @@ use firstcome_shared::http::ops::{self, operator_name};
 use serde::Deserialize;
 
 use super::guard::own_path;
-use super::page::{Fields, OrDefault, Page, ScreenState, Top, answer, notice};
-use super::session::{begin, cookie, is_https};
+use super::page::{Fields, Page, ScreenState, Top, answer};
+use super::session::{ENDED_FOR, begin, cookie, is_https};
 
 #[derive(Template)]
 #[template(path = "login.html")]
@@ -19,8 +19,6 @@ struct LogInScreen<'a> {
     top: Top<'a>,
     next: &'a str,
     name: &'a str,
-    /// Why the log-in failed, or that the session has ended. Empty at first.
-    wrong: &'a str,
 }
 
 #[derive(Deserialize, Default)]
@@ -35,17 +33,20 @@ const ENDED: &str = "Your session has ended. Nothing was done. Log in, and fill 
 
 fn show_form(status: StatusCode, next: &str, name: &str, wrong: &str) -> Response {
     let screen = LogInScreen {
-        top: Top::new("Log in", None, ""),
+        // Why the log-in failed, or that the session has ended. Empty at first.
+        top: Top {
+            wrong,
+            ..Top::new("Log in", None, "")
+        },
         next: own_path(next),
         name,
-        wrong,
     };
     answer(status, &screen)
 }
 
 pub(super) async fn form(
     State(page): State<ScreenState>,
-    OrDefault(LogInQuery { next, ended }): OrDefault<LogInQuery>,
+    Query(LogInQuery { next, ended }): Query<LogInQuery>,
     headers: HeaderMap,
 ) -> Response {
     if page.session(&headers).await.is_some() {
@@ -77,15 +78,11 @@ pub(super) async fn log_in(State(page): State<ScreenState>, request: Request) ->
 }
 
 pub(super) async fn log_out(page: Page) -> Response {
-    let over = AppendHeaders([false, true].map(|is_https| (SET_COOKIE, cookie("", is_https))));
-    let ended = page.state.log_outs.end(&page.session.id).await;
-    if let Err(error) = ended {
+    if let Some(redis) = &page.state.redis
+        && let Err(error) = redis.end_session(&page.session.id, ENDED_FOR).await
+    {
         tracing::warn!(%error, "a session was ended in its browser only");
-        let why = "You are logged out in this browser. Redis did not answer, so a copy of its \
-            cookie would count until the session's twelve hours are over: if somebody may have \
-            one, replace the token.";
-        let said = notice("Logged out here only", StatusCode::SERVICE_UNAVAILABLE, why);
-        return (over, said).into_response();
     }
+    let over = AppendHeaders([false, true].map(|is_https| (SET_COOKIE, cookie("", is_https))));
     (over, Redirect::to("/login")).into_response()
 }

@@ -2,12 +2,8 @@
 // allow list cannot be read from a file.
 
 const status = document.querySelector("#live");
-const board = document.querySelector("#board");
 
 const say = (state) => { status.dataset.state = state; };
-const parts = (root) => [...root.querySelectorAll("[data-part]")];
-const leaves = (root) => [...root.querySelectorAll("[data-live]")];
-const names = (elements) => elements.map((one) => one.dataset.live).join(" ");
 
 const UTC = /(\d{4}-\d\d-\d\d) (\d\d:\d\d(?::\d\d)?) UTC/;
 
@@ -33,35 +29,27 @@ function localise(root) {
   }
 }
 
-/**
- * Replaces only elements that differ: the selection, the focus and a screen reader's position stay.
- * Replaces all if there are other elements than before.
- */
+/** Replaces only nodes that differ: the selection, the focus and a screen reader's position stay. */
 function merge(mine, fresh) {
-  if (mine.className !== fresh.className) mine.className = fresh.className;
-  const [old, now] = [leaves(mine), leaves(fresh)];
-  if (names(old) !== names(now)) {
-    mine.replaceChildren(...fresh.childNodes);
+  if (mine.isEqualNode(fresh)) return;
+  const [old, now] = [[...mine.childNodes], [...fresh.childNodes]];
+  if (mine.nodeName !== fresh.nodeName || old.length !== now.length || !now.length) {
+    mine.replaceWith(fresh);
     return;
   }
-  old.forEach((one, at) => {
-    if (one.className !== now[at].className) one.className = now[at].className;
-    if (one.innerHTML !== now[at].innerHTML) one.replaceChildren(...now[at].childNodes);
-  });
+  for (const { name, value } of fresh.attributes) mine.setAttribute(name, value);
+  old.forEach((child, at) => merge(child, now[at]));
 }
 
 function show(html) {
-  const fresh = document.createElement("template");
-  // Safe: this server wrote it and escapes every text in it.
-  fresh.innerHTML = html;
-  localise(fresh.content);
+  const fresh = new DOMParser().parseFromString(html, "text/html");
+  localise(fresh.body);
   const focused = document.activeElement?.id;
-  const now = parts(fresh.content);
-  parts(board).forEach((mine, at) => merge(mine, now[at]));
+  for (const part of ["#clock", "#board"]) merge(document.querySelector(part), fresh.querySelector(part));
   if (focused && document.activeElement?.id !== focused) {
     document.getElementById(focused)?.focus({ preventScroll: true });
   }
-  document.title = now[0].dataset.tab;
+  document.title = fresh.title;
 }
 
 // The server answers within seconds even while a store does not answer. A connection that goes
@@ -69,28 +57,22 @@ function show(html) {
 const SILENT_MS = 8_000;
 const EVERY_MS = 1_000;
 
-let last = "";
 let timer = 0;
 let isBusy = false;
 
-/** Asks for the live part, and again a second later. Pauses while the page is hidden. */
+/** Asks for this page, and again a second later. Pauses while it is hidden. */
 async function listen() {
   clearTimeout(timer);
   if (document.hidden || isBusy) return;
   isBusy = true;
   try {
     const signal = AbortSignal.timeout(SILENT_MS);
-    const answer = await fetch(status.dataset.source, { redirect: "manual", signal });
+    const answer = await fetch(location.href, { redirect: "manual", signal });
     if (answer.type === "opaqueredirect") {
       say("ended");
       return;
     }
-    const { at, html } = await answer.json();
-    if (html !== last) show(html);
-    last = html;
-    const clock = document.querySelector("#clock");
-    clock.textContent = at;
-    localise(clock);
+    show(await answer.text());
     say("live");
   } catch {
     say("away");
@@ -101,7 +83,7 @@ async function listen() {
 
 localise(document.body);
 
-if (status?.dataset.source) {
+if (status) {
   document.addEventListener("visibilitychange", listen);
   listen();
 }
@@ -116,25 +98,15 @@ if (next) {
   if (answer?.type === "opaqueredirect") location.replace(next.value);
 }
 
-// The button shows the number that is typed into its field.
-for (const place of document.querySelectorAll("[data-number]")) {
-  const [field, without] = [document.getElementById(place.dataset.number), place.textContent];
-  field.addEventListener("input", () => { place.textContent = field.value.trim() || without; });
-}
-
 // "No" and "Go back" lead to the previous page.
 document.querySelector("[data-back]")?.addEventListener("click", (event) => {
   event.preventDefault();
   history.back();
 });
 
-// A preview of what was typed before is misleading.
-const preview = document.querySelector("[data-preview]");
-document.querySelector("form.fields")?.addEventListener("input", () => preview?.remove());
-
-// The times of a new coupon default to the browser's time zone.
+// The times of a new coupon are those of the browser's time zone, unless another was typed.
 const zone = document.querySelector("[data-browser-zone]");
-if (zone) zone.value = Intl.DateTimeFormat().resolvedOptions().timeZone ?? zone.value;
+if (zone) zone.value ||= Intl.DateTimeFormat().resolvedOptions().timeZone;
 
 if (document.querySelector("[data-running]")) setTimeout(() => location.reload(), 1500);
 

@@ -1,39 +1,39 @@
 //! What all screens share: their frame, their state, what their handlers read from a request, and
 //! the question before a change.
 
-use std::convert::Infallible;
-use std::ops::RangeInclusive;
 use std::sync::Arc;
+use std::time::Duration;
 
 use askama::Template;
 use axum::Extension;
 use axum::extract::rejection::ExtensionRejection;
-use axum::extract::{Form, FromRequest, FromRequestParts, Query, Request};
+use axum::extract::{Form, FromRequest, FromRequestParts, Request};
 use axum::http::header::{CACHE_CONTROL, CONTENT_TYPE};
 use axum::http::request::Parts;
 use axum::http::{HeaderMap, StatusCode};
-use axum::middleware::Next;
 use axum::response::{IntoResponse, Response};
-use chrono::{DateTime, Utc};
-use firstcome_shared::coupon::{Allow, Group};
+use chrono::Utc;
 use firstcome_shared::http::Problem;
 use firstcome_shared::http::ops::OpsToken;
-use firstcome_shared::schedule::Tz;
+use firstcome_shared::redis::Redis;
 use firstcome_shared::subject::Subject;
-use serde::de::DeserializeOwned;
+use tokio::time::timeout;
 
-use super::assets::{ICON, SCRIPT, STYLE};
 use super::client::{Backends, HttpRefusal};
-use super::log_outs::LogOuts;
 use super::session::Session;
-use super::text::{Text, local_time};
+
+/// Maximum wait for the list of ended sessions. It is short, because the page matters most while a
+/// store is unavailable.
+const PATIENCE: Duration = Duration::from_secs(1);
 
 /// The shared state. Cheap to clone.
 #[derive(Clone)]
 pub(crate) struct ScreenState {
     pub(crate) services: Arc<Backends>,
     pub(crate) token: OpsToken,
-    pub(crate) log_outs: Arc<LogOuts>,
+    /// Holds the sessions that were ended early. `None` if the Redis is not ours: there, a log-out
+    /// deletes only the browser's cookie.
+    pub(crate) redis: Option<Redis>,
     /// What the passes compare.
     pub(crate) subject: Subject,
     /// The origin of `PUBLIC_URL`, as browsers send it.
@@ -41,12 +41,18 @@ pub(crate) struct ScreenState {
 }
 
 impl ScreenState {
-    /// Returns the session of a request. While the list of log-outs is unavailable, ended sessions
-    /// are still accepted.
+    /// Returns the session of a request. While Redis does not answer, sessions that were ended
+    /// early are still accepted.
     pub(crate) async fn session(&self, headers: &HeaderMap) -> Option<Session> {
         let mut session = Session::from_headers(headers, &self.token, Utc::now())?;
         session.subject = self.subject;
-        (!self.log_outs.has(&session.id).await).then_some(session)
+        if let Some(redis) = &self.redis {
+            let ended = timeout(PATIENCE, redis.session_was_ended(&session.id)).await;
+            if matches!(ended, Ok(Ok(true))) {
+                return None;
+            }
+        }
+        Some(session)
     }
 }
 
@@ -58,9 +64,8 @@ pub(crate) struct Top<'a> {
     pub(crate) session: Option<&'a Session>,
     /// A sentence about what was just done; may be empty.
     pub(crate) done: &'a str,
-    pub(crate) script: &'static str,
-    pub(crate) style: &'static str,
-    pub(crate) icon: &'static str,
+    /// Why a form was refused; may be empty.
+    pub(crate) wrong: &'a str,
 }
 
 impl<'a> Top<'a> {
@@ -70,14 +75,8 @@ impl<'a> Top<'a> {
             here,
             session,
             done: "",
-            script: &SCRIPT.name,
-            style: &STYLE.name,
-            icon: &ICON.name,
+            wrong: "",
         }
-    }
-
-    pub(crate) fn csrf(&self) -> &str {
-        self.session.map_or("", |session| &session.csrf)
     }
 
     pub(crate) fn subject(&self) -> Subject {
@@ -115,49 +114,22 @@ pub(crate) fn answer(status: StatusCode, screen: &impl Template) -> Response {
     }
 }
 
-/// A screen with only a sentence. [`with_menu`] writes it.
-#[derive(Debug, Clone)]
-struct SentenceScreen {
-    title: String,
-    why: String,
-}
-
 #[derive(Template)]
 #[template(path = "notice.html")]
-struct SentenceTemplate<'a> {
+struct NoticeScreen<'a> {
     top: Top<'a>,
     why: &'a str,
 }
 
 /// Returns a screen with only a sentence.
 pub(crate) fn notice(title: &str, status: StatusCode, why: &str) -> Response {
-    let mut response = status.into_response();
-    response.extensions_mut().insert(SentenceScreen {
-        title: title.to_owned(),
-        why: why.to_owned(),
-    });
-    response
-}
-
-/// Middleware that writes notices, with the menu if the request has a session.
-pub(crate) async fn with_menu(request: Request, next: Next) -> Response {
-    let session = request.extensions().get::<Arc<Session>>().cloned();
-    let mut response = next.run(request).await;
-    let Some(SentenceScreen { title, why }) = response.extensions_mut().remove::<SentenceScreen>()
-    else {
-        return response;
-    };
-    let top = Top::new(&title, session.as_deref(), "");
-    let written = answer(response.status(), &SentenceTemplate { top, why: &why });
-    let (mut parts, _) = response.into_parts();
-    let (head, body) = written.into_parts();
-    parts.headers.extend(head.headers);
-    Response::from_parts(parts, body)
+    let top = Top::new(title, None, "");
+    answer(status, &NoticeScreen { top, why })
 }
 
 /// Returns the response to a form that cannot be read.
 pub(crate) fn not_understood() -> Response {
-    let why = "The form is not of this page. Nothing was done.";
+    let why = "The form is too large, or not of this page. Nothing was done.";
     notice("Not understood", StatusCode::BAD_REQUEST, why)
 }
 
@@ -224,44 +196,6 @@ impl Page {
     }
 }
 
-/// The query of a request, or the default if the query is invalid.
-pub(crate) struct OrDefault<T>(pub(crate) T);
-
-impl<T: DeserializeOwned + Default> FromRequestParts<ScreenState> for OrDefault<T> {
-    type Rejection = Infallible;
-
-    async fn from_request_parts(
-        parts: &mut Parts,
-        state: &ScreenState,
-    ) -> Result<Self, Infallible> {
-        let query = Query::<T>::from_request_parts(parts, state).await;
-        Ok(Self(query.map(|Query(query)| query).unwrap_or_default()))
-    }
-}
-
-/// A word for the action just completed. It is in the address, so that a reload does not repeat the
-/// action.
-#[derive(serde::Deserialize, Default)]
-#[serde(default)]
-pub(crate) struct JustDone {
-    pub(crate) done: String,
-}
-
-/// Reads a whole number, which may have separators: 1,000 and 1.000 and 1 000.
-fn whole_number(text: &str) -> Option<u32> {
-    let mut groups = text.split([',', '.', ' ', '\u{a0}', '\u{202f}']);
-    let first = groups.next()?;
-    let rest: Vec<&str> = groups.collect();
-    let is_digits = |group: &str| !group.is_empty() && group.bytes().all(|it| it.is_ascii_digit());
-    let is_grouped = rest
-        .iter()
-        .all(|group| group.len() == 3 && is_digits(group));
-    let fits = rest.is_empty() || first.len() <= 3;
-    (is_digits(first) && is_grouped && fits)
-        .then(|| format!("{first}{}", rest.concat()).parse().ok())
-        .flatten()
-}
-
 /// The fields of a form.
 #[derive(Default)]
 pub(crate) struct Fields(pub(crate) Vec<(String, String)>);
@@ -277,61 +211,20 @@ impl FromRequest<ScreenState> for Fields {
 }
 
 impl Fields {
-    /// Returns what was typed into a field, without spaces around it. Empty if there is no such
-    /// field.
-    pub(crate) fn get(&self, name: &str) -> &str {
+    /// Returns what was typed into a field, without spaces around it.
+    pub(crate) fn find(&self, name: &str) -> Option<&str> {
         let field = self.0.iter().find(|(field, _)| field == name);
-        field.map_or("", |(_, value)| value.trim())
+        field.map(|(_, value)| value.trim())
+    }
+
+    /// Like [`Self::find`]. Empty if there is no such field.
+    pub(crate) fn get(&self, name: &str) -> &str {
+        self.find(name).unwrap_or_default()
     }
 
     /// Parses a field, such as a slot or the ID of a user. Returns `None` if it is invalid.
     pub(crate) fn number<T: std::str::FromStr>(&self, name: &str) -> Option<T> {
         self.get(name).parse().ok()
-    }
-
-    /// Reads a whole number within `range`.
-    pub(crate) fn whole(
-        &self,
-        field: &str,
-        what: &str,
-        range: RangeInclusive<u32>,
-    ) -> Result<u32, String> {
-        let typed = self.get(field);
-        let number = whole_number(typed).filter(|number| range.contains(number));
-        number.ok_or_else(|| {
-            let [least, most] = [range.start(), range.end()].map(Text::text);
-            let typed = typed.text();
-            format!("{what} must be a whole number from {least} to {most}, not “{typed}”")
-        })
-    }
-
-    /// Reads a time, as typed in this zone, if one was typed.
-    pub(crate) fn time(
-        &self,
-        field: &str,
-        label: &str,
-        zone: Tz,
-    ) -> Result<Option<DateTime<Utc>>, String> {
-        match self.get(field) {
-            "" => Ok(None),
-            typed => local_time(typed, zone)
-                .map(Some)
-                .ok_or_else(|| format!("“{label}” is no time there")),
-        }
-    }
-
-    /// Reads who may claim a coupon. `None` is everybody.
-    pub(crate) fn allow(&self) -> Result<Option<Allow>, String> {
-        match self.get("allow") {
-            "" => Ok(None),
-            "list" => Ok(Some(Allow::List)),
-            "group" => self
-                .get("group")
-                .parse::<Group>()
-                .map(|group| Some(Allow::Group(group)))
-                .map_err(|_| "Name the group: letters, digits, - and _, without spaces".to_owned()),
-            _ => Err("The form is not of this page".to_owned()),
-        }
     }
 
     /// Whether the operator has answered [`Page::confirm`].
@@ -343,7 +236,6 @@ impl Fields {
 #[cfg(test)]
 pub(crate) mod tests {
     use axum::http::header::COOKIE;
-    use tokio::sync::Mutex;
 
     use super::*;
     use crate::session::{begin, cookie};
@@ -358,7 +250,7 @@ pub(crate) mod tests {
         let state = ScreenState {
             services: services.into(),
             token,
-            log_outs: LogOuts::Process(Mutex::default()).into(),
+            redis: None,
             subject: Subject::Drop,
             public_origin: None,
         };
@@ -366,26 +258,6 @@ pub(crate) mod tests {
         Page {
             state,
             session: session.into(),
-        }
-    }
-
-    #[test]
-    fn whole_numbers_may_have_separators_but_no_fraction() {
-        for (text, number) in [
-            ("1000", Some(1_000)),
-            ("1,000", Some(1_000)),
-            ("1.000.000", Some(1_000_000)),
-            ("10 000", Some(10_000)),
-            ("1.5", None),
-            ("1,00", None),
-            ("1000,000", None),
-            (",000", None),
-            ("-1", None),
-            ("+1", None),
-            ("", None),
-            ("99999999999", None),
-        ] {
-            assert_eq!(whole_number(text), number, "{text:?}");
         }
     }
 }

@@ -6,34 +6,41 @@ use std::time::Duration;
 
 use anyhow::Context as _;
 use axum::body::{Body, Bytes, to_bytes};
-use axum::http::{HeaderValue, Method, Request, Response, StatusCode};
-use firstcome_shared::http::client::HttpClient;
+use axum::http::header::{AUTHORIZATION, CONTENT_TYPE};
+use axum::http::{Method, Request, Response, StatusCode};
 use firstcome_shared::report::wording::{LONGEST, line};
 use serde::de::DeserializeOwned;
 use serde_json::Value;
 use tower::ServiceExt as _;
 
 use super::client::HttpRefusal;
+use super::coupon::labelled;
 use super::page::Page;
-use super::text::labelled;
 
-/// Maximum wait for a response of the API.
-const PATIENCE: Duration = Duration::from_secs(10);
-
-/// The same for a request with an allow list, which may have 200,000 users.
-const LIST_PATIENCE: Duration = Duration::from_secs(25);
+/// Maximum wait for a response of the API, which takes its time for a long allow list.
+const PATIENCE: Duration = Duration::from_secs(25);
 
 /// Maximum number of bytes read of a response. A run may list 10,000 drops.
 const BODY: usize = 32 * 1024 * 1024;
 
-impl Page {
-    pub(crate) fn has_api(&self) -> bool {
-        self.state.services.api.is_some()
-    }
+/// The body of a request.
+#[derive(Clone, Copy)]
+pub(crate) enum Sent<'a> {
+    Nothing,
+    Json(&'a Value),
+    Text(&'a str),
+}
 
+/// A header of a request.
+pub(crate) struct SentHeader {
+    pub(crate) name: &'static str,
+    pub(crate) value: String,
+}
+
+impl Page {
     /// Reads from the reconciler.
     pub(crate) async fn get<T: DeserializeOwned>(&self, path: &str) -> Result<T, HttpRefusal> {
-        self.call(Method::GET, path, &Value::Null).await
+        self.call(Method::GET, path, Sent::Nothing).await
     }
 
     /// Changes something through the reconciler.
@@ -42,7 +49,7 @@ impl Page {
         path: &str,
         body: &Value,
     ) -> Result<T, HttpRefusal> {
-        self.call(Method::POST, path, body).await
+        self.call(Method::POST, path, Sent::Json(body)).await
     }
 
     /// Calls a route of the reconciler.
@@ -50,16 +57,16 @@ impl Page {
         &self,
         method: Method,
         path: &str,
-        body: &Value,
+        sent: Sent<'_>,
     ) -> Result<T, HttpRefusal> {
-        let mut request = self.request(&method, path, body)?.map(Body::from);
+        let mut request = self.request(method, path, sent, None)?.map(Body::from);
         // Set the peer, as the server does for a connection.
-        if let Some(peer) = self.session.caller.peer {
+        if let Some(peer) = self.session.peer {
             request.extensions_mut().insert(peer);
         }
         let routes = self.state.services.reconciler.clone();
         let Ok(answer) = routes.oneshot(request).await;
-        read("The reconciler", &method, answer).await
+        read(answer).await
     }
 
     /// Reads from the API.
@@ -67,7 +74,7 @@ impl Page {
         &self,
         path: &str,
     ) -> Result<T, HttpRefusal> {
-        self.api(Method::GET, path, &Value::Null, None).await
+        self.api(Method::GET, path, Sent::Nothing, None).await
     }
 
     /// Sends a request to the API.
@@ -75,79 +82,65 @@ impl Page {
         &self,
         method: Method,
         path: &str,
-        body: &Value,
-        header: Option<(&'static str, String)>,
+        sent: Sent<'_>,
+        header: Option<SentHeader>,
     ) -> Result<T, HttpRefusal> {
-        let answer = self.send_to_api(&method, path, body, header).await?;
-        read("The API", &method, answer).await
-    }
-
-    /// Sends a body of plain text to the API, and parses the JSON of its answer.
-    pub(crate) async fn api_text<T: DeserializeOwned>(
-        &self,
-        path: &str,
-        text: &str,
-    ) -> Result<T, HttpRefusal> {
-        let api = self.api_client()?;
-        let mut request = self.request(&Method::POST, &api.url(path), &Value::Null)?;
-        *request.body_mut() = Bytes::from(text.to_owned());
-        let answer = exchange(api, request, LIST_PATIENCE).await?;
-        read("The API", &Method::POST, answer).await
+        read(self.send_to_api(method, path, sent, header).await?).await
     }
 
     /// Sends a request to the API, and returns when the head of the response has arrived.
     pub(crate) async fn send_to_api(
         &self,
-        method: &Method,
+        method: Method,
         path: &str,
-        body: &Value,
-        header: Option<(&'static str, String)>,
+        sent: Sent<'_>,
+        header: Option<SentHeader>,
     ) -> Result<Response<Body>, HttpRefusal> {
-        let api = self.api_client()?;
-        let mut request = self.request(method, &api.url(path), body)?;
-        if let Some((name, value)) = header {
-            let value = HeaderValue::from_str(&value).map_err(|error| unreadable(&error.into()))?;
-            request.headers_mut().insert(name, value);
-        }
-        exchange(api, request, PATIENCE).await
-    }
-
-    fn api_client(&self) -> Result<&HttpClient, HttpRefusal> {
         let api = self.state.services.api.as_ref();
-        api.ok_or_else(|| HttpRefusal::new(StatusCode::NOT_FOUND, NO_API))
+        let api = api.ok_or_else(|| HttpRefusal::new(StatusCode::SERVICE_UNAVAILABLE, NO_API))?;
+        let is_read = method == Method::GET;
+        let request = self.request(method, &api.url(path), sent, header)?;
+        let sent = async { anyhow::Ok(api.send(request).await?.map(Body::new)) };
+        let answer = tokio::time::timeout(PATIENCE, sent).await;
+        answer
+            .context("no answer in time")
+            .flatten()
+            .map_err(|error| {
+                let error = format!("{error:#}");
+                tracing::warn!(error, "the API did not answer the operations page");
+                let why = if is_read { NO_ANSWER } else { MAYBE_DONE };
+                HttpRefusal::new(StatusCode::BAD_GATEWAY, why)
+            })
     }
 
+    /// Builds a request on the operator's behalf.
     fn request(
         &self,
-        method: &Method,
+        method: Method,
         path: &str,
-        body: &Value,
+        sent: Sent<'_>,
+        header: Option<SentHeader>,
     ) -> Result<Request<Bytes>, HttpRefusal> {
-        let caller = &self.session.caller;
-        caller
-            .request(method, path, body)
-            .map_err(|error| unreadable(&error))
+        let mut request = Request::builder()
+            .method(method)
+            .uri(path)
+            .header(AUTHORIZATION, &self.session.authorization)
+            .header("x-operator", self.session.name.as_bytes());
+        if let Some(header) = header {
+            request = request.header(header.name, header.value);
+        }
+        let body = match sent {
+            Sent::Nothing => Bytes::new(),
+            Sent::Text(text) => text.to_owned().into(),
+            Sent::Json(body) => {
+                request = request.header(CONTENT_TYPE, "application/json");
+                body.to_string().into()
+            }
+        };
+        request
+            .body(body)
+            .map_err(|error| unreadable(&error.into()))
     }
-}
-
-/// Sends a request, and returns when the head of the response has arrived.
-async fn exchange(
-    api: &HttpClient,
-    request: Request<Bytes>,
-    patience: Duration,
-) -> Result<Response<Body>, HttpRefusal> {
-    let is_read = request.method() == Method::GET;
-    let sent = async { anyhow::Ok(api.send(request).await?.map(Body::new)) };
-    let answer = tokio::time::timeout(patience, sent).await;
-    answer
-        .context("no answer in time")
-        .flatten()
-        .map_err(|error| {
-            let error = format!("{error:#}");
-            tracing::warn!(error, "the API did not answer the operations page");
-            let why = if is_read { NO_ANSWER } else { MAYBE_DONE };
-            HttpRefusal::new(StatusCode::BAD_GATEWAY, why)
-        })
 }
 
 /// The message if the API does not answer a read.
@@ -160,46 +153,24 @@ const MAYBE_DONE: &str =
 /// The message for a request that needs the API while its address is not known.
 const NO_API: &str = "This reconciler does not know the API's address: set API_URL";
 
-/// The message for a read that needs a store which does not answer.
-const NEEDS_A_STORE: &str = "This page shows what is in a store that does not answer now. The \
-    overview says which one, and shows what is known without it";
-
 /// Parses an answer. One that cannot be parsed is an error, because it is unknown what was done.
-async fn read<T: DeserializeOwned>(
-    service: &str,
-    method: &Method,
-    answer: Response<Body>,
-) -> Result<T, HttpRefusal> {
+async fn read<T: DeserializeOwned>(answer: Response<Body>) -> Result<T, HttpRefusal> {
     let status = answer.status();
-    if *method == Method::GET && status == StatusCode::SERVICE_UNAVAILABLE {
-        return Err(HttpRefusal::new(status, NEEDS_A_STORE));
-    }
     let body = to_bytes(answer.into_body(), BODY)
         .await
         .map_err(|error| unreadable(&error.into()))?;
     if status.is_success() {
-        let body = if body.is_empty() { b"null" } else { &body[..] };
-        return serde_json::from_slice(body).map_err(|error| unreadable(&error.into()));
+        return serde_json::from_slice(&body).map_err(|error| unreadable(&error.into()));
     }
     let problem: Value = serde_json::from_slice(&body).unwrap_or_default();
-    let detail = labelled(&line(
-        problem["detail"].as_str().unwrap_or("it does not say why"),
-        LONGEST,
-    ));
-    let why = match (service, status) {
-        ("The API", StatusCode::UNAUTHORIZED) => {
-            "The API does not accept the token of this session: log in with the token that it has"
-                .to_owned()
-        }
-        ("The API", _) => format!("The API refused: {detail}"),
-        _ => detail,
-    };
+    let detail = problem["detail"].as_str().unwrap_or("it does not say why");
+    let why = labelled(&line(detail, LONGEST));
     Err(HttpRefusal::new(status, why))
 }
 
 fn unreadable(error: &anyhow::Error) -> HttpRefusal {
     let error = format!("{error:#}");
-    tracing::error!(error, "an answer of a service could not be read");
+    tracing::error!(error, "a request of the operations page failed");
     let why = "The service gave an answer that this page cannot read; its log says more";
     HttpRefusal::new(StatusCode::BAD_GATEWAY, why)
 }
@@ -218,10 +189,8 @@ mod tests {
         let page = logged_in(Backends::new(Router::new(), nowhere).unwrap()).await;
         let read = page.get_from_api::<Value>("/v1/coupons/1");
         assert_eq!(read.await.unwrap_err().why, NO_ANSWER);
-        let body = Value::Null;
-        let changed = page.api::<Value>(Method::PATCH, "/v1/coupons/1", &body, None);
+        let listed = Sent::Text("kim");
+        let changed = page.api::<Value>(Method::PATCH, "/v1/coupons/1", listed, None);
         assert_eq!(changed.await.unwrap_err().why, MAYBE_DONE);
-        let listed = page.api_text::<Value>("/v1/coupons/1", "kim");
-        assert_eq!(listed.await.unwrap_err().why, MAYBE_DONE);
     }
 }

@@ -4,14 +4,14 @@
 use std::collections::HashSet;
 
 use askama::Template;
-use axum::extract::Path;
+use axum::extract::{Path, Query};
 use axum::http::StatusCode;
 use firstcome_shared::domain::{CouponId, DropId};
 use firstcome_shared::http::views::{RunPage, Runs};
 use firstcome_shared::mysql::runs::RunRow;
-use firstcome_shared::report::wording::{count, detail, grouped, person, words};
+use firstcome_shared::report::wording::{count, detail, grouped, words};
 use firstcome_shared::report::{
-    ActionKind, DropReport, Finding, Fingerprint, Outcome, Run, Status, Stored, Trigger,
+    ActionKind, DropReport, Finding, Fingerprint, Outcome, Run, Status, Stored,
 };
 use firstcome_shared::subject::Subject;
 use serde::Deserialize;
@@ -20,8 +20,8 @@ use serde_json::json;
 use super::client::{HttpRefusal, encoded, query as query_string};
 use super::drop::begun;
 use super::overview::place;
-use super::page::{Fields, OrDefault, Page, Screen, Top, answer};
-use super::text::Text;
+use super::page::{Fields, Page, Screen, Top, answer};
+use super::text::{Text, whom};
 
 #[derive(Template)]
 #[template(path = "runs.html")]
@@ -37,16 +37,14 @@ struct RunsScreen<'a> {
 #[template(path = "run.html")]
 struct RunScreen<'a> {
     top: Top<'a>,
+    page: &'a RunPage,
     run: &'a Run,
-    findings: &'a [PlacedFinding<'a>],
+    findings: Vec<PlacedFinding<'a>>,
     /// The users of the findings, whose IDs are masked in texts.
     people: HashSet<&'a str>,
     revealed: bool,
     /// The finding after which this page begins.
     after: i64,
-    next_after: Option<i64>,
-    /// What another version has recorded, and the reconciler cannot read.
-    unreadable: Vec<String>,
 }
 
 /// A finding, with the report of its drop if it has one.
@@ -72,7 +70,7 @@ pub(super) struct RunsScreenQuery {
     done: String,
 }
 
-pub(super) async fn list(page: Page, OrDefault(query): OrDefault<RunsScreenQuery>) -> Screen {
+pub(super) async fn list(page: Page, Query(query): Query<RunsScreenQuery>) -> Screen {
     let limit = RUNS.to_string();
     let parameters = [("limit", limit.as_str()), ("before", &query.before)];
     let path = format!("/v1/runs{}", query_string(&parameters));
@@ -116,34 +114,28 @@ fn examined(subject: Subject, users: u64, rows: u64, drops: u64) -> String {
     format!("{} users, {} rows, {drops}", grouped(users), grouped(rows))
 }
 
-fn how(
-    trigger: &Stored<Trigger>,
-    asked_by: Option<&str>,
-    [dry_run, deep, confirmed]: [bool; 3],
-) -> String {
-    let mut text = match (trigger, asked_by) {
-        (_, Some(name)) => format!("asked for by {}", name.text()),
-        (Stored::Known(Trigger::Cron), None) => "by schedule".to_owned(),
-        (Stored::Known(Trigger::Endpoint), None) => "asked for".to_owned(),
-        (Stored::Known(Trigger::Cli), None) => "command line".to_owned(),
-        (Stored::Known(Trigger::Startup), None) => "at the start".to_owned(),
-        (Stored::Known(Trigger::Watch), None) => "by the watch".to_owned(),
-        (Stored::Unknown(word), None) => word.text(),
+fn listed_how(run: &RunRow) -> String {
+    let trigger = match &run.trigger {
+        Stored::Known(trigger) => trigger.as_str(),
+        Stored::Unknown(word) => word,
     };
-    for (is, word) in [
-        (dry_run, ", dry run"),
-        (deep, ", deep"),
-        (confirmed, ", confirmed"),
-    ] {
-        text += if is { word } else { "" };
-    }
-    text
+    how(trigger, run.asked_by.as_deref(), run.dry_run, run.deep)
+}
+
+fn how(trigger: &str, asked_by: Option<&str>, dry_run: bool, deep: bool) -> String {
+    let by = match asked_by {
+        Some(name) => format!("asked for by {}", name.text()),
+        None => trigger.text(),
+    };
+    let dry_run = if dry_run { ", dry run" } else { "" };
+    let deep = if deep { ", deep" } else { "" };
+    format!("{by}{dry_run}{deep}")
 }
 
 pub(super) async fn read(
     page: Page,
     Path(id): Path<String>,
-    OrDefault(query): OrDefault<RunsScreenQuery>,
+    Query(query): Query<RunsScreenQuery>,
 ) -> Screen {
     show_run(&page, &id, query.after, false).await
 }
@@ -151,7 +143,7 @@ pub(super) async fn read(
 pub(super) async fn reveal(
     page: Page,
     Path(id): Path<String>,
-    OrDefault(query): OrDefault<RunsScreenQuery>,
+    Query(query): Query<RunsScreenQuery>,
 ) -> Screen {
     show_run(&page, &id, query.after, true).await
 }
@@ -196,27 +188,28 @@ async fn show_run(page: &Page, id: &str, after: i64, revealed: bool) -> Screen {
     let reveal = if revealed { "true" } else { "" };
     let parameters = [("limit", FINDINGS), ("after", &from), ("reveal", reveal)];
     let path = format!("/v1/runs/{}{}", encoded(id), query_string(&parameters));
-    let RunPage {
-        run,
-        next_after,
-        unreadable,
-    } = page.get(&path).await?;
-    let placed = |drop, finding| PlacedFinding { drop, finding };
-    let mut findings: Vec<PlacedFinding<'_>> =
-        run.findings.iter().map(|it| placed(None, it)).collect();
-    for drop in &run.drops {
-        findings.extend(drop.findings.iter().map(|it| placed(Some(drop), it)));
-    }
+    let found: RunPage = page.get(&path).await?;
+    let run = &found.run;
+    let of_drops = run.drops.iter().flat_map(|drop| {
+        let drop_findings = drop.findings.iter();
+        drop_findings.map(move |finding| PlacedFinding {
+            drop: Some(drop),
+            finding,
+        })
+    });
+    let findings = run.findings.iter().map(|finding| PlacedFinding {
+        drop: None,
+        finding,
+    });
     let people = run.all_findings().filter_map(|it| it.user_id.as_deref());
     let screen = RunScreen {
         top: page.top("One pass", "runs"),
         people: people.collect(),
-        findings: &findings,
-        run: &run,
+        findings: findings.chain(of_drops).collect(),
+        page: &found,
+        run,
         revealed,
         after,
-        next_after,
-        unreadable: unreadable.into_iter().collect(),
     };
     Ok(answer(StatusCode::OK, &screen))
 }
@@ -246,25 +239,13 @@ impl RunScreen<'_> {
         named.or(bare).text()
     }
 
-    fn person(&self, finding: &Finding) -> String {
-        finding
-            .user_id
-            .as_ref()
-            .map(|id| if self.revealed { id.text() } else { person(id) })
-            .text()
-    }
-
-    /// The coupon, the drop and the user of the history to which the screen links once the IDs are
-    /// revealed.
-    fn story(&self, PlacedFinding { drop, finding }: &PlacedFinding<'_>) -> Option<[String; 3]> {
-        let coupon = drop.map(|drop| drop.coupon_id).or(finding.coupon_id);
+    /// The drop whose history with a user the screen links to once the IDs are revealed.
+    fn story<'a>(&self, placed: &PlacedFinding<'a>) -> Option<&'a DropReport> {
         let has_story = match self.top.subject() {
             Subject::Drop => self.revealed,
             Subject::Campaign => false,
         };
-        let coupon = coupon.filter(|_| has_story)?.to_string();
-        let drop = drop.map(|drop| drop.drop_id.to_string());
-        Some([coupon, drop.unwrap_or_default(), finding.user_id.clone()?])
+        placed.drop.filter(|_| has_story)
     }
 
     fn detail(&self, text: &str) -> String {

@@ -3,15 +3,13 @@
 
 use std::time::Duration;
 
-use axum::http::HeaderMap;
 use axum::http::header::{COOKIE, ORIGIN};
+use axum::http::{HeaderMap, HeaderValue};
 use chrono::{DateTime, Utc};
-use firstcome_shared::http::ops::{OpsToken, operator_name};
+use firstcome_shared::http::ops::{OpsToken, Peer, operator_name};
 use firstcome_shared::http::signatures::{Allowed, Purpose, TokenSigner};
 use firstcome_shared::subject::Subject;
 use percent_encoding::{NON_ALPHANUMERIC, percent_decode_str, utf8_percent_encode};
-
-use super::client::Credentials;
 
 /// Lifetime of a session, regardless of how much it is used.
 const LIFETIME: Duration = Duration::from_secs(12 * 3_600);
@@ -29,18 +27,18 @@ pub(super) const ENDED_FOR: Duration = Duration::from_secs(2 * 12 * 3_600);
 const NAME: &str = "firstcome-ops";
 const SECURE_NAME: &str = "__Host-firstcome-ops";
 
-/// The purpose of the signatures of sessions.
 const OF_SESSION: Purpose = Purpose("session");
-const OF_FORMS: Purpose = Purpose("forms");
 
 /// A log-in session.
 #[derive(Debug)]
 pub(super) struct Session {
-    /// Its token and the operator's name, for requests to both services.
-    pub(super) caller: Credentials,
+    /// The token, as a header value for requests to both services.
+    pub(super) authorization: HeaderValue,
+    /// The operator's name, which `ops_actions` records.
+    pub(super) name: String,
+    /// The peer address of the browser's connection.
+    pub(super) peer: Option<Peer>,
     pub(super) allowed: Allowed,
-    /// The token that each form of the page sends back.
-    pub(super) csrf: String,
     /// 128 random bits that identify the session at log-out.
     pub(super) id: String,
     /// What the passes compare. For a system that is not ours, there are only passes and alerts.
@@ -49,10 +47,6 @@ pub(super) struct Session {
 }
 
 impl Session {
-    pub(super) fn name(&self) -> &str {
-        &self.caller.name
-    }
-
     pub(super) fn may_change(&self) -> bool {
         self.allowed == Allowed::All
     }
@@ -91,16 +85,13 @@ impl Session {
         let [id, ends, name] = text.split('.').collect::<Vec<_>>().try_into().ok()?;
         let name = operator_name(&percent_decode_str(name).decode_utf8().ok()?)?;
         Some(Self {
-            csrf: signer.sign(OF_FORMS, text),
             id: id.to_owned(),
             subject: Subject::default(),
             ends: DateTime::from_timestamp(ends.parse().ok()?, 0)?,
             allowed: signer.allowed,
-            caller: Credentials {
-                authorization: signer.authorization,
-                name,
-                peer: None,
-            },
+            authorization: signer.authorization,
+            name,
+            peer: None,
         })
     }
 }
@@ -164,7 +155,7 @@ pub(super) fn cookie(value: &str, is_https: bool) -> String {
 
 #[cfg(test)]
 mod tests {
-    use axum::http::{HeaderName, HeaderValue};
+    use axum::http::HeaderName;
     use chrono::TimeDelta;
 
     use super::*;
@@ -187,12 +178,8 @@ mod tests {
 
         let [here, elsewhere] =
             [&tokens(&old), &in_rotation].map(|tokens| of(tokens, now).unwrap());
-        assert!(here.name() == "김 K.im; =" && here.may_change());
-        assert_eq!(
-            (&here.id, &here.csrf),
-            (&elsewhere.id, &elsewhere.csrf),
-            "its forms count everywhere"
-        );
+        assert!(here.name == "김 K.im; =" && here.may_change());
+        assert_eq!(here.id, elsewhere.id);
         assert!(here.rest(now) <= LIFETIME && here.rest(now) + Duration::from_secs(2) > LIFETIME);
         assert!(of(&in_rotation, now + LIFETIME).is_none());
         assert!(of(&tokens(&new), now).is_none(), "its token was withdrawn");
@@ -214,7 +201,7 @@ mod tests {
             now,
         )
         .unwrap();
-        assert!(!viewer.may_change() && viewer.csrf != here.csrf);
+        assert!(!viewer.may_change());
     }
 
     #[test]
@@ -235,8 +222,8 @@ mod tests {
             &format!("{text}.{}", &signature[1..]),
             &format!("{id}.{ends}9.Kim.{signature}"),
             &format!("{id}.{ends}.Lee.{signature}"),
-            // A CSRF token must not pass as a cookie.
-            &format!("{text}.{}", signer.sign(OF_FORMS, text)),
+            // Signed for another purpose.
+            &format!("{text}.{}", signer.sign(Purpose("forms"), text)),
             // The value is signed correctly but has another format.
             &signed(id),
             &signed(&format!("{id}.soon.Kim")),

@@ -1,7 +1,7 @@
 //! How values are shown. Foreign texts are reduced to one harmless line.
 
 use chrono::{DateTime, NaiveDateTime, Utc};
-use firstcome_shared::report::wording::{LONGEST, grouped, line};
+use firstcome_shared::report::wording::{LONGEST, grouped, line, person};
 use firstcome_shared::schedule::Tz;
 
 /// A value as the screens show it.
@@ -52,6 +52,12 @@ impl<T: Text> Text for Option<T> {
     }
 }
 
+/// Shows the ID of a user, masked until it is revealed.
+pub(crate) fn whom(user: Option<&String>, revealed: bool) -> String {
+    let shown = user.map(|id| if revealed { id.text() } else { person(id) });
+    shown.text()
+}
+
 /// Reads a time of a browser's `datetime-local` in this zone. A time that the clocks skip there is
 /// invalid.
 pub(crate) fn local_time(typed: &str, zone: Tz) -> Option<DateTime<Utc>> {
@@ -94,21 +100,6 @@ pub(crate) fn window(
     format!(
         "{begin} to {} {name}",
         end.strip_prefix(day).unwrap_or(&end)
-    )
-}
-
-/// Replaces the names of fields in a message by the labels of the forms.
-pub(super) fn labelled(why: &str) -> String {
-    let labels = [
-        ("opens_at", "“Opens at”"),
-        ("closes_at", "“Closes at”"),
-        ("first_day", "“First day”"),
-        ("last_day", "“Last day”"),
-        ("send close_now", "use “Close the open drop early”"),
-    ];
-    labels.into_iter().fold(
-        why.to_owned(),
-        |why: String, (field, label): (&str, &str)| why.replace(field, label),
     )
 }
 

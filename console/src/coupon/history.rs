@@ -1,116 +1,74 @@
-//! What operators did to a coupon, in the words of its forms.
+//! What operators did to a coupon, in the words of its settings.
 
-use std::collections::BTreeSet;
-use std::iter::once;
-
-use chrono::{DateTime, TimeDelta, Utc};
+use chrono::{DateTime, Utc};
 use firstcome_shared::model::RecordedAct;
-use serde_json::{Value, json};
+use firstcome_shared::schedule::Tz;
+use serde_json::{Map, Value, json};
 
+use super::fields::{FIELDS, shown};
+use super::state::{CANCELLED, never_opens};
 use crate::text::Text as _;
 
-const CANCELLED: &str = "cancelled: it never opens";
-
 /// Describes what an operator did: the fields of the change, without JSON's punctuation.
-pub(crate) fn act(recorded: &RecordedAct) -> String {
-    let all = recorded
-        .detail
-        .as_object()
-        .into_iter()
-        .flatten()
-        .filter(|(_, value)| !value.is_null());
+pub(super) fn act(recorded: &RecordedAct, zone: Option<Tz>) -> String {
+    let all = recorded.detail.as_object().cloned().unwrap_or_default();
+    let is_cancelling = all.values().any(|change| is_cancelled(&change["to"]));
     // Changes of drops repeat the change of the coupon.
-    let (of_drops, own): (Vec<_>, Vec<_>) = all.partition(|(name, _)| name.starts_with("drop "));
-    // The schedule of a daily coupon does not show that it was cancelled.
-    let is_cancelling = of_drops.iter().any(|(_, drop)| is_cancelled(&drop["to"]));
-    let is_change = recorded.action == "change_coupon";
-    let fields = if is_cancelling {
-        let others = own
-            .into_iter()
-            .filter(|(name, _)| *name != "schedule")
-            .map(|(name, value)| field(name, value));
-        listed(once(CANCELLED.to_owned()).chain(others))
+    let mut own = all.clone();
+    own.retain(|name, _| !name.starts_with("drop "));
+    let fields = if own.is_empty() { all } else { own };
+    let text = if is_cancelling {
+        CANCELLED.to_owned()
     } else {
-        let fields = if own.is_empty() { of_drops } else { own };
-        listed(fields.into_iter().map(|(name, value)| field(name, value)))
+        described(&fields, zone).join(", ").text()
     };
-    match (is_change, fields.as_str()) {
-        (true, "") => "changed nothing".to_owned(),
-        (true, fields) => fields.text(),
-        (false, fields) => format!("{}: {fields}", recorded.action.replace('_', " ")).text(),
+    match recorded.action.as_str() {
+        "change_coupon" if text.is_empty() => "changed nothing".to_owned(),
+        "change_coupon" => text,
+        action => format!("{}: {text}", action.replace('_', " ")),
     }
 }
 
-fn listed(fields: impl Iterator<Item = String>) -> String {
-    let fields: Vec<String> = fields.filter(|field| !field.is_empty()).collect();
-    fields.join(", ")
-}
-
-/// Describes a field, such as "quantity: 100 → 200". Empty if there is nothing to say.
-fn field(name: &str, value: &Value) -> String {
-    match (value.get("from"), value.get("to"), value) {
-        (Some(_), Some(to), _) if is_cancelled(to) => CANCELLED.to_owned(),
-        (Some(Value::Object(from)), Some(Value::Object(to)), _) => {
-            // What was taken away is only in `from`.
-            let names: BTreeSet<&String> = from.keys().chain(to.keys()).collect();
-            let [from, to] = [from, to].map(|side| move |name| side.get(name).cloned());
-            let sides = names.into_iter().map(|name| (name, [from(name), to(name)]));
-            let changed = sides.filter(|(_, [from, to])| from != to);
-            listed(changed.map(|(name, [from, to])| field(name, &json!({"from": from, "to": to}))))
+/// Describes fields, such as "Quantity: 100 → 200".
+fn described(fields: &Map<String, Value>, zone: Option<Tz>) -> Vec<String> {
+    let mut parts = Vec::new();
+    for (name, value) in fields {
+        let known = FIELDS.iter().find(|field| field.name == name);
+        let label = known.map_or_else(|| name.replace('_', " "), |field| field.label.to_owned());
+        let show =
+            |value| known.map_or_else(|| shown(value, zone), |field| field.show(value, zone));
+        match (value.get("from"), value.get("to"), value) {
+            (Some(from @ Value::Object(_)), Some(to), _) => {
+                parts.extend(described(&differences(from, to), zone));
+            }
+            (Some(from), Some(to), _) => {
+                parts.push(format!("{label}: {} → {}", show(from), show(to)));
+            }
+            (_, _, Value::Object(nested)) => parts.extend(described(nested, zone)),
+            (_, _, Value::Null) => {}
+            _ => parts.push(format!("{label}: {}", show(value))),
         }
-        (Some(_), Some(Value::Bool(true)), _) if name == "paused" => "paused".to_owned(),
-        (Some(_), Some(Value::Bool(false)), _) if name == "paused" => "resumed".to_owned(),
-        (Some(from), Some(to), _) => {
-            format!("{}: {} → {}", label(name), plain(from), plain(to))
-        }
-        (_, _, Value::Object(own)) => listed(own.iter().map(|(name, value)| field(name, value))),
-        (_, _, Value::Null | Value::Bool(false)) => String::new(),
-        _ => format!("{} {}", label(name), plain(value)),
     }
+    parts
 }
 
-/// Returns when a cancelled coupon would have opened, if these acts contain the cancellation.
-pub(super) fn would_have_opened(acts: &[RecordedAct]) -> Option<DateTime<Utc>> {
-    let mut found = acts.iter().filter_map(|act| {
-        let mut windows = act.detail.as_object()?.iter();
-        let (_, window) = windows.find(|(name, window)| {
-            name.starts_with("drop ")
-                && is_cancelled(&window["to"])
-                && !is_cancelled(&window["from"])
-        })?;
-        window["from"]["opens_at"].as_str()?.parse().ok()
-    });
-    found.next()
+/// Returns the fields that differ, also those that only one side has.
+fn differences(from: &Value, to: &Value) -> Map<String, Value> {
+    let sides = [from, to].into_iter().filter_map(Value::as_object);
+    let names = sides.flat_map(Map::keys).map(String::as_str);
+    let changed = names.filter(|name| from[*name] != to[*name]);
+    changed
+        .map(|name| {
+            let change = json!({"from": from[name], "to": to[name]});
+            (name.to_owned(), change)
+        })
+        .collect()
 }
 
 /// Whether a schedule has the window of a coupon that was ended before it opened.
 fn is_cancelled(schedule: &Value) -> bool {
     let at = |name: &str| schedule[name].as_str()?.parse::<DateTime<Utc>>().ok();
-    let window = at("opens_at").zip(at("closes_at"));
-    window.is_some_and(|(opens, closes)| closes - opens <= TimeDelta::milliseconds(1))
-}
-
-/// A field as the forms name it.
-fn label(name: &str) -> String {
-    match name {
-        "once_per" => "one for each person and".to_owned(),
-        "waiting_list" => "places on the waiting list".to_owned(),
-        "allow" => "for".to_owned(),
-        "type" => "opens".to_owned(),
-        "opens_at" => "opens at".to_owned(),
-        "closes_at" => "closes at".to_owned(),
-        other => other.replace('_', " "),
-    }
-}
-
-fn plain(value: &Value) -> String {
-    match value {
-        Value::Null => "none".to_owned(),
-        Value::String(text) => text
-            .parse()
-            .map_or(text.clone(), |at: DateTime<Utc>| at.text()),
-        other => other.to_string(),
-    }
+    at("opens_at").is_some_and(|opens| never_opens(opens, at("closes_at")))
 }
 
 #[cfg(test)]
@@ -118,89 +76,69 @@ mod tests {
     use super::*;
 
     fn describe(action: &str, detail: &Value) -> String {
-        act(&RecordedAct {
+        let recorded = RecordedAct {
             at: Utc::now(),
             by: Some("kim".to_owned()),
             action: action.to_owned(),
             detail: detail.clone(),
-        })
+        };
+        act(&recorded, "Asia/Seoul".parse().ok())
     }
 
     #[test]
-    fn cancelled_coupon_would_have_opened_at_its_former_time() {
+    fn history_describes_creation_changes_removals_and_cancellations_in_the_coupons_zone() {
         let window = |opens: &str, closes: &str| json!({"opens_at": opens, "closes_at": closes});
         let planned = window("2026-12-24T09:00:00Z", "2026-12-24T12:00:00Z");
         let never = window("2026-11-28T12:00:00Z", "2026-11-28T12:00:00.001Z");
-        let act = |detail: Value| RecordedAct {
-            at: Utc::now(),
-            by: None,
-            action: "change_coupon".to_owned(),
-            detail,
-        };
-        let renamed = act(json!({"name": {"from": "A", "to": "B"}}));
-        let cancelled = act(json!({"drop 7": {"from": planned, "to": never}}));
-        let opens = "2026-12-24T09:00:00Z".parse().ok();
-        assert_eq!(would_have_opened(&[renamed.clone(), cancelled]), opens);
-        assert_eq!(would_have_opened(&[renamed]), None);
-    }
-
-    #[test]
-    fn history_describes_creation_changes_removals_and_cancellations() {
-        let once = |closes: Value| json!({"type": "once", "closes_at": closes});
-        for (from, to, says) in [
+        for (detail, says) in [
+            (json!({}), "changed nothing"),
             (
-                json!({"schedule": once(json!("2026-12-01T06:00:00Z")), "name": "A"}),
-                json!({"schedule": {"type": "once"}, "name": "A"}),
-                "closes at: 2026-12-01 06:00:00 UTC → none",
+                json!({"quantity": {"from": 800, "to": 1000}}),
+                "Quantity: 800 → 1,000",
             ),
             (
-                json!({"schedule": {"opens_at": "2026-12-24T09:00:00Z"}}),
-                json!({"schedule": {
-                    "opens_at": "2026-11-28T12:00:00Z", "closes_at": "2026-11-28T12:00:00.001Z"
+                json!({"paused": {"from": false, "to": true}}),
+                "paused: no → yes",
+            ),
+            (
+                json!({"allow": {"from": null, "to": "list"}}),
+                "Who may claim: everybody → people on its allow list",
+            ),
+            (
+                json!({"schedule": {"from": planned, "to": {"opens_at": "2026-12-24T10:00:00Z"}}}),
+                "Closes at: 2026-12-24 21:00 +09:00 → never, Opens at: 2026-12-24 18:00 +09:00 → \
+                2026-12-24 19:00 +09:00",
+            ),
+            (
+                json!({"schedule": {"from": {}, "to": {"last_day": "2026-12-24"}}}),
+                "Last day: no end → 2026-12-24",
+            ),
+            // The schedule of a daily coupon does not show that it was cancelled.
+            (
+                json!({
+                    "drop 7": {"from": planned, "to": never},
+                    "schedule": {"from": {}, "to": {"last_day": "2026-12-24"}},
+                }),
+                CANCELLED,
+            ),
+            // The open drop of a daily coupon was closed early.
+            (
+                json!({"drop 7": {
+                    "from": {"closes_at": "2026-12-24T12:00:00Z"},
+                    "to": {"closes_at": "2026-12-24T10:00:00Z"},
                 }}),
-                "cancelled: it never opens",
+                "Closes at: 2026-12-24 21:00 +09:00 → 2026-12-24 19:00 +09:00",
             ),
-            (
-                json!({"schedule": {"opens_at": "2026-12-24T09:00:00Z"}}),
-                json!({"schedule": {"opens_at": "2026-12-25T09:00:00Z"}}),
-                "opens at: 2026-12-24 09:00:00 UTC → 2026-12-25 09:00:00 UTC",
-            ),
-            (
-                json!({"schedule": {"last_day": "2026-12-24"}}),
-                json!({"schedule": {}}),
-                "last day: 2026-12-24 → none",
-            ),
-            (
-                json!({"quantity": 80}),
-                json!({"quantity": 80}),
-                "changed nothing",
-            ),
-            (
-                json!({"quantity": 80}),
-                json!({"quantity": 100}),
-                "quantity: 80 → 100",
-            ),
-            (json!({"paused": false}), json!({"paused": true}), "paused"),
-            (json!({"paused": true}), json!({"paused": false}), "resumed"),
         ] {
-            let detail = json!({"coupon": {"from": from, "to": to}});
             assert_eq!(describe("change_coupon", &detail), says);
         }
-        let drop = json!({
-            "from": {"opens_at": "2026-12-24T09:00:00Z", "closes_at": "2026-12-24T12:00:00Z"},
-            "to": {"opens_at": "2026-11-28T12:00:00Z", "closes_at": "2026-11-28T12:00:00.001Z"},
-        });
-        let days = json!({"from": {}, "to": {"last_day": "2026-12-24"}});
-        let mut of_daily = json!({"schedule": days, "drop 7": drop});
-        assert_eq!(describe("change_coupon", &of_daily), CANCELLED);
-        of_daily["name"] = json!({"from": "A", "to": "B"});
-        let also_renamed = "cancelled: it never opens, name: A → B";
-        assert_eq!(describe("change_coupon", &of_daily), also_renamed);
-        let made =
-            json!({"name": "A", "quantity": 5, "paused": false, "schedule": {"type": "once"}});
+        let made = json!({"name": "A", "quantity": 5, "schedule": {"type": "once"}});
+        let says = "create coupon: Name: A, Quantity: 5, Opens: once";
+        assert_eq!(describe("create_coupon", &made), says);
+        let listed = json!({"added": 3, "people": 5});
         assert_eq!(
-            describe("create_coupon", &made),
-            "create coupon: name A, quantity 5, opens once"
+            describe("allow_list", &listed),
+            "allow list: added: 3, people: 5"
         );
     }
 }

@@ -2,92 +2,38 @@
 
 use chrono::{DateTime, TimeDelta, Utc};
 use firstcome_shared::coupon::DropState;
-use firstcome_shared::http::views::{CouponDrops, CouponView, DropView, ListedDrop};
-use firstcome_shared::report::wording::count;
-use firstcome_shared::schedule::{Schedule, Tz};
+use firstcome_shared::http::views::{CouponDrops, ListedDrop};
+use firstcome_shared::schedule::Tz;
 
-use crate::text::{short, window};
+use crate::text::short;
 
-/// The drops of a coupon in the list, newest first.
-pub(super) fn listed_drops(coupon: &CouponView) -> impl Iterator<Item = &DropView> {
-    [&coupon.next_drop, &coupon.current_drop]
-        .into_iter()
-        .flatten()
-}
-
-/// Whether a coupon in the list is over.
-pub(super) fn is_over(coupon: &CouponView) -> bool {
-    let current = coupon.current_drop.as_ref();
-    coupon.next_drop.is_none() && current.is_none_or(|drop| drop.state == DropState::Sealed)
-}
-
-/// Describes what people can do with a coupon in the list.
-pub(super) fn listed_coupon_state(coupon: &CouponView) -> String {
-    let next = coupon.next_drop.as_ref();
-    let opens = next.map(|drop| short(drop.opens_at, zone(coupon)));
-    let has_drops = listed_drops(coupon).next().is_some();
-    if has_drops && listed_drops(coupon).all(|drop| never_opens(drop.opens_at, drop.closes_at)) {
-        return CANCELLED.to_owned();
-    }
-    let now = CouponOpenness {
-        open: open_state(listed_drops(coupon).map(|drop| drop.state)),
-        opens: opens.as_deref(),
-    };
-    coupon_state(is_over(coupon), coupon.settings.paused, now)
-}
-
-fn zone(coupon: &CouponView) -> Option<Tz> {
-    let schedule = coupon.settings.schedule.as_ref();
-    schedule.and_then(Schedule::time_zone)
-}
-
-/// Says when a drop of a coupon in the list opens, and its state.
-pub(super) fn describe_drop(coupon: &CouponView, drop: &DropView) -> String {
-    if never_opens(drop.opens_at, drop.closes_at) {
-        return "cancelled".to_owned();
-    }
-    let opens = window(drop.opens_at, None, zone(coupon));
-    format!("{opens}, {}", drop_state(drop.state))
-}
-
-/// What people can do with the coupon now.
-#[derive(Clone, Copy)]
-pub(super) struct CouponOpenness<'a> {
-    /// The state of the open drop.
-    pub(super) open: Option<DropState>,
-    /// When the next drop opens.
-    pub(super) opens: Option<&'a str>,
-}
+/// The state of a coupon, or a drop, that was ended before it opened.
+pub(super) const CANCELLED: &str = "cancelled: it never opens";
 
 /// Describes what people can do with a coupon now.
-pub(super) fn coupon_state(is_over: bool, is_paused: bool, now: CouponOpenness<'_>) -> String {
-    match (is_over, is_paused, now.open, now.opens) {
-        (true, ..) => "over".to_owned(),
-        (false, true, Some(_), _) => "paused while it is open".to_owned(),
-        (false, true, None, Some(opens)) => format!("paused, would open {opens}"),
-        (false, true, None, None) => "paused".to_owned(),
-        (false, false, Some(state), _) => drop_state(state).to_owned(),
-        (false, false, None, Some(opens)) => format!("opens {opens}"),
-        (false, false, None, None) => "closed".to_owned(),
+pub(super) fn coupon_state(found: &CouponDrops, zone: Option<Tz>) -> String {
+    let open = found.drops.iter().find(|drop| is_open(drop.state));
+    let to_come = found
+        .drops
+        .iter()
+        .filter(|drop| drop.state == DropState::Scheduled);
+    let next = to_come.map(|drop| drop.opens_at).min();
+    match (found.coupon.paused, open, next) {
+        _ if is_cancelled(found) => CANCELLED.to_owned(),
+        _ if found.coupon.over => "over".to_owned(),
+        (true, Some(_), _) => "paused while it is open".to_owned(),
+        (true, None, Some(opens)) => format!("paused, would open {}", short(opens, zone)),
+        (true, None, None) => "paused".to_owned(),
+        (false, Some(drop), _) => listed_state(drop).to_owned(),
+        (false, None, Some(opens)) => format!("opens {}", short(opens, zone)),
+        (false, None, None) => "closed".to_owned(),
     }
 }
 
-/// The state of the drop whose window is open.
-pub(super) fn open_state(mut states: impl Iterator<Item = DropState>) -> Option<DropState> {
-    states.find(|state| is_open(*state))
-}
-
-/// Describes until when codes can be used.
-pub(crate) fn codes_end(
-    until: Option<DateTime<Utc>>,
-    days: Option<u32>,
-    zone: Option<Tz>,
-) -> String {
-    match (until, days) {
-        (Some(until), _) => format!("until {}", short(until, zone)),
-        (None, Some(days)) => format!("for {} from the claim", count(days, "day", "days")),
-        (None, None) => "without an end".to_owned(),
-    }
+/// Whether a coupon was ended before it opened.
+pub(super) fn is_cancelled(found: &CouponDrops) -> bool {
+    let mut drops = found.drops.iter();
+    !found.drops.is_empty() && drops.all(|drop| never_opens(drop.opens_at, drop.closes_at))
 }
 
 /// Whether the window of a drop is open.
@@ -98,112 +44,71 @@ pub(super) fn is_open(state: DropState) -> bool {
     )
 }
 
-/// The state of a coupon that was ended before it opened.
-pub(super) const CANCELLED: &str = "cancelled: it never opens";
-
-/// Whether the drop was ended before it opened.
-pub(crate) fn is_cancelled(drop: &ListedDrop) -> bool {
-    never_opens(drop.opens_at, drop.closes_at)
-}
-
-/// Whether this is the window of a drop that was ended before it opened.
+/// Whether this is the window of a drop that was ended before it opened: the shortest possible one.
 pub(super) fn never_opens(opens_at: DateTime<Utc>, closes_at: Option<DateTime<Utc>>) -> bool {
-    // A drop that is ended before it opens gets the shortest possible window.
-    let shortest = TimeDelta::milliseconds(1);
-    closes_at.is_some_and(|closes| closes - opens_at <= shortest)
+    closes_at.is_some_and(|closes| closes - opens_at <= TimeDelta::milliseconds(1))
 }
 
-/// Describes the state of a listed drop.
-pub(crate) fn listed_state(drop: &ListedDrop) -> &'static str {
-    if is_cancelled(drop) {
-        "cancelled"
-    } else {
-        drop_state(drop.state)
+/// Describes the state of a drop in the list of its coupon.
+pub(super) fn listed_state(drop: &ListedDrop) -> &'static str {
+    let has_all_rows = drop.rows.is_some_and(|rows| rows >= drop.quantity.into());
+    match drop.state {
+        _ if never_opens(drop.opens_at, drop.closes_at) => CANCELLED,
+        DropState::Open if has_all_rows => drop_state(DropState::SoldOut),
+        state => drop_state(state),
     }
 }
 
-/// Describes the state of a drop, regardless of a pause.
-pub(super) fn drop_state(state: DropState) -> &'static str {
+/// Describes the state of a drop.
+pub(crate) fn drop_state(state: DropState) -> &'static str {
     match state {
         DropState::Scheduled => "to come",
-        DropState::Open | DropState::Paused => "open",
+        DropState::Open => "open",
         DropState::SoldOut => "open, sold out",
+        DropState::Paused => "paused",
         DropState::Closed => "ended",
         DropState::Sealed => "ended, sealed",
     }
 }
 
-/// Whether somebody can claim now or later.
-pub(super) fn can_be_paused(found: &CouponDrops, now: CouponOpenness<'_>) -> bool {
-    let has_further_days = match &found.coupon.schedule {
-        Some(Schedule::Daily {
-            time_zone,
-            last_day,
-            ..
-        }) => last_day.is_none_or(|last| time_zone.local(Utc::now()).date_naive() <= last),
-        Some(Schedule::Once { .. }) | None => found.drops.is_empty(),
-    };
-    !found.coupon.over && (now.open.is_some() || now.opens.is_some() || has_further_days)
-}
-
-/// Whether the coupon's first drop opens later. `drops` is one page of its drops: if a daily coupon
-/// has its first day on another page, the answer is no.
-pub(super) fn is_to_come(schedule: Option<&Schedule>, drops: &[ListedDrop]) -> bool {
-    let has_first = match schedule {
-        Some(Schedule::Daily {
-            time_zone,
-            first_day,
-            ..
-        }) => drops
-            .iter()
-            .any(|drop| time_zone.local(drop.opens_at).date_naive() == *first_day),
-        Some(Schedule::Once { .. }) | None => !drops.is_empty(),
-    };
-    has_first && drops.iter().all(|drop| drop.state == DropState::Scheduled)
-}
-
 #[cfg(test)]
 mod tests {
-    use firstcome_shared::domain::DropId;
+    use serde_json::json;
 
     use super::*;
+    use crate::coupon::tests::found;
 
     #[test]
     fn state_says_what_people_can_do_now() {
-        let at = Some("2026-12-01 10:00 UTC");
-        let open = Some(DropState::Open);
-        for (over, paused, open, opens, says) in [
-            (true, false, None, None, "over"),
-            (false, false, open, at, "open"),
-            (false, false, Some(DropState::SoldOut), at, "open, sold out"),
-            (false, false, None, at, "opens 2026-12-01 10:00 UTC"),
-            (false, true, open, None, "paused while it is open"),
+        for (state, paused, rows, says) in [
+            ("scheduled", false, 0, "opens 1970-01-01 10:00 +09:00"),
             (
-                false,
+                "scheduled",
                 true,
-                None,
-                at,
-                "paused, would open 2026-12-01 10:00 UTC",
+                0,
+                "paused, would open 1970-01-01 10:00 +09:00",
             ),
-            (false, false, None, None, "closed"),
+            ("open", false, 99, "open"),
+            ("open", false, 100, "open, sold out"),
+            ("open", true, 0, "paused while it is open"),
+            ("closed", false, 0, "closed"),
         ] {
-            let now = CouponOpenness { open, opens };
-            assert_eq!(coupon_state(over, paused, now), says);
+            let mut found = found(json!({"paused": paused}), state);
+            found.drops[0].rows = Some(rows);
+            let zone = "Asia/Seoul".parse().ok();
+            assert_eq!(coupon_state(&found, zone), says, "{state}");
         }
+        let over = found(json!({"over": true}), "sealed");
+        assert_eq!(coupon_state(&over, None), "over");
     }
 
     #[test]
     fn drop_that_was_ended_before_it_opened_is_cancelled() {
-        let at = DateTime::from_timestamp(0, 0).unwrap();
-        let until = |milliseconds| ListedDrop {
-            id: DropId(7),
-            opens_at: at,
-            closes_at: Some(at + TimeDelta::milliseconds(milliseconds)),
-            quantity: 1,
-            state: DropState::Closed,
-            rows: None,
-        };
-        assert_eq!(listed_state(&until(1)), "cancelled");
-        assert_eq!(listed_state(&until(2)), "ended");
+        for (milliseconds, says) in [(1, CANCELLED), (2, "closed")] {
+            let mut found = found(json!({}), "closed");
+            let opens = found.drops[0].opens_at;
+            found.drops[0].closes_at = Some(opens + TimeDelta::milliseconds(milliseconds));
+            assert_eq!(coupon_state(&found, None), says);
+        }
     }
 }

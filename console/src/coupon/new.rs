@@ -1,0 +1,248 @@
+//! The form for a new coupon. The question before it shows the settings and the next openings. An
+//! idempotency key in it prevents a double click from creating two coupons.
+
+use askama::Template;
+use axum::http::{Method, StatusCode};
+use axum::response::{IntoResponse as _, Redirect, Response};
+use chrono::{DateTime, Utc};
+use firstcome_shared::coupon::CouponSettings;
+use firstcome_shared::schedule::{Tz, time_zone};
+use serde_json::{Value, json};
+use uuid::Uuid;
+
+use super::fields::{FIELDS, FilledInput, facts, labelled};
+use crate::client::HttpRefusal;
+use crate::page::{Fields, Page, Screen, Top, answer};
+use crate::requests::{Sent, SentHeader};
+use crate::text::window;
+
+#[derive(Template)]
+#[template(path = "new_coupon.html")]
+struct NewCouponScreen<'a> {
+    top: Top<'a>,
+    inputs: Vec<FilledInput>,
+    /// Names of time zones to choose from.
+    zones: Vec<&'static str>,
+}
+
+/// The coupon that the form would create.
+#[derive(Debug)]
+struct PlannedCoupon {
+    /// The request to the API.
+    body: Value,
+    question: String,
+}
+
+/// Builds the request to the API, and the question with the first openings.
+fn plan(form: &Fields, now: DateTime<Utc>) -> Result<PlannedCoupon, String> {
+    let zone: Tz = form.get("time_zone").parse()?;
+    let schedule = form.get("type");
+    let mut body = json!({"schedule": {}});
+    for field in FIELDS.iter().filter(|field| field.is_of(schedule)) {
+        let typed = field.typed_in(form).unwrap_or_default();
+        let value = field.read(&typed, zone)?;
+        let part = if field.is_of_schedule() {
+            &mut body["schedule"]
+        } else {
+            &mut body
+        };
+        part[field.name] = value;
+    }
+    let settings = serde_json::from_value::<CouponSettings>(body.clone())
+        .map_err(|error| error.to_string())
+        .and_then(|settings| settings.checked_new(now))
+        .map_err(|why| labelled(&why))?;
+    let schedule = settings.schedule.as_ref().ok_or("It never opens")?;
+    let zone = schedule.time_zone();
+    let facts = facts(&body, zone);
+    let mut lines: Vec<String> = facts
+        .iter()
+        .map(|fact| format!("{}: {}", fact.label, fact.text))
+        .collect();
+    lines.push("It opens:".to_owned());
+    for opening in schedule.preview(now)? {
+        let local = window(opening.opens_at, opening.closes_at, zone);
+        let day = opening.local_date.format("%a");
+        let at_once = if opening.opens_at < now {
+            ", at once"
+        } else {
+            ""
+        };
+        lines.push(format!("{day} {local}{at_once}"));
+    }
+    Ok(PlannedCoupon {
+        body,
+        question: lines.join("\n"),
+    })
+}
+
+pub(crate) async fn form(page: Page) -> Response {
+    let blank = ("waiting_list".to_owned(), "0".to_owned());
+    show_form(&page, &Fields(vec![blank]), None)
+}
+
+/// Shows the form, with what was typed if it was refused.
+fn show_form(page: &Page, typed: &Fields, refusal: Option<HttpRefusal>) -> Response {
+    let wrong = refusal.as_ref().map(HttpRefusal::sentence);
+    let screen = NewCouponScreen {
+        top: Top {
+            wrong: wrong.as_deref().unwrap_or_default(),
+            ..page.top("New coupon", "new")
+        },
+        inputs: FilledInput::of_a_new_coupon(typed),
+        zones: time_zone::names().collect(),
+    };
+    let status = refusal.map_or(StatusCode::OK, |refusal| refusal.status);
+    answer(status, &screen)
+}
+
+/// Asks the operator, then creates the coupon through the API.
+pub(crate) async fn make(page: Page, mut form: Fields) -> Response {
+    let made = ask_and_make(&page, &mut form).await;
+    made.unwrap_or_else(|refusal| show_form(&page, &form, Some(refusal)))
+}
+
+async fn ask_and_make(page: &Page, form: &mut Fields) -> Screen {
+    let planned = plan(form, Utc::now()).map_err(|why| HttpRefusal::typed(&why))?;
+    if !form.is_sure() {
+        let key = Uuid::now_v7().to_string();
+        form.0.push(("key".to_owned(), key));
+        return Ok(page.confirm(form, &planned.question, "Create it"));
+    }
+    let key = SentHeader {
+        name: "idempotency-key",
+        value: form.get("key").to_owned(),
+    };
+    let body = Sent::Json(&planned.body);
+    let made = page.api::<Value>(Method::POST, "/v1/coupons", body, Some(key));
+    let id = &made.await?["id"];
+    Ok(Redirect::to(&format!("/coupons/{id}?done=1")).into_response())
+}
+
+#[cfg(test)]
+mod tests {
+    use firstcome_shared::domain::OncePer;
+    use firstcome_shared::schedule::Schedule;
+
+    use super::*;
+
+    /// Returns the input of a valid form with some fields changed.
+    fn typed(changed: &[(&str, &str)]) -> Fields {
+        let form = "name=Winter|quantity=500|once_per=drop|waiting_list=10|allow=group|group=vip|\
+            type=daily|time_zone=Asia/Seoul|first_day=2130-12-01|last_day=|opens=15:00|\
+            closes=18:00|opens_at=2130-12-01T15:00|closes_at=2130-12-24T18:00|valid_days=|\
+            valid_until=";
+        let form = form.split('|').filter_map(|field| field.split_once('='));
+        // If a name occurs twice, its first field counts.
+        let all = changed.iter().copied().chain(form);
+        Fields(
+            all.map(|(name, text)| (name.to_owned(), text.to_owned()))
+                .collect(),
+        )
+    }
+
+    fn planned(changed: &[(&str, &str)]) -> Result<PlannedCoupon, String> {
+        plan(&typed(changed), Utc::now())
+    }
+
+    #[test]
+    fn question_before_a_daily_coupon_shows_its_settings_and_ten_openings() {
+        let question = planned(&[("valid_until", "2131-01-31T23:59")])
+            .unwrap()
+            .question;
+        for line in [
+            "Name: Winter",
+            "Quantity: 500",
+            "Each person gets: one each day",
+            "Who may claim: group:vip",
+            "Last day: no end",
+            "Use codes until: 2131-01-31 23:59 +09:00",
+            "Fri 2130-12-01 15:00 to 18:00 Asia/Seoul",
+        ] {
+            assert!(
+                question.lines().any(|shown| shown == line),
+                "{line}: {question}"
+            );
+        }
+        assert_eq!(question.matches(" 15:00 to ").count(), 10, "{question}");
+        let open = planned(&[("type", "once"), ("opens_at", "2020-01-01T00:00")]).unwrap();
+        assert!(open.question.ends_with(", at once"), "{}", open.question);
+    }
+
+    #[test]
+    fn coupon_that_opens_once_may_stay_open_and_its_times_are_those_of_its_zone() {
+        let once = |closes| {
+            planned(&[("type", "once"), ("closes_at", closes)])
+                .unwrap()
+                .body
+        };
+        let schedule = json!({
+            "type": "once", "time_zone": "Asia/Seoul", "opens_at": "2130-12-01T06:00:00Z",
+            "closes_at": "2130-12-24T09:00:00Z",
+        });
+        assert_eq!(once("2130-12-24T18:00")["schedule"], schedule);
+        assert_eq!(once("")["schedule"]["closes_at"], Value::Null);
+    }
+
+    #[test]
+    fn form_has_every_setting_of_a_new_coupon() {
+        let filled = |field| planned(&[field]).unwrap().body;
+        let until = filled(("valid_until", "2131-01-31T23:59"));
+        let settings = |body| serde_json::from_value::<CouponSettings>(body).unwrap();
+        let CouponSettings {
+            name,
+            quantity: 500,
+            once_per: OncePer::Drop,
+            waiting_list: 10,
+            paused: false, // the form has no pause
+            valid_until: Some(_),
+            valid_days: None,
+            schedule: Some(Schedule::Daily { .. }),
+            allow: Some(_),
+        } = settings(until.clone())
+        else {
+            panic!("the form does not send a setting: {until}");
+        };
+        assert_eq!(name, "Winter");
+        assert_eq!(settings(filled(("valid_days", "30"))).valid_days, Some(30));
+        assert_eq!(settings(filled(("allow", ""))).allow, None, "everybody");
+    }
+
+    #[test]
+    fn invalid_input_of_a_new_coupon_is_refused_with_the_reason() {
+        for (changed, word) in [
+            (&[("name", "")][..], "“Name”"),
+            (&[("quantity", "many")], "“Quantity”"),
+            (&[("quantity", "0")], "from 1 to 10,000,000, not “0”"),
+            (&[("waiting_list", "99,999,999")], "from 0 to 1,000,000"),
+            (&[("group", "v i p")], "the name of a group"),
+            (&[("time_zone", "Mars")], "Mars"),
+            (&[("closes", "")], "“Closes each day at”"),
+            (&[("opens", "3 pm")], "time of day"),
+            (
+                &[("last_day", "2130-11-01")],
+                "“Last day” must not be before “First day”",
+            ),
+            (
+                &[("type", "once"), ("closes_at", "2130-11-01T00:00")],
+                "“Closes at” must be later than “Opens at”",
+            ),
+            (
+                &[
+                    ("type", "once"),
+                    ("time_zone", "Europe/Berlin"),
+                    ("opens_at", "2027-03-28T02:30"),
+                ],
+                "“Opens at” must be a time that exists in Europe/Berlin",
+            ),
+            (
+                &[("first_day", "2020-01-01"), ("last_day", "2020-01-02")],
+                "never open",
+            ),
+            (&[("valid_until", "tomorrow")], "“Use codes until”"),
+        ] {
+            let said = planned(changed).unwrap_err();
+            assert!(said.contains(word), "{said}");
+        }
+    }
+}
