@@ -30,7 +30,7 @@ async fn an_operator_confirms_the_plan_that_a_mail_links_to() {
     .await;
 
     shop.add_member(40).await;
-    let mail = mailed(&shop.world, &["action needed", "no row came"]).await;
+    let mail = mailed(&shop.world, &["action needed", "waits for a confirmation"]).await;
     let label = "See and confirm the repairs, in a browser: ";
     let mut lines = mail.text.lines();
     let link = lines.find_map(|line| line.strip_prefix(label)).unwrap();

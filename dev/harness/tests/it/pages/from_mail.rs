@@ -60,7 +60,7 @@ async fn an_operator_repairs_injected_drift_from_the_link_in_the_mail() {
     let mail = mailed(&f.world, &["action needed", name]).await;
     let drop_link = link(
         &mail,
-        "Pause the coupon, or see and confirm the repairs, in a browser",
+        "Pause the coupon, or list and confirm the repairs, in a browser",
     );
     let alert_link = link(&mail, "Acknowledge it, in a browser");
 
