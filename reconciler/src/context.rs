@@ -283,20 +283,20 @@ impl PassContext {
     /// Returns why a coupon cannot be worked on, if the error concerns it alone, so that the others
     /// can be: bad data ([`PassError::about_data`]), a query that took too long although MySQL
     /// answers others, or a server of Redis that refuses, or does not answer although others do.
-    pub(crate) async fn about_coupon(&self, coupon: CouponId, error: PassError) -> Step<Hindrance> {
+    pub(crate) async fn about_coupon(&self, coupon: CouponId, error: PassError) -> Step<String> {
         match &error {
             PassError::Mysql(DbError::TimedOut { .. }) if self.stores.db.ping().await.is_ok() => {
-                Ok(Hindrance::Data(error.to_string()))
+                Ok(error.to_string())
             }
-            PassError::Redis(of_redis) if !is_about_data(of_redis) => {
+            PassError::Redis(of_redis) if error.is_of_redis() => {
                 let text = text_of(of_redis);
                 let refuses = StoreRefusal::from_error(FailureCause::Redis, &text).is_some();
                 if refuses || self.stores.redis.servers().await?.miss(coupon) {
-                    return Ok(Hindrance::Redis(error.to_string()));
+                    return Ok(error.to_string());
                 }
                 Err(error)
             }
-            _ => error.about_data().map(Hindrance::Data),
+            _ => error.about_data(),
         }
     }
 
@@ -312,16 +312,6 @@ pub(crate) async fn sleep(wait: Duration, stop: &CancellationToken) -> Step<()> 
         () = tokio::time::sleep(wait) => Ok(()),
         () = stop.cancelled() => Err(PassError::Stopped),
     }
-}
-
-/// Why a pass cannot work on one coupon.
-#[derive(Debug, thiserror::Error)]
-pub(crate) enum Hindrance {
-    #[error("{0}")]
-    Data(String),
-    /// The server of Redis that holds the coupon refuses or is away.
-    #[error("{0}")]
-    Redis(String),
 }
 
 /// The result of a step of a pass.
@@ -383,6 +373,11 @@ impl PassError {
             Self::Mysql(_) | Self::LockLost => FailureCause::Mysql,
             _ => FailureCause::Other,
         }
+    }
+
+    /// Whether a server of Redis refuses or is away.
+    pub(crate) fn is_of_redis(&self) -> bool {
+        matches!(self, Self::Redis(error) if !is_about_data(error))
     }
 
     /// Turns `Stopped` into `LockLost` if `stop` is not cancelled: the loss of the lock, not the

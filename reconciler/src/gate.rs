@@ -166,7 +166,7 @@ async fn begin_eras(
             Ok(fence) => Ok((id, Ok(fence.map(|fence| Begun { id, fence, since })))),
             Err(error) => {
                 let why = ctx.about_coupon(id, error.into()).await?;
-                Ok((id, Err(why.to_string())))
+                Ok((id, Err(why)))
             }
         }
     });

@@ -35,9 +35,7 @@ use crate::report::{
     AlertKind, Cause, DropReport, FailureCause, Finding, Judged, Kind, Kinds, Outcome, Run,
     UnsafePart,
 };
-use crate::retention::{
-    delete_old_allow_lists, delete_old_ends, delete_old_records, erase_old_people,
-};
+use crate::retention::{LISTS_KEPT, delete_old_ends, delete_old_records, erase_old_people};
 use crate::seal::expire_sealed;
 
 /// Findings about no coupon, by the job that looks for them.
@@ -405,11 +403,18 @@ fn by_rows(drops: &[Drop]) -> Vec<&[Drop]> {
 pub(crate) async fn stray_uses(db: &Db, scope: Scope) -> Result<Vec<Finding>, DbError> {
     let db = db.within(LONG);
     let mut of_drops: BTreeMap<DropId, (Option<CouponId>, Ledger)> = BTreeMap::new();
-    let mut after = Some(UsesAfter::default());
-    while let Some(from) = after {
-        let page = queries::uses::stray_uses(&db, scope, from).await?;
-        after = page.after;
-        for found in page.stray {
+    let mut after = UsesAfter {
+        drop: DropId(i64::MIN),
+        slot: 0,
+    };
+    loop {
+        let page = queries::uses::uses(&db, scope, after).await?;
+        let Some(last) = page.last() else { break };
+        after = UsesAfter {
+            drop: last.drop_id,
+            slot: last.slot,
+        };
+        for found in page.into_iter().filter(|found| found.is_stray) {
             let of_drop = of_drops.entry(found.drop_id);
             let (_, ledger) = of_drop.or_insert_with(|| (found.coupon_id, Ledger::default()));
             let detail = format!("{} used its code, and it has no row", found.used_by);
@@ -428,7 +433,8 @@ const LONG: Duration = Duration::from_secs(60);
 
 /// Deletes allow lists that nobody needs and, if a retention is set, replaces old user ids.
 pub(crate) async fn erase(stores: &Stores, settings: &PassSettings) {
-    log("allow lists", delete_old_allow_lists(&stores.db).await);
+    let lists = stores.db.delete_old_allow_lists(LISTS_KEPT).await;
+    log("allow lists", lists.map(drop).map_err(StoreError::from));
     if let Some(days) = settings.retention_days {
         log("erasing", erase_old_people(stores, days).await);
     }

@@ -57,7 +57,7 @@ pub(crate) async fn promote(
         let mut look = CouponLook::new(seen.coupon.id);
         if let Err(error) = promote_in_drop(ctx, seen, &mut look).await {
             let why = ctx.about_coupon(look.coupon, error).await?;
-            tracing::warn!(coupon_id = look.coupon.0, %why, "no slot could be given");
+            tracing::warn!(coupon_id = look.coupon.0, why, "no slot could be given");
         }
         Step::Ok(look)
     });

@@ -6,9 +6,10 @@ use std::collections::HashMap;
 use chrono::Utc;
 use firstcome_shared::coupon::{Coupon, Drop};
 use firstcome_shared::domain::{CouponId, DropId, OncePer, Slot, UserId};
-use firstcome_shared::model::Revocations;
+use firstcome_shared::model::{Revocation, Revocations};
 use firstcome_shared::mysql::dead_letters::DeadLetterRow;
 use firstcome_shared::mysql::issued::{IssuedRow, on_slots};
+use firstcome_shared::mysql::revoked::of_people;
 use firstcome_shared::mysql::{Conn, Db};
 use firstcome_shared::redis::Redis;
 use firstcome_shared::redis::gate::Gate;
@@ -181,11 +182,6 @@ impl Listed {
     /// Slots that its drops may have. A coupon with millions of claims must not delay the others.
     pub(crate) fn quantity(&self) -> u64 {
         self.drops.iter().map(|drop| u64::from(drop.quantity)).sum()
-    }
-
-    pub(crate) fn is_open_now(&self) -> bool {
-        let now = Utc::now();
-        self.drops.iter().any(|drop| drop.is_open_at(now))
     }
 }
 
@@ -387,7 +383,12 @@ pub(crate) async fn again(
         again.rows.extend(rows.into_iter().map(row_of));
     }
     let of_users = queries::rows::rows_of_people(db, coupon.id, &users).await?;
-    let revocations = queries::revocations::revocations_of_people(db, coupon.id, &users).await?;
+    let of_coupon = coupon.id;
+    let revocations: Vec<Revocation> = db
+        .run("revocations of people", async move |conn| {
+            of_people(conn, of_coupon, &users).await
+        })
+        .await?;
     again.revocations = Revocations::new(revocations, coupon.once_per, id);
     for row in of_users {
         let is_in_scope = coupon.once_per == OncePer::Coupon || row.drop_id == id.0;

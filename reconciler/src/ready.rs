@@ -76,12 +76,6 @@ fn not_ready(coupon: &Coupon, drop: &Drop, faults: &[ReadinessCheck]) -> Finding
     }
 }
 
-/// The drop that opens next, or the open one.
-pub(crate) fn next_drop(drops: &[Drop], now: DateTime<Utc>) -> Option<&Drop> {
-    let mut left = drops.iter().filter(|drop| drop.can_give_slots(now));
-    left.next()
-}
-
 fn check(part: ReadinessPart, fault: Option<String>, fine: impl Into<String>) -> ReadinessCheck {
     ReadinessCheck {
         part,

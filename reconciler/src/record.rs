@@ -35,19 +35,15 @@ pub fn blank(trigger: Trigger) -> Run {
 
 /// Adds the error of a pass to its run.
 pub fn fail(run: &mut Run, error: &PassError, confirms: &Confirmation) {
-    let then = confirms.if_not_made();
-    fail_by(run, error.cause(), format!("{error}{then}"));
+    let reason = format!("{error}{}", confirms.if_not_made());
+    run.findings.push(failure(error.cause(), reason.clone()));
+    run.error = Some(reason);
+    run.end();
+    run.partial = true;
     // Neither is an alert: the next pass does the work of a stopped one, and the run that reopens
     // the coupons reports that Redis was replaced.
     run.stopped = matches!(error, PassError::Stopped | PassError::Replaced);
     tracing::error!(run_id = run.run_id, %error, "the pass failed");
-}
-
-pub fn fail_by(run: &mut Run, cause: FailureCause, reason: String) {
-    run.findings.push(failure(cause, reason.clone()));
-    run.error = Some(reason);
-    run.end();
-    run.partial = true;
 }
 
 pub fn failure(cause: FailureCause, error: String) -> Finding {

@@ -25,7 +25,7 @@ use crate::seal::is_over_for_good;
 const RETENTION_DAYS: u32 = 366;
 
 /// How long an allow list is kept after its coupon is over.
-const LISTS_KEPT: Duration = Duration::from_secs(7 * 86_400);
+pub(crate) const LISTS_KEPT: Duration = Duration::from_secs(7 * 86_400);
 
 /// The seconds of a retention; at most a hundred years.
 fn seconds(kept: Duration) -> i64 {
@@ -106,14 +106,6 @@ pub(crate) async fn delete_old_ends(db: &Db, days: Option<u32>) -> Result<(), Db
 async fn delete_old(db: &Db, kept: Duration, statement: &'static str) -> Result<(), DbError> {
     let delete = sql_query(statement).bind::<BigInt, _>(seconds(kept));
     db.write("delete what is old", delete).await.map(drop)
-}
-
-pub(crate) async fn delete_old_allow_lists(db: &Db) -> Result<(), StoreError> {
-    let deleted = db.delete_old_allow_lists(LISTS_KEPT).await?;
-    if deleted > 0 {
-        tracing::info!(deleted, "allow lists of coupons that are over are deleted");
-    }
-    Ok(())
 }
 
 /// Drops read at once.

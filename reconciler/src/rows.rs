@@ -150,43 +150,27 @@ const ENDED_AT_ONCE: usize = 1_000;
 /// Ends dead letters without inserting a row: duplicates, revoked ones, and those whose users are
 /// owed a slot. An owed user is listed in the transaction that closes the letter.
 pub(crate) async fn end_letters(drop: DropPass<'_>, ends: &[(i64, LetterEnd)]) -> Step<()> {
-    let ended: Vec<Ended<'_>> = ends.iter().filter_map(Ended::of).collect();
-    if ended.iter().any(|ended| ended.owed.is_some()) {
+    if ends.iter().any(|(_, end)| end.owed().is_some()) {
         knows_every_return(drop).await?;
     }
-    for some in ended.chunks(ENDED_AT_ONCE) {
-        let owed = some.iter().filter_map(|ended| ended.owed);
-        let resolutions = some.iter().map(|ended| ended.resolution.clone());
+    for some in ends.chunks(ENDED_AT_ONCE) {
+        let owed = some.iter().filter_map(|(_, end)| end.owed());
+        let resolutions = some.iter().filter_map(resolution);
         list_owed(drop, owed.collect(), "failed_claim", resolutions.collect()).await?;
     }
     Ok(())
 }
 
-/// How a letter ends.
-struct Ended<'e> {
-    resolution: Resolution,
-    owed: Option<OwedUser<'e>>,
-}
-
 /// A user, and the slot that was promised.
 type OwedUser<'u> = (&'u UserId, i64);
 
-impl<'e> Ended<'e> {
-    fn of((id, end): &'e (i64, LetterEnd)) -> Option<Self> {
-        let (how, why) = end.says();
-        let owed = match end {
-            LetterEnd::Owed { user, slot } => Some((user, *slot)),
-            LetterEnd::Duplicate | LetterEnd::Revoked | LetterEnd::Waits | LetterEnd::Left(_) => {
-                None
-            }
-        };
-        let resolution = Resolution {
-            id: *id,
-            how: how?,
-            detail: why.to_owned(),
-        };
-        Some(Self { resolution, owed })
-    }
+fn resolution((id, end): &(i64, LetterEnd)) -> Option<Resolution> {
+    let (how, why) = end.says();
+    Some(Resolution {
+        id: *id,
+        how: how?,
+        detail: why.to_owned(),
+    })
 }
 
 /// Lists users who lose their slots before anything else forgets them. Safe to repeat.

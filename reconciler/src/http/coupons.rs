@@ -162,7 +162,8 @@ pub(super) async fn ready(
 ) -> Answer<CouponReadiness> {
     let (coupon, drops) = read_coupon(&app.stores.db, &id).await?;
     let now = Utc::now();
-    let next = ready::next_drop(&drops, now);
+    // The drop that opens next, or the open one.
+    let next = drops.iter().find(|drop| drop.can_give_slots(now));
     let checks = match next {
         Some(drop) => ready::checks(&app.stores, &coupon, drop, now).await,
         None => Vec::new(),

@@ -11,15 +11,16 @@ use firstcome_shared::mysql::ops_actions::{Operator, OperatorAct};
 use firstcome_shared::mysql::{Db, DbError};
 use serde_json::Value;
 
-use crate::queries;
-
 /// The response of a route.
 pub(crate) type Answer<T> = Result<Json<T>, Problem>;
 
 /// Records that an operator saw the ids of users, before anything is shown.
 pub(super) async fn reveal(db: &Db, operator: Operator, detail: Value) -> Result<(), DbError> {
     let act = OperatorAct::new("reveal", None, None, detail);
-    queries::coupons::record_act(db, operator, act).await
+    db.run("record an act", async move |conn| {
+        operator.did(conn, act).await
+    })
+    .await
 }
 
 /// Returns a number of a query, such as the limit of a page, or `usual` if it is missing. Refuses a

@@ -45,6 +45,14 @@ pub enum LetterEnd {
 }
 
 impl LetterEnd {
+    /// Returns the user who is owed a slot, and the slot that was promised.
+    pub(crate) fn owed(&self) -> Option<(&UserId, i64)> {
+        match self {
+            Self::Owed { user, slot } => Some((user, *slot)),
+            Self::Duplicate | Self::Revoked | Self::Waits | Self::Left(_) => None,
+        }
+    }
+
     /// Returns the resolution to store, or `None` if the letter stays open, and the reason.
     pub fn says(&self) -> (Option<&'static str>, &'static str) {
         match self {

@@ -11,7 +11,6 @@ use firstcome_shared::columns::{At, locate};
 use firstcome_shared::coupon::{Coupon, Drop};
 use firstcome_shared::domain::{CouponId, UserId};
 use firstcome_shared::model::RecordedAct;
-use firstcome_shared::mysql::ops_actions::{Operator, OperatorAct};
 use firstcome_shared::mysql::{Db, DbResult};
 use firstcome_shared::schema::{coupons, drops, ops_actions};
 
@@ -89,10 +88,4 @@ pub(crate) async fn acts_on(db: &Db, coupon: CouponId) -> DbResult<Vec<RecordedA
         .limit(20)
         .select(RecordedAct::as_select());
     db.rows("acts on a coupon", last).await
-}
-
-/// Records an action that changes nothing in MySQL, for example that user ids were shown.
-pub(crate) async fn record_act(db: &Db, by: Operator, act: OperatorAct) -> DbResult<()> {
-    db.run("record an act", async move |conn| by.did(conn, act).await)
-        .await
 }

@@ -8,10 +8,9 @@ use diesel::prelude::*;
 use diesel::sql_query;
 use diesel::sql_types::{BigInt, Bool, Text};
 use firstcome_shared::columns::{At, Datetime};
-use firstcome_shared::domain::{CouponId, DropId, UserId};
+use firstcome_shared::domain::{CouponId, DropId};
 use firstcome_shared::model::Revocation;
-use firstcome_shared::mysql::revoked::of_people;
-use firstcome_shared::mysql::{Conn, Db, DbResult, json};
+use firstcome_shared::mysql::{Db, DbResult, json};
 use firstcome_shared::schema::{drops, revoked_coupons};
 
 /// The users whom revocations in force ban from a coupon.
@@ -85,17 +84,6 @@ pub(crate) async fn count_banned(
             (counted.coupon_id, banned)
         })
         .collect())
-}
-
-/// Reads the revocations of these users in a coupon, oldest first.
-pub(crate) async fn revocations_of_people(
-    db: &Db,
-    coupon: CouponId,
-    people: &[UserId],
-) -> DbResult<Vec<Revocation>> {
-    let people = people.to_vec();
-    let revocations = async move |conn: &mut Conn| of_people(conn, coupon, &people).await;
-    db.run("revocations of people", revocations).await
 }
 
 /// Revocations read per statement.

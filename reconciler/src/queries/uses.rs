@@ -28,12 +28,12 @@ pub(crate) struct ListedUse {
 const SLOTS_AT_ONCE: i64 = 2_000;
 
 /// Reads a page of the uses of codes, of a drop, of a coupon, or of all, in the order of the
-/// primary key, and returns those that are in use although their coupons have no row.
-pub(crate) async fn stray_uses(
+/// primary key.
+pub(crate) async fn uses(
     db: &Db,
     Scope { coupon, drop }: Scope,
     after: UsesAfter,
-) -> DbResult<StrayUses> {
+) -> DbResult<Vec<ListedUse>> {
     let UsesAfter { drop: after, slot } = after;
     // A slot may have uses of several claims: pages end with a whole slot.
     let page = sql_query(
@@ -58,13 +58,7 @@ pub(crate) async fn stray_uses(
     .bind::<BigInt, _>(after)
     .bind::<Unsigned<Integer>, _>(slot)
     .bind::<BigInt, _>(SLOTS_AT_ONCE);
-    let mut stray: Vec<ListedUse> = db.rows("stray uses", page).await?;
-    let after = stray.last().map(|last| UsesAfter {
-        drop: last.drop_id,
-        slot: last.slot,
-    });
-    stray.retain(|found| found.is_stray);
-    Ok(StrayUses { stray, after })
+    db.rows("stray uses", page).await
 }
 
 /// The slot after which a page of uses begins.
@@ -72,20 +66,4 @@ pub(crate) async fn stray_uses(
 pub(crate) struct UsesAfter {
     pub(crate) drop: DropId,
     pub(crate) slot: Slot,
-}
-
-impl Default for UsesAfter {
-    fn default() -> Self {
-        Self {
-            drop: DropId(i64::MIN),
-            slot: 0,
-        }
-    }
-}
-
-/// The stray uses of a page, and where the next page begins, if there is one.
-#[derive(Debug)]
-pub(crate) struct StrayUses {
-    pub(crate) stray: Vec<ListedUse>,
-    pub(crate) after: Option<UsesAfter>,
 }

@@ -28,7 +28,7 @@ use futures_util::future::OptionFuture;
 use futures_util::{StreamExt as _, stream};
 use tokio::sync::Semaphore;
 
-use crate::context::{Hindrance, PassContext, PassError, Step, fenced};
+use crate::context::{PassContext, PassError, Step, fenced};
 use crate::gate::{self, Closed};
 use crate::judge::Holder;
 use crate::ledger::{CouponLook, Ledger};
@@ -75,8 +75,10 @@ pub(crate) async fn coupons(
 ) -> Step<Wanted> {
     // Closed ones that users may be trying now, then small ones: a coupon with millions of claims
     // must not delay the others.
+    let now = Utc::now();
     all.sort_by_key(|listed| {
-        let is_tried = closed.contains_key(&listed.coupon.id) && listed.is_open_now();
+        let is_open = listed.drops.iter().any(|drop| drop.is_open_at(now));
+        let is_tried = is_open && closed.contains_key(&listed.coupon.id);
         (!is_tried, listed.quantity())
     });
     let pages: Vec<Vec<Listed>> = all.chunks(PAGE).map(<[Listed]>::to_vec).collect();
@@ -144,13 +146,13 @@ async fn report_error(
 ) -> Step<(CouponLook, Reconciled)> {
     let is_expected = matches!(error, PassError::Stale | PassError::StaysClosed(_));
     let id = seen.coupon.id;
-    let hindrance = ctx.about_coupon(id, error).await?;
-    let why = hindrance.to_string();
+    let is_of_redis = error.is_of_redis();
+    let why = ctx.about_coupon(id, error).await?;
     let mut look = CouponLook::new(id);
-    match hindrance {
-        Hindrance::Redis(why) => look.redis_error = Some(why),
-        Hindrance::Data(_) if closed.is_some() && is_expected => {}
-        Hindrance::Data(why) => look.drops = unworkable(ctx, seen, &why),
+    if is_of_redis {
+        look.redis_error = Some(why.clone());
+    } else if closed.is_none() || !is_expected {
+        look.drops = unworkable(ctx, seen, &why);
     }
     let Some(closed) = closed else {
         let coupon_id = id.0;
@@ -310,7 +312,7 @@ async fn open_again(
     }
     if let Err(error) = written {
         let why = ctx.about_coupon(seen.coupon.id, error).await?;
-        ledger.add(stays_closed(ctx, seen.coupon.id, &why.to_string()));
+        ledger.add(stays_closed(ctx, seen.coupon.id, &why));
         return Ok(Reconciled::NeedsClosing(seen.state.gate.clone()));
     }
     if was_open && !seen.state.unreadable.is_empty() {

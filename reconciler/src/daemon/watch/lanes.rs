@@ -4,7 +4,6 @@
 //! once.
 
 use std::collections::{BTreeMap, HashMap};
-use std::time::Duration;
 
 use firstcome_shared::domain::CouponId;
 use tokio::sync::watch;
@@ -21,22 +20,6 @@ use crate::record;
 use crate::report::{Finding, Outcome, Run, Trigger};
 use crate::run::Reconciler;
 use crate::urgent::{AFTER_FAILURE, pause_after};
-
-/// Coupons that are left alone, each with the end of its pause.
-#[derive(Default)]
-struct Pauses(HashMap<CouponId, Instant>);
-
-impl Pauses {
-    fn include(&self, coupon: CouponId) -> bool {
-        let until = self.0.get(&coupon);
-        until.is_some_and(|until| Instant::now() < *until)
-    }
-
-    fn begin(&mut self, coupon: CouponId, pause: Duration) {
-        self.0.retain(|_, until| Instant::now() < *until);
-        self.0.insert(coupon, Instant::now() + pause);
-    }
-}
 
 /// Ends a run that a lane began by itself, without a schedule or an operator.
 fn ended(mut run: Run, found: BTreeMap<CouponId, CouponLook>, result: Step<()>) -> Run {
@@ -62,11 +45,13 @@ impl Lanes<'_> {
     /// Lets the urgent lane reopen the coupons that a look wants. While a store is away, it tries
     /// again every few seconds.
     pub(super) async fn reopen(self, mut wanted: watch::Receiver<Wants>) {
-        let mut pauses = Pauses::default();
+        // Coupons that are left alone, each with the end of its pause.
+        let mut pauses: HashMap<CouponId, Instant> = HashMap::new();
         let mut last = Vec::new();
         while let Some(wants) = self.next(&mut wanted).await {
             let mut closed = wants.closed;
-            closed.retain(|coupon, _| !pauses.include(*coupon));
+            pauses.retain(|_, until| Instant::now() < *until);
+            closed.retain(|coupon, _| !pauses.contains_key(coupon));
             if closed.is_empty() {
                 continue;
             }
@@ -83,7 +68,7 @@ impl Lanes<'_> {
                 // Without a look, the lane ended before it reached this coupon.
                 let pause = found.get(&coupon).map_or(Some(AFTER_FAILURE), pause_after);
                 if let Some(pause) = pause {
-                    pauses.begin(coupon, pause);
+                    pauses.insert(coupon, Instant::now() + pause);
                 }
             }
             run.judged.coupons = judged::by_lane(&found);
