@@ -37,12 +37,12 @@ impl Current {
 }
 
 /// A pass of [`Current`], until this is dropped, also if the pass panics.
-struct Listed {
+struct OwnPass {
     current: Arc<Current>,
     run_id: String,
 }
 
-impl Listed {
+impl OwnPass {
     /// Returns `None` if so many passes run or wait.
     fn add(current: &Arc<Current>, most: usize) -> Option<Self> {
         let run_id = new_run_id();
@@ -58,7 +58,7 @@ impl Listed {
     }
 }
 
-impl Drop for Listed {
+impl Drop for OwnPass {
     fn drop(&mut self) {
         self.current.run_ids.lock().retain(|id| *id != self.run_id);
     }
@@ -215,8 +215,8 @@ impl Passes {
             return Err(NotStarted::Stopping);
         }
         let most = if request.ask.is_awaited() { 2 } else { 1 };
-        let listed = Listed::add(&self.current, most).ok_or(NotStarted::Running)?;
-        let run_id = listed.run_id.clone();
+        let own = OwnPass::add(&self.current, most).ok_or(NotStarted::Running)?;
+        let run_id = own.run_id.clone();
         let (answer, ended) = oneshot::channel();
         let (began, begun) = oneshot::channel();
         let Self {
@@ -233,14 +233,14 @@ impl Passes {
                 Some(Err(_)) => Err(PassError::Busy),
                 Some(Ok(turn)) => {
                     crate::metrics::pass_under_way(Some(Utc::now()));
-                    let id = &listed.run_id;
+                    let id = &own.run_id;
                     let passing = worker.pass(&request, id, began, Some(&notifier), &stop);
                     let result = passing.await;
                     crate::metrics::pass_under_way(None);
                     if let Ok(run) = &result {
                         note_end(run);
                     }
-                    drop(listed);
+                    drop(own);
                     drop(turn);
                     result
                 }

@@ -73,7 +73,7 @@ const CONFIRMED_PAUSE: Duration = Duration::from_secs(1);
 const TURNS: u32 = 2;
 
 /// What a look has left to others or reopened.
-struct Looked {
+struct SweepLook {
     ctx: PassContext,
     /// Coupons whose gates another process has changed. It may have opened them again.
     others: Vec<CouponId>,
@@ -222,7 +222,7 @@ impl Reconciler {
                 }
                 looked => looked?,
             };
-            let Looked {
+            let SweepLook {
                 ctx,
                 others,
                 reopened,
@@ -258,7 +258,7 @@ impl Reconciler {
         rows_left: RowsLeft,
         stop: &CancellationToken,
         looks: &mut Vec<CouponLook>,
-    ) -> Step<Looked> {
+    ) -> Step<SweepLook> {
         let ctx = PassContext {
             rows_left,
             ..self.context(request, run_id, stop).await?
@@ -276,7 +276,7 @@ impl Reconciler {
             others = reopening.await?;
             reopened.retain(|id| !others.contains(id));
         }
-        Ok(Looked {
+        Ok(SweepLook {
             ctx,
             others,
             reopened,

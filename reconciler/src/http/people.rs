@@ -134,14 +134,10 @@ async fn in_question(
         found = db.coupons_by_id(ids).await?;
     }
     if found.is_empty() && redis_answered {
-        return Err(Problem::not_found(match coupon {
-            Some(text) => format!("there is no coupon {text:?}, by number or by name"),
-            None => {
-                "no coupon has a row, a revocation, a broken promise, a slot or a place of this \
-                user; of a place that was lost with Redis's data, nothing is known"
-                    .to_owned()
-            }
-        }));
+        return Err(Problem::not_found(
+            "no coupon has this number or name, or knows this user; of a place that was lost with \
+            Redis's data, nothing is known",
+        ));
     }
     let named = found.into_iter().map(|(coupon, _)| NamedCoupon {
         id: coupon.id,

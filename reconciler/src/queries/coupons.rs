@@ -14,20 +14,16 @@ use firstcome_shared::model::RecordedAct;
 use firstcome_shared::mysql::{Db, DbResult};
 use firstcome_shared::schema::{coupons, drops, ops_actions};
 
-/// Finds the newest coupons, at most `limit`, whose names contain this text. If any name equals
-/// the text, returns only exact matches.
+/// Finds at most `limit` coupons whose names contain this text: first those with this name, each
+/// newest first.
 pub(crate) async fn coupons_named(db: &Db, text: &str, limit: usize) -> DbResult<Vec<CouponId>> {
     let text = text.to_owned();
     let named = coupons::table
         .filter(locate(text.clone(), coupons::name).gt(0))
-        .order((coupons::name.eq(text.clone()).desc(), coupons::id.desc()))
+        .order((coupons::name.eq(text).desc(), coupons::id.desc()))
         .limit(i64::try_from(limit).unwrap_or(i64::MAX))
-        .select((coupons::id, coupons::name.eq(text)));
-    let mut found: Vec<(CouponId, bool)> = db.rows("coupons by name", named).await?;
-    if found.iter().any(|(_, is_exact)| *is_exact) {
-        found.retain(|(_, is_exact)| *is_exact);
-    }
-    Ok(found.into_iter().map(|(id, _)| id).collect())
+        .select(coupons::id);
+    db.rows("coupons by name", named).await
 }
 
 /// Reads the coupons with an unsealed drop that has opened at `now`, or opens within a minute.
