@@ -74,7 +74,7 @@ impl Decision {
 pub struct Budget(pub Vec<DateTime<Utc>>);
 
 impl Budget {
-    /// Whether only a store's mail goes now.
+    /// Whether only the mail about a new outage goes now.
     pub fn is_full(&self, now: DateTime<Utc>) -> bool {
         let in_hour = self.0.iter().filter(|at| elapsed(**at, now) < HOUR).count();
         let last = self.0.last();
@@ -126,8 +126,11 @@ pub fn decide(
         let kind = AlertKind::from_word(&alert.kind).filter(|kind| !is_unknown(*kind));
         decisions.push(missed(alert.clone(), kind, policy, now));
     }
-    let is_told = |it: &Decision| it.reason.is_some() && is_about_store(&it.alert, policy);
-    let may_tell = !is_full || decisions.iter().any(is_told);
+    // A new outage does not wait, and takes along what is due. That it lasts, changes or is over can
+    // wait for some minutes.
+    let is_urgent =
+        |it: &Decision| it.reason == Some(Reason::New) && is_about_store(&it.alert, policy);
+    let may_tell = !is_full || decisions.iter().any(is_urgent);
     for decision in &mut decisions {
         decision.reason = decision.reason.filter(|_| may_tell);
         if let Some(reason) = decision.reason {

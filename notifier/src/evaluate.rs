@@ -115,7 +115,7 @@ impl Evaluator {
                     decisions.push(read.listed(alert));
                 }
             }
-            evaluator.write(conn, read, &decisions).await
+            evaluator.write(conn, &read, &decisions).await
         });
         let is_told = told.await?;
         local.forget();
@@ -223,7 +223,7 @@ impl Evaluator {
     async fn write(
         &self,
         conn: &mut Conn,
-        read: ReadTables,
+        read: &ReadTables,
         decisions: &[Decision],
     ) -> QueryResult<bool> {
         let subject = self.subject();

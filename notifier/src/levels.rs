@@ -141,34 +141,34 @@ impl LevelKey {
     }
 }
 
-/// Returns the findings that are left, with what they count for. A finding outside the reports of
+/// Returns all findings with the coupon and the drop that they are about. One outside the reports of
 /// drops belongs to no drop, even if it names one: no look would judge it there.
-fn keyed(run: &Run) -> impl Iterator<Item = (LevelKey, &Finding)> {
-    let loose = run
-        .findings
-        .iter()
-        .map(|finding| (finding.coupon_id, None, finding));
+fn placed(run: &Run) -> impl Iterator<Item = (Option<CouponId>, Option<DropId>, &Finding)> {
+    let loose = run.findings.iter();
+    let loose = loose.map(|finding| (finding.coupon_id, None, finding));
     let of_drops = run.drops.iter().flat_map(|report| {
-        let place = (Some(report.coupon_id), Some(report.drop_id));
         let findings = report.findings.iter();
-        findings.map(move |finding| (place.0, place.1, finding))
+        findings.map(|finding| (Some(report.coupon_id), Some(report.drop_id), finding))
     });
+    loose.chain(of_drops)
+}
+
+/// Returns the findings that are left, with what they count for.
+fn keyed(run: &Run) -> impl Iterator<Item = (LevelKey, &Finding)> {
     let tells_of_failure = tells_of_failure(run);
-    loose
-        .chain(of_drops)
-        .filter_map(move |(coupon, drop, finding)| {
-            let kind = alert_kind(finding)?;
-            if source(kind) != Source::Looks || kind == AlertKind::RunFailed && !tells_of_failure {
-                return None;
-            }
-            let key = LevelKey {
-                kind,
-                coupon: coupon.filter(|_| kind != AlertKind::RunFailed),
-                drop,
-                part: finding.cause.part(),
-            };
-            Some((key, finding))
-        })
+    placed(run).filter_map(move |(coupon, drop, finding)| {
+        let kind = alert_kind(finding)?;
+        if source(kind) != Source::Looks || kind == AlertKind::RunFailed && !tells_of_failure {
+            return None;
+        }
+        let key = LevelKey {
+            kind,
+            coupon: coupon.filter(|_| kind != AlertKind::RunFailed),
+            drop,
+            part: finding.cause.part(),
+        };
+        Some((key, finding))
+    })
 }
 
 /// Whether a failure of this run is a problem of the installation. A stopped run is none; one that
@@ -226,13 +226,8 @@ pub fn repairs(run: &Run) -> BTreeMap<(Option<DropId>, Kind), u64> {
 pub(crate) fn mailed_repairs(run: &Run) -> impl Iterator<Item = (Option<DropId>, &Finding)> {
     // Other alerts say that a coupon opens, and which users are owed a slot.
     let is_reported = |action| matches!(action, ActionKind::Open | ActionKind::Owe);
-    let loose = run.findings.iter().map(|finding| (None, finding));
-    let of_drops = run.drops.iter().flat_map(|report| {
-        let findings = report.findings.iter();
-        findings.map(move |finding| (Some(report.drop_id), finding))
-    });
-    loose
-        .chain(of_drops)
+    placed(run)
+        .map(|(_, drop, finding)| (drop, finding))
         .filter(|(_, it)| it.result == Outcome::Applied && !it.needs_person)
         .filter(move |(_, it)| !is_reported(it.action))
 }

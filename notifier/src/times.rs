@@ -34,7 +34,7 @@ pub struct Times {
     pub gone_for: TimeDelta,
     /// Whether its end is mailed.
     pub says_over: bool,
-    /// Whether it is about a store: its mail does not wait for the budget.
+    /// Whether it is about a store: the first mail does not wait for the budget.
     pub is_store: bool,
 }
 

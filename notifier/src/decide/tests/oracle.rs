@@ -11,8 +11,11 @@ use crate::condition::{Cases, Facts};
 /// The most mails about one alert in an hour.
 const OF_ONE: usize = 10;
 
-/// The most mails in an hour that are not about a store: ten at once, and one in ten minutes.
+/// The most mails in an hour that are not about a new outage: ten at once, and one in ten minutes.
 const OF_OTHERS: usize = 16;
+
+/// The most mails in an hour: those, and seven about new outages of three stores.
+const OF_ALL: usize = 23;
 
 const HOUR: i64 = 3_600;
 
@@ -66,7 +69,7 @@ pub(super) struct Oracle {
     /// Some coupons are closed now.
     has_closure: bool,
     mails: Vec<i64>,
-    /// Those that are not about a store.
+    /// Those that are not about a new outage.
     others: Vec<i64>,
     /// The most mails in an hour so far.
     pub(super) most: Most,
@@ -88,11 +91,12 @@ fn each(cases: &Cases) -> BTreeSet<i64> {
     }
 }
 
-/// A store's mail does not wait for the budget.
-fn is_about_store(decision: &Decision, moment: &Moment<'_>) -> bool {
+/// The mail about a new outage does not wait for the budget.
+fn is_new_outage(decision: &Decision, moment: &Moment<'_>) -> bool {
     let kind = AlertKind::from_word(&decision.alert.kind).unwrap();
     let source = (moment.source)(kind);
-    matches!(source, Source::Redis | Source::Kafka | Source::Mysql)
+    let is_store = matches!(source, Source::Redis | Source::Kafka | Source::Mysql);
+    is_store && decision.reason == Some(Reason::New)
 }
 
 /// What hides what, as docs/OPERATIONS.md has it: cause, hidden kind.
@@ -149,7 +153,7 @@ impl Oracle {
         self.note_causes(moment, &here);
         if !moment.told.is_empty() {
             self.mails.push(moment.second);
-            if !moment.told.iter().any(|it| is_about_store(it, moment)) {
+            if !moment.told.iter().any(|it| is_new_outage(it, moment)) {
                 self.others.push(moment.second);
             }
         }
@@ -316,10 +320,13 @@ impl Oracle {
                 );
             }
         }
-        let in_last_hour = self.mails.iter().filter(|at| second - **at < HOUR);
-        self.most.of_all = self.most.of_all.max(in_last_hour.count());
+        let in_last_hour = self.mails.iter().filter(|at| second - **at < HOUR).count();
+        self.most.of_all = self.most.of_all.max(in_last_hour);
+        if in_last_hour > OF_ALL {
+            return broken(5, format!("{second} s: {in_last_hour} mails in an hour"));
+        }
         if in_hour(&mut self.others) > OF_OTHERS {
-            let what = format!("{second} s: more than {OF_OTHERS} mails, not of stores");
+            let what = format!("{second} s: more than {OF_OTHERS} mails, not of new outages");
             return broken(5, what);
         }
         Ok(())
