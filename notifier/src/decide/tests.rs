@@ -248,6 +248,31 @@ fn eleventh_mail_of_an_hour_waits_unless_a_store_takes_it_along() {
     assert_eq!(untold(&line), 0);
 }
 
+#[test]
+fn end_of_an_outage_waits_for_its_turn_and_a_new_outage_does_not() {
+    let mut line = Timeline::default();
+    assert_eq!(line.tells(0, 60, &[redis()]), [(30, Reason::New)]);
+    let mut seen = vec![redis()];
+    for (second, n) in (65..110).step_by(5).zip(1..) {
+        let name = format!("unissued.{n}");
+        let drop = Condition {
+            name,
+            ..unissued(&[1])
+        };
+        seen.push(drop);
+        assert_eq!(line.evaluate(second, &seen, &[]), [Reason::New]);
+    }
+    seen.remove(0);
+    let told = line.tells(110, 710, &seen);
+    assert_eq!(
+        told,
+        [(705, Reason::Over)],
+        "ten minutes after the tenth mail"
+    );
+    seen.push(condition(AlertKind::KafkaUnreachable, &[1]));
+    assert_eq!(line.tells(715, 800, &seen), [(745, Reason::New)]);
+}
+
 /// After a failover to a MySQL whose clock is behind.
 #[test]
 fn times_ahead_of_the_clock_count_as_now() {

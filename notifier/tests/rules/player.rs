@@ -391,6 +391,11 @@ fn look_at_drop(look: &str, finds: &str, second: i64, age: i64) -> Run {
         _ => Judged::of(Kinds::all_but([AlertKind::Left(Kind::BadUse)])),
     };
     report.findings = found(finds, age);
+    if is_of_campaign {
+        for finding in &mut report.findings {
+            finding.coupon_id = Some(coupon);
+        }
+    }
     Run {
         drops: vec![report],
         ..begun(second)
