@@ -4,10 +4,9 @@ use std::net::SocketAddr;
 use std::process::ExitCode;
 use std::time::Duration;
 
-use clap::{Args, CommandFactory as _, Parser, Subcommand};
-use firstcome_shared::config::{LogArgs, listen_address, parse};
+use clap::{Args, Parser, Subcommand};
+use firstcome_shared::config::{LogArgs, listen_address};
 use firstcome_shared::http::probe::ProbeArgs;
-use firstcome_shared::schedule::time_zone::long_version;
 use firstcome_shared::trace;
 use tokio::runtime::Builder;
 
@@ -19,7 +18,7 @@ use crate::serve::{self, ServeArgs};
 /// Gives out a limited number of coupons, first come, first served. Most settings can be given as
 /// a flag or as an environment variable; the help of each command lists both.
 #[derive(Debug, Parser)]
-#[command(name = "firstcome-api", version, long_version = long_version())]
+#[command(name = "firstcome-api", version)]
 pub struct ApiCli {
     #[command(flatten)]
     pub logs: LogArgs,
@@ -59,7 +58,7 @@ pub fn main() -> ExitCode {
     // Huge pages of 2 MB would mostly stay unused. If the call fails, the process only needs more
     // memory.
     let small_pages = rustix::thread::disable_transparent_huge_pages(true);
-    let cli: ApiCli = parse(ApiCli::command());
+    let cli = ApiCli::parse();
     cli.logs.init();
     if let Err(error) = small_pages {
         tracing::warn!(

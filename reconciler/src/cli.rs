@@ -4,9 +4,8 @@
 use std::process::ExitCode;
 use std::time::Duration;
 
-use clap::{CommandFactory as _, Parser, Subcommand};
-use firstcome_shared::config::{LogArgs, parse};
-use firstcome_shared::schedule::time_zone::long_version;
+use clap::{Parser, Subcommand};
+use firstcome_shared::config::LogArgs;
 use firstcome_shared::shutdown;
 use tokio::runtime::Runtime;
 
@@ -17,7 +16,7 @@ use crate::{attach, daemon, explain, notify, once};
 
 /// Compares every promise with every row, repairs the differences, and alerts operators.
 #[derive(Debug, Parser)]
-#[command(name = "firstcome-reconciler", version, long_version = long_version(), about, max_term_width = 120)]
+#[command(name = "firstcome-reconciler", version, about, max_term_width = 120)]
 pub struct Cli {
     #[command(flatten)]
     pub logs: LogArgs,
@@ -54,7 +53,7 @@ const THREADS_END_WITHIN: Duration = Duration::from_secs(2);
 
 /// Runs the command.
 pub fn main() -> ExitCode {
-    let cli: Cli = parse(Cli::command());
+    let cli = Cli::parse();
     cli.logs.init();
     let done = Runtime::new()
         .map_err(anyhow::Error::from)
