@@ -9,7 +9,6 @@ use firstcome_shared::mysql::processes::{ProcessRow, announce};
 use firstcome_shared::process_state::SeenState;
 use firstcome_shared::redis::Redis;
 use firstcome_shared::redis::admission::LEASE;
-use firstcome_shared::schedule::time_zone;
 use tokio_util::sync::CancellationToken;
 
 use super::args::ServeArgs;
@@ -29,7 +28,6 @@ pub(super) async fn services(
     args: &ServeArgs,
     shutdown: &CancellationToken,
 ) -> anyhow::Result<Option<Services>> {
-    time_zone::warn_if_old();
     let identity =
         UserIdentity::new(&args.identity, args.http.listen_addr).map_err(anyhow::Error::msg)?;
     // A gate stays closed for at least these deadlines before slots are given again, and no lease

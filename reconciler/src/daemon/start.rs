@@ -6,7 +6,6 @@ use std::time::Duration;
 use firstcome_shared::config::StartError;
 use firstcome_shared::mysql::{Db, DbError};
 use firstcome_shared::process_state::{SeenState, StoreState};
-use firstcome_shared::schedule::time_zone;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
@@ -30,7 +29,6 @@ pub(super) async fn wait_for_stores(
     crons: &[(ScheduledRun, Times)],
     stop: &CancellationToken,
 ) -> anyhow::Result<Option<Vec<CronSchedule>>> {
-    time_zone::warn_if_old();
     let attempt = async || {
         start_check::check(all, ATTEMPT, stop).await?;
         let loaded = schedules(&all.db, crons).await;

@@ -140,10 +140,7 @@ pub(crate) fn router(front: Front) -> anyhow::Result<Router> {
         public_url: front.public_url,
         screens: Screens::All(redis.clone()),
     })?;
-    let notes = health::durability_of(&redis)
-        .into_iter()
-        .chain([health::time_zone_rules()])
-        .collect();
+    let notes = health::durability_of(&redis).into_iter().collect();
     let routes = ops
         .merge(pages)
         .route("/openapi.json", openapi)

@@ -15,7 +15,6 @@ use tokio::time::timeout;
 use utoipa::ToSchema;
 
 use crate::redis::Redis;
-use crate::schedule::time_zone;
 
 /// A check of one dependency. `Err` describes the fault.
 pub type HealthCheck = Arc<dyn Fn() -> BoxFuture<'static, Result<(), String>> + Send + Sync>;
@@ -59,11 +58,6 @@ pub fn durability_of(redis: &Redis) -> Option<(&'static str, HealthCheck)> {
     let said = "nothing checks that Redis is durable (REDIS_DURABILITY=managed)";
     let is_managed = redis.is_managed();
     is_managed.then(|| ("redis_durability", note(said.to_owned())))
-}
-
-/// Returns a `/readyz` note with the version of the time zone rules.
-pub fn time_zone_rules() -> (&'static str, HealthCheck) {
-    ("time_zones", note(time_zone::rules().to_string()))
 }
 
 fn note(text: String) -> HealthCheck {

@@ -115,7 +115,6 @@ pub(crate) fn notes(app: &App) -> Vec<(&'static str, HealthCheck)> {
         notes.push(("jwt_keys", note(app, move |_| keys.problem())));
     }
     notes.extend(health::durability_of(&app.redis));
-    notes.push(health::time_zone_rules());
     notes
 }
 
