@@ -1,12 +1,10 @@
 //! `/openapi.json`, which is generated from the handlers and the types (utoipa). This module adds
 //! the parts that all operations of a kind share.
 
-use std::collections::BTreeMap;
-
 use utoipa::PartialSchema as _;
 use utoipa::openapi::header::Header;
 use utoipa::openapi::path::{Operation, Parameter, ParameterBuilder, ParameterIn};
-use utoipa::openapi::schema::{AllOf, Object, ObjectBuilder, Schema, SchemaType, Type};
+use utoipa::openapi::schema::{Object, ObjectBuilder, Schema, Type};
 use utoipa::openapi::security::{HttpAuthScheme, HttpBuilder, SecurityRequirement, SecurityScheme};
 use utoipa::openapi::{Content, OpenApi, Ref, RefOr, Required, Response};
 
@@ -48,7 +46,6 @@ pub fn bearer(description: &str) -> SecurityScheme {
 
 /// Adds the tokens by name. For operations under /v1/, also adds the headers and error responses
 /// that operations with the same tokens share, and gives each error response the schema of errors.
-/// Makes one object of each struct with flattened fields.
 #[must_use]
 pub fn completed(mut document: OpenApi, tokens: &[(&str, SecurityScheme)]) -> OpenApi {
     for (path, item) in &mut document.paths.paths {
@@ -73,7 +70,7 @@ pub fn completed(mut document: OpenApi, tokens: &[(&str, SecurityScheme)]) -> Op
     for (name, scheme) in tokens {
         components.add_security_scheme(*name, scheme.clone());
     }
-    merge_flattened(&mut components.schemas);
+    components.schemas.values_mut().for_each(open);
     document
 }
 
@@ -178,65 +175,13 @@ fn header(name: &str, meaning: &str, example: &str, schema: RefOr<Schema>) -> Pa
         .build()
 }
 
-type Schemas = BTreeMap<String, RefOr<Schema>>;
-
-/// Replaces the `allOf` of each struct with flattened fields by one object. As a part of `allOf`, a
-/// body that accepts no unknown fields would refuse the other fields of the struct.
-fn merge_flattened(schemas: &mut Schemas) {
-    let parts = schemas.clone();
-    for schema in schemas.values_mut() {
-        if let RefOr::T(Schema::AllOf(flattened)) = schema {
-            let mut merged = Object::new();
-            merged.description.clone_from(&flattened.description);
-            add_parts(&mut merged, flattened, &parts);
-            *schema = Schema::Object(merged).into();
-        }
-    }
-}
-
-fn add_parts(merged: &mut Object, flattened: &AllOf, schemas: &Schemas) {
-    for part in &flattened.items {
-        let part = match part {
-            RefOr::Ref(reference) => reference
-                .ref_location
-                .rsplit('/')
-                .next()
-                .and_then(|name| schemas.get(name)),
-            RefOr::T(_) => Some(part),
-        };
-        match part {
-            Some(RefOr::T(Schema::Object(part))) => add_fields(merged, part),
-            Some(RefOr::T(Schema::AllOf(part))) => add_parts(merged, part, schemas),
-            _ => {}
-        }
-    }
-}
-
-/// Adds the fields of a flattened struct. A field with a default may be missing in a body, but a
-/// response has it.
-fn add_fields(merged: &mut Object, part: &Object) {
-    merged.required.extend(part.required.iter().cloned());
-    for (name, schema) in &part.properties {
-        merged.properties.insert(name.clone(), schema.clone());
-        if !may_be_null(schema) && !merged.required.contains(name) {
-            merged.required.push(name.clone());
-        }
-    }
-}
-
-fn may_be_null(schema: &RefOr<Schema>) -> bool {
+/// Lets an object have further fields. The body of a new coupon accepts no unknown fields, and as a
+/// part of a response it would refuse the response's other fields.
+fn open(schema: &mut RefOr<Schema>) {
     match schema {
-        RefOr::T(Schema::Object(object)) => match &object.schema_type {
-            SchemaType::Type(only) => *only == Type::Null,
-            SchemaType::Array(types) => types.contains(&Type::Null),
-            SchemaType::AnyValue => true,
-        },
-        RefOr::T(Schema::Array(array)) => match &array.schema_type {
-            SchemaType::Array(types) => types.contains(&Type::Null),
-            SchemaType::Type(_) | SchemaType::AnyValue => false,
-        },
-        RefOr::T(Schema::OneOf(choice)) => choice.items.iter().any(may_be_null),
-        _ => false,
+        RefOr::T(Schema::Object(object)) => object.additional_properties = None,
+        RefOr::T(Schema::AllOf(parts)) => parts.items.iter_mut().for_each(open),
+        _ => {}
     }
 }
 
@@ -285,17 +230,15 @@ mod tests {
     }
 
     #[test]
-    fn flattened_body_in_a_response_is_part_of_one_open_object() {
+    fn body_that_is_a_part_of_a_response_refuses_none_of_its_other_fields() {
         let schemas = &document()["components"]["schemas"];
-        assert_eq!(schemas["Settings"]["additionalProperties"], false);
         assert_eq!(schemas["Settings"]["required"], json!(["name"]));
-        let view = &schemas["View"];
-        assert!(view["additionalProperties"].is_null() && view["allOf"].is_null());
-        let fields: Vec<&String> = view["properties"].as_object().unwrap().keys().collect();
-        assert_eq!(fields, ["allow", "id", "name", "paused"]);
-        let mut required: Vec<String> = serde_json::from_value(view["required"].clone()).unwrap();
-        required.sort();
-        assert_eq!(required, ["id", "name", "paused"]);
+        assert!(schemas["Settings"]["additionalProperties"].is_null());
+        let [settings, own] = &schemas["View"]["allOf"].as_array().unwrap()[..] else {
+            panic!("{schemas}");
+        };
+        assert_eq!(settings["$ref"], "#/components/schemas/Settings");
+        assert_eq!(own["required"], json!(["id"]));
     }
 
     #[test]
