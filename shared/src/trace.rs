@@ -1,8 +1,7 @@
 //! Traces: one span for each traced request of the API, recorded with OpenTelemetry's SDK
 //! (docs/decisions/0035-settings.md).
 //!
-//! The `traceparent` of a claim's request also becomes a header of its message if the message has
-//! no other claim, even if nothing is exported. Spans are recorded only for sampled traces.
+//! Without a collector, no request has a trace. Spans are recorded only for sampled traces.
 
 use std::sync::OnceLock;
 use std::time::Duration;
@@ -10,19 +9,17 @@ use std::time::Duration;
 use anyhow::{Context as _, anyhow};
 use async_trait::async_trait;
 use axum::http::{HeaderMap, HeaderValue, Request, Response, StatusCode};
-use futures_util::future::Either;
 use hyper::body::Bytes;
 use opentelemetry::propagation::TextMapPropagator as _;
 use opentelemetry::trace::{
-    FutureExt as _, Span as _, SpanKind, Status, TraceContextExt as _, Tracer as _,
-    TracerProvider as _,
+    Span as _, SpanKind, Status, TraceContextExt as _, Tracer as _, TracerProvider as _,
 };
 use opentelemetry::{Context, KeyValue, Value};
 use opentelemetry_http::{HeaderExtractor, HttpError};
 use opentelemetry_otlp::{Protocol, SpanExporter, WithExportConfig as _, WithHttpConfig as _};
 use opentelemetry_sdk::Resource;
 use opentelemetry_sdk::propagation::TraceContextPropagator;
-use opentelemetry_sdk::trace::{Sampler, SdkTracer, SdkTracerProvider};
+use opentelemetry_sdk::trace::{Sampler, SdkTracer, SdkTracerProvider, Span};
 use tokio::runtime::Handle;
 
 use crate::config::ssl_cert_file;
@@ -30,8 +27,8 @@ use crate::http::client::HttpClient;
 use crate::http::request_id;
 use crate::tls::Store;
 
-/// The header of requests, responses and messages.
-pub const TRACEPARENT: &str = "traceparent";
+/// The header of requests and responses.
+const TRACEPARENT: &str = "traceparent";
 
 /// Default share of traced requests among those without a `traceparent`. OpenTelemetry's default is
 /// to trace all, which would export a span for each claim of a rush.
@@ -111,18 +108,6 @@ impl opentelemetry_http::HttpClient for OtlpSender {
     }
 }
 
-/// Returns the `traceparent` of the request that the current task handles, if it has a trace.
-pub fn current() -> Option<String> {
-    let context = Context::current();
-    context.has_active_span().then(|| traceparent(&context))
-}
-
-fn traceparent(context: &Context) -> String {
-    let span = context.span().span_context().clone();
-    let flags = span.trace_flags().to_u8();
-    format!("00-{}-{}-{flags:02x}", span.trace_id(), span.span_id())
-}
-
 /// The method of a request, and the pattern of its path.
 #[derive(Debug, Clone, Copy)]
 pub struct Route<'a> {
@@ -132,45 +117,35 @@ pub struct Route<'a> {
 
 /// A request's part in a trace: continued from its header or started by the sampler, and returned
 /// in the response's header. Most requests have none.
-pub struct RequestTrace(Option<Context>);
+pub struct RequestTrace(Option<Box<Span>>);
 
 impl RequestTrace {
     pub fn from_headers(headers: &HeaderMap) -> Self {
-        if EXPORT.get().is_none() && !headers.contains_key(TRACEPARENT) {
+        let Some((_, tracer)) = EXPORT.get() else {
             return Self(None);
-        }
+        };
         let parent = TraceContextPropagator::new()
             .extract_with_context(&Context::new(), &HeaderExtractor(headers));
-        let is_continued = parent.has_active_span();
-        let Some((_, tracer)) = EXPORT.get() else {
-            return Self(is_continued.then_some(parent));
-        };
         let builder = tracer.span_builder("request").with_kind(SpanKind::Server);
         let span = tracer.build_with_context(builder, &parent);
-        let is_traced = is_continued || span.is_recording();
-        Self(is_traced.then(|| parent.with_span(span)))
-    }
-
-    /// Runs `work` with this trace as [`current`].
-    pub fn within<F: Future>(&self, work: F) -> impl Future<Output = F::Output> + use<F> {
-        // No `async` block, which would contain `work` three times.
-        match &self.0 {
-            Some(context) => Either::Left(work.with_context(context.clone())),
-            None => Either::Right(work),
-        }
+        let is_traced = parent.has_active_span() || span.is_recording();
+        Self(is_traced.then(|| Box::new(span)))
     }
 
     /// Ends the request's span, and sets the `traceparent` header of the response. `route` contains
     /// the pattern of the path, not the path.
     pub fn end(self, route: Route<'_>, status: StatusCode, headers: &mut HeaderMap) {
-        let Some(context) = self.0 else { return };
-        if let Ok(value) = HeaderValue::try_from(traceparent(&context)) {
+        let Some(mut span) = self.0 else { return };
+        let context = span.span_context();
+        let trace_id = context.trace_id();
+        let span_id = context.span_id();
+        let flags = context.trace_flags().to_u8();
+        if let Ok(value) = HeaderValue::try_from(format!("00-{trace_id}-{span_id}-{flags:02x}")) {
             headers.insert(TRACEPARENT, value);
         }
-        let span = context.span();
         let Route { method, path } = route;
         span.update_name(format!("{method} {path}"));
-        let set = |key, value: Value| span.set_attribute(KeyValue::new(key, value));
+        let mut set = |key, value: Value| span.set_attribute(KeyValue::new(key, value));
         // The names follow OpenTelemetry's semantic conventions.
         set("http.request.method", method.into());
         set("http.route", path.to_owned().into());
@@ -185,39 +160,5 @@ impl RequestTrace {
             span.set_status(Status::error(""));
         }
         span.end();
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn request_continues_a_valid_trace_and_ignores_an_invalid_header() {
-        let answered = |text: &str| {
-            let given = HeaderMap::from_iter([(
-                TRACEPARENT.parse().unwrap(),
-                HeaderValue::from_str(text).unwrap(),
-            )]);
-            let mut headers = HeaderMap::new();
-            let route = Route {
-                method: "GET",
-                path: "/",
-            };
-            RequestTrace::from_headers(&given).end(route, StatusCode::OK, &mut headers);
-            headers.remove(TRACEPARENT)
-        };
-        let good = "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01";
-        for text in [good.to_owned(), good.replace("-01", "-00")] {
-            assert_eq!(answered(&text).unwrap(), text.as_str());
-        }
-        for bad in [
-            "",
-            "00",
-            &good[..53],
-            &good.replace("00f067aa0ba902b7", &"0".repeat(16)),
-        ] {
-            assert_eq!(answered(bad), None, "{bad:?}");
-        }
     }
 }

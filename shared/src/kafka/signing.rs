@@ -48,7 +48,7 @@ impl Signing {
 
     /// Returns headers with the signature of a message on a topic.
     pub fn headers(&self, topic: &str, payload: &[u8]) -> OwnedHeaders {
-        OwnedHeaders::new_with_capacity(2).insert(Header {
+        OwnedHeaders::new_with_capacity(1).insert(Header {
             key: SIGNATURE,
             value: Some(&self.sign(topic, payload)),
         })

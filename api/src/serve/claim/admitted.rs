@@ -20,6 +20,4 @@ pub(super) struct Admitted {
     /// In Unix milliseconds, or `None` if unknown. For example, if the user holds a slot of a drop
     /// that is no candidate, the script reads only the coupon's claimants.
     pub(super) admitted_at_ms: Option<i64>,
-    /// The `traceparent` of its request, if it has a trace.
-    pub(super) trace: Option<String>,
 }

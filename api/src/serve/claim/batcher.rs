@@ -19,7 +19,6 @@ use firstcome_shared::domain::{DropId, Slot};
 use firstcome_shared::redis::admission::{
     Admission, AdmissionError, AdmissionReply, Admissions, Candidates, Claimant,
 };
-use firstcome_shared::trace;
 use metrics::histogram;
 use tokio::sync::oneshot;
 use tokio::task::JoinHandle;
@@ -53,7 +52,6 @@ pub(super) async fn join_call(
         },
         arrived: Instant::now(),
         losers: Arc::clone(candidates.first.losers),
-        trace: trace::current(),
         reply,
         _place: place,
     };
@@ -184,7 +182,6 @@ fn deliver(
         claims.push(Admitted {
             claim,
             admitted_at_ms: reply.admitted_at_ms,
-            trace: pending.trace.clone(),
         });
         waiting.push((pending, reply));
     }

@@ -7,10 +7,8 @@ use firstcome_shared::claim::Claim;
 use firstcome_shared::crash::{Point, crash_point};
 use firstcome_shared::kafka::{KafkaSettings, TopicError, check_topic};
 use firstcome_shared::report::FailureCause;
-use firstcome_shared::trace::TRACEPARENT;
 use metrics::{counter, gauge, histogram};
 use parking_lot::RwLock;
-use rdkafka::message::Header;
 use rdkafka::producer::{BaseRecord, Producer as _};
 use tokio::sync::oneshot;
 use tokio::task::spawn_blocking;
@@ -133,16 +131,7 @@ impl Publisher {
             return false;
         };
         let topic = &self.kafka.topic;
-        let mut headers = self.kafka.signing.headers(topic, payload.as_bytes());
-        // A message has one trace, so only that of a single claim is carried.
-        if let [one] = claims
-            && let Some(trace) = &one.trace
-        {
-            headers = headers.insert(Header {
-                key: TRACEPARENT,
-                value: Some(trace),
-            });
-        }
+        let headers = self.kafka.signing.headers(topic, payload.as_bytes());
         let (waiting, report) = oneshot::channel();
         let record = BaseRecord::with_opaque_to(topic, Box::new(waiting))
             .key(&key)

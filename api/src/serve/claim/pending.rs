@@ -30,8 +30,6 @@ pub(crate) struct PendingClaim {
     pub(super) arrived: Instant,
     /// The losers of its first candidate.
     pub(super) losers: Arc<Losers>,
-    /// The `traceparent` of its request, if it has a trace.
-    pub(super) trace: Option<String>,
     pub(super) reply: oneshot::Sender<Result<StoredReply, Arc<AdmissionError>>>,
     /// Released when the reply is sent.
     pub(super) _place: OwnedSemaphorePermit,

@@ -10,7 +10,6 @@ use firstcome_shared::mysql::issued::IssuedRow;
 use firstcome_shared::mysql::promises::PersonRecord;
 use firstcome_shared::redis::RedisError;
 use firstcome_shared::redis::standing::ClaimStanding;
-use firstcome_shared::trace;
 use serde::Serialize;
 use tokio::time::Instant;
 use utoipa::ToSchema;
@@ -117,7 +116,6 @@ pub(crate) async fn my_claim(
                 claimed_at: Some(instant(admitted_at_ms.unwrap_or(now_ms))),
             },
             admitted_at_ms,
-            trace: trace::current(),
         };
         let call = Call {
             coupon: id,

@@ -44,7 +44,7 @@ pub(super) fn guarded<'a, Work: Future<Output = Response>>(
     work: Work,
 ) -> impl Future<Output = Response> + use<'a, Work> {
     let begun = Instant::now();
-    let work = AssertUnwindSafe(trace.within(work)).catch_unwind();
+    let work = AssertUnwindSafe(work).catch_unwind();
     timeout_at(begun + app.request_timeout, work).map(move |answered| {
         let Route { method, path } = route;
         let mut response = match answered {
