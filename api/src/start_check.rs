@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use firstcome_shared::config::{StartArgs, StartError, wait_for};
 use firstcome_shared::http::client::FetchError;
-use firstcome_shared::kafka::{KafkaSettings, TopicError, check_topic_at_start};
+use firstcome_shared::kafka::{KafkaSettings, TopicError, check_topic};
 use firstcome_shared::mysql::{Db, DbError, DbSettings, migrations};
 use firstcome_shared::redis::copy::CatalogueCopy;
 use firstcome_shared::redis::safety::Unsafe;
@@ -76,7 +76,7 @@ impl<'a> StoreWait<'a> {
     /// Waits for Kafka and checks the topic. Returns its number of partitions.
     pub(crate) async fn topic(&self, kafka: &KafkaSettings) -> Result<usize, StartError> {
         self.until(&of_kafka(kafka), async || {
-            Ok(check_topic_at_start(kafka, KAFKA_LIMIT).await?)
+            Ok(check_topic(kafka, KAFKA_LIMIT).await?.partitions)
         })
         .await
     }
@@ -87,8 +87,8 @@ impl<'a> StoreWait<'a> {
         &self,
         kafka: &KafkaSettings,
     ) -> Result<Option<usize>, StartError> {
-        match check_topic_at_start(kafka, KAFKA_LIMIT).await {
-            Ok(partitions) => Ok(Some(partitions)),
+        match check_topic(kafka, KAFKA_LIMIT).await {
+            Ok(found) => Ok(Some(found.partitions)),
             Err(error) if error.is_away() => {
                 tracing::warn!(%error, "starting without Kafka: claims go to MySQL until it answers");
                 Ok(None)

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use anyhow::Error;
 use firstcome_shared::config::{StartError, wait_for};
-use firstcome_shared::kafka::{TopicError, check_topic_at_start};
+use firstcome_shared::kafka::{TopicError, check_topic};
 use firstcome_shared::mysql::{DbError, migrations};
 use firstcome_shared::redis::safety::Unsafe;
 use tokio_util::sync::CancellationToken;
@@ -49,7 +49,7 @@ pub async fn check(
     let kafka = &stores.topic.settings;
     let name = format!("Kafka at {}", kafka.brokers);
     let safe = wait_for(&name, limit, stop, TopicError::is_away, async || {
-        check_topic_at_start(kafka, PATIENCE).await
+        check_topic(kafka, PATIENCE).await
     })
     .await;
     safe.map(|_| ()).map_err(of(FailureCause::Kafka))

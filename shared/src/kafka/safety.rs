@@ -14,13 +14,6 @@ pub(super) const BATCH_SETTING: &str = "max.message.bytes";
 /// clock.
 pub(super) const TIME_SETTING: [&str; 2] = ["message.timestamp.type", "LogAppendTime"];
 
-fn change(topic: &str, setting: &str) -> String {
-    format!(
-        "set it to {setting}: kafka-configs.sh --alter --entity-type topics --entity-name \
-        {topic} --add-config {setting}"
-    )
-}
-
 /// Returns the required change if the topic, with this number of replicas, can lose acknowledged
 /// messages, acknowledges none, or allows larger batches than readers can decompress; else `None`.
 /// `value` returns a setting of the topic by name.
@@ -29,7 +22,12 @@ pub(super) fn what_is_unsafe<'a>(
     replicas: usize,
     value: impl Fn(&str) -> Option<&'a str>,
 ) -> Option<String> {
-    let change = |setting: &str| change(topic, setting);
+    let change = |setting: &str| {
+        format!(
+            "set it to {setting}: kafka-configs.sh --alter --entity-type topics --entity-name \
+            {topic} --add-config {setting}"
+        )
+    };
     let largest = value(BATCH_SETTING).and_then(|number| number.parse::<usize>().ok());
     if let Some(largest) = largest.filter(|largest| *largest > LARGEST_BATCH) {
         return Some(format!(
@@ -75,37 +73,9 @@ pub(super) fn what_is_unsafe<'a>(
     })
 }
 
-/// Returns the advised change if the topic refuses the messages of an API whose clock is ahead. Such
-/// refusals lose no claim, because the API writes the claims to MySQL.
-pub(super) fn refuses_by_clock<'a>(
-    topic: &str,
-    value: impl Fn(&str) -> Option<&'a str>,
-) -> Option<String> {
-    let [name, broker] = TIME_SETTING;
-    let set = value(name).filter(|set| *set != broker)?;
-    Some(format!(
-        "the topic {topic:?} refuses the messages of an API whose clock is an hour ahead \
-        ({name}={set}); {}",
-        change(topic, &format!("{name}={broker}"))
-    ))
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn warning_is_returned_for_a_topic_that_keeps_the_times_of_producers() {
-        for (set, is_warned) in [
-            (Some("CreateTime"), true),
-            (Some("LogAppendTime"), false),
-            (None, false),
-        ] {
-            let said = refuses_by_clock("claims", |name| set.filter(|_| name == TIME_SETTING[0]));
-            let advice = "--add-config message.timestamp.type=LogAppendTime";
-            assert_eq!(said.is_some_and(|said| said.ends_with(advice)), is_warned);
-        }
-    }
 
     #[test]
     fn topic_that_may_lose_acknowledged_claims_is_refused_with_a_remedy() {

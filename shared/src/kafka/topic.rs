@@ -13,7 +13,7 @@ use rdkafka::types::RDKafkaRespErr;
 
 use super::diagnosis::Failures;
 use super::error::TopicError;
-use super::safety::{BATCH_SETTING, IN_SYNC, TIME_SETTING, refuses_by_clock, what_is_unsafe};
+use super::safety::{BATCH_SETTING, IN_SYNC, TIME_SETTING, what_is_unsafe};
 use super::{KafkaSettings, LARGEST_BATCH};
 
 /// Maximum number of events processed after a call.
@@ -21,19 +21,6 @@ const EVENTS: usize = 50;
 
 /// A client that can also read and create topics, but does not report why it reaches no broker.
 type Admin = AdminClient<DefaultClientContext>;
-
-/// Checks the topic as [`check_topic`] does, and logs its warning, if there is one. Returns the
-/// number of partitions.
-pub async fn check_topic_at_start(
-    settings: &KafkaSettings,
-    limit: Duration,
-) -> Result<usize, TopicError> {
-    let found = check_topic(settings, limit).await?;
-    if let Some(warning) = found.warning {
-        tracing::warn!("{warning}");
-    }
-    Ok(found.partitions)
-}
 
 /// Checks that the topic exists, that its settings cannot lose acknowledged messages, and that
 /// enough replicas are in sync. If Kafka does not let this process read the settings, checks only
@@ -61,10 +48,7 @@ pub async fn check_topic(
             settings.topic, found.in_sync
         )));
     }
-    Ok(FoundTopic {
-        warning: refuses_by_clock(&settings.topic, value),
-        ..found
-    })
+    Ok(found)
 }
 
 /// A topic as the brokers describe it.
@@ -74,8 +58,6 @@ pub struct FoundTopic {
     pub replicas: usize,
     /// The smallest number of replicas in sync of any partition.
     in_sync: usize,
-    /// Advice about a setting that is not refused, because it loses no messages.
-    warning: Option<String>,
 }
 
 /// Reads the topic's partitions. Returns the client too, because a new one would have to connect
@@ -153,7 +135,6 @@ impl KafkaSettings {
                 partitions: partitions.len(),
                 replicas,
                 in_sync,
-                warning: None,
             });
         }
         let hidden = RDKafkaRespErr::RD_KAFKA_RESP_ERR_TOPIC_AUTHORIZATION_FAILED;
@@ -211,7 +192,7 @@ pub async fn ensure_topic(
     limit: Duration,
     replication: i32,
 ) -> Result<bool, TopicError> {
-    match check_topic_at_start(settings, limit).await {
+    match check_topic(settings, limit).await {
         Err(TopicError::Missing(_)) => {}
         other => return other.map(|_| false),
     }

@@ -18,11 +18,6 @@ const OLDEST: u32 = 7;
 /// its replicas. Every fail-over must take longer than this.
 const LONGEST_LAG: u32 = 10;
 
-const STOPS_AFTER_SNAPSHOTS: &str = "Redis writes snapshots (`save`) and refuses every write \
-    after one that fails (`stop-writes-on-bgsave-error yes`), so a full disk would stop all \
-    claims: set `save \"\"`, which an append-only file makes unnecessary, or \
-    `stop-writes-on-bgsave-error no`";
-
 static IDENTITY: LazyLock<Script> = LazyLock::new(|| Script::new("return identity() or ''"));
 
 #[derive(Debug, thiserror::Error)]
@@ -41,9 +36,6 @@ impl Redis {
         let checked = self.check_settings().await;
         if checked.is_ok() && self.is_managed() {
             tracing::warn!("REDIS_DURABILITY=managed: the durability of Redis is not checked");
-        }
-        if checked.is_ok() && self.stops_after_snapshots().await {
-            tracing::warn!("{STOPS_AFTER_SNAPSHOTS}");
         }
         if let Err(Unsafe::Unreachable(error)) = &checked
             && let Some(advice) = wrong_setting(error)
@@ -83,32 +75,6 @@ impl Redis {
         }
         let last = silent.pop().map(|(_, error)| error);
         Err(last.unwrap_or_else(|| (ErrorKind::Io, "no server is known").into()))?
-    }
-
-    /// Whether a failed snapshot would make Redis refuse writes, as far as this login may read the
-    /// settings.
-    async fn stops_after_snapshots(&self) -> bool {
-        let Ok(masters) = self.masters().await else {
-            return false;
-        };
-        let mut pipe = redis::pipe();
-        let names = ["save", "stop-writes-on-bgsave-error"];
-        pipe.cmd("CONFIG").arg("GET").arg(&names);
-        for master in masters {
-            let told = master
-                .send(&mut pipe.clone())
-                .await
-                .unwrap_or_default()
-                .into_iter()
-                .next()
-                .unwrap_or(Value::Nil);
-            let settings: HashMap<String, String> = from_redis_value(told).unwrap_or_default();
-            let saves = settings.get("save").is_some_and(|save| !save.is_empty());
-            if saves && settings.get(names[1]).is_some_and(|stops| stops == "yes") {
-                return true;
-            }
-        }
-        false
     }
 
     /// Returns the free memory below `maxmemory` of the fullest server, in bytes, or `None` if no
