@@ -34,9 +34,6 @@ pub(super) struct ApiArgs {
     /// Your name, for the record of operators' actions
     #[arg(long, value_name = "NAME", global = true)]
     operator: Option<String>,
-    /// Print the list of coupons as the API's JSON; the other commands always print JSON
-    #[arg(long, global = true)]
-    pub(super) json: bool,
 }
 
 /// The API refused the request, or the command refused to send it. Any other error means that the

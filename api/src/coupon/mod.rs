@@ -3,14 +3,10 @@
 
 mod client;
 
-use std::io::Write as _;
 use std::process::ExitCode;
 
 use anyhow::bail;
-use chrono::{DateTime, FixedOffset};
 use clap::{Args, Subcommand};
-use comfy_table::Table;
-use comfy_table::presets::NOTHING;
 use serde_json::{Value, json};
 
 use self::client::{ApiArgs, Client, Refused};
@@ -36,16 +32,6 @@ enum CouponCommand {
     /// Raise the quantity of the drops that are not closed, and of later ones. While no drop is
     /// open, also lower it
     Raise { coupon: i64, quantity: u32 },
-    /// Change when codes expire; without a flag, they never expire
-    Validity {
-        coupon: i64,
-        /// Number of days from the claim
-        #[arg(long, value_name = "DAYS", conflicts_with = "until")]
-        days: Option<u32>,
-        /// Until this time, such as 2027-01-31T23:59:59+09:00
-        #[arg(long, value_name = "TIME")]
-        until: Option<DateTime<FixedOffset>>,
-    },
     /// Close the open drop, or a coupon that has not opened, immediately and permanently
     Close {
         coupon: i64,
@@ -56,7 +42,7 @@ enum CouponCommand {
 }
 
 struct Output {
-    text: String,
+    answer: Value,
     /// Why the command only showed what it would change.
     not_done: Option<&'static str>,
 }
@@ -65,9 +51,8 @@ struct Output {
 /// error, such as an API that could not be reached.
 pub async fn run(args: CouponArgs) -> ExitCode {
     match act(&args).await {
-        Ok(Output { text, not_done }) => {
-            // Ignore an error: most likely, the reader of the pipe, such as `head`, has closed it.
-            let _ = std::io::stdout().write_all(text.as_bytes());
+        Ok(Output { answer, not_done }) => {
+            firstcome_shared::say!("{answer:#}");
             match not_done {
                 Some(why) => {
                     firstcome_shared::complain!("{why}");
@@ -89,10 +74,7 @@ async fn act(args: &CouponArgs) -> anyhow::Result<Output> {
     let change = async |coupon, change: Value| client.change(coupon, None, &change).await;
     let mut not_done = None;
     let answer = match args.command {
-        CouponCommand::List => {
-            let text = list(&client, args.api.json).await?;
-            return Ok(Output { text, not_done });
-        }
+        CouponCommand::List => list(&client).await?,
         CouponCommand::Show { coupon } => show(coupon).await?,
         CouponCommand::Pause { coupon } => change(coupon, json!({"paused": true})).await?,
         CouponCommand::Resume { coupon } => change(coupon, json!({"paused": false})).await?,
@@ -104,11 +86,6 @@ async fn act(args: &CouponArgs) -> anyhow::Result<Output> {
             let change = json!({ "quantity": quantity });
             client.change(coupon, only, &change).await?
         }
-        CouponCommand::Validity {
-            coupon,
-            days,
-            until,
-        } => change(coupon, json!({"valid_days": days, "valid_until": until})).await?,
         CouponCommand::Close { coupon, yes: true } => {
             change(coupon, json!({"close_now": true})).await?
         }
@@ -119,8 +96,7 @@ async fn act(args: &CouponArgs) -> anyhow::Result<Output> {
             show(coupon).await?
         }
     };
-    let text = format!("{answer:#}\n");
-    Ok(Output { text, not_done })
+    Ok(Output { answer, not_done })
 }
 
 /// Refuses a quantity that is not higher while a drop is open. Operators can lower it then on the
@@ -141,8 +117,8 @@ fn refuse_lower(coupon: &Value, quantity: u32) -> anyhow::Result<()> {
     Ok(())
 }
 
-async fn list(client: &Client<'_>, json: bool) -> anyhow::Result<String> {
-    let mut coupons: Vec<Value> = Vec::new();
+async fn list(client: &Client<'_>) -> anyhow::Result<Value> {
+    let mut coupons = Vec::new();
     let mut path = "/v1/coupons?limit=1000".to_owned();
     while let Value::Array(page) = client.get(&path).await?
         && let Some(last) = page.last()
@@ -150,28 +126,5 @@ async fn list(client: &Client<'_>, json: bool) -> anyhow::Result<String> {
         path = format!("/v1/coupons?limit=1000&after={}", last["id"]);
         coupons.extend(page);
     }
-    if json {
-        return Ok(format!("{}\n", Value::Array(coupons)));
-    }
-    let mut table = Table::new();
-    table.load_style(NOTHING);
-    table.set_header(["id", "state", "left", "opens", "name"]);
-    for coupon in &coupons {
-        let drop = match &coupon["current_drop"] {
-            Value::Null => &coupon["next_drop"],
-            current => current,
-        };
-        let text = |value: &Value| value.as_str().unwrap_or("-").to_owned();
-        let left = drop["remaining"]
-            .as_u64()
-            .map_or("?".to_owned(), |left| left.to_string());
-        table.add_row([
-            coupon["id"].to_string(),
-            text(&drop["state"]),
-            format!("{left} of {}", drop["quantity"]),
-            text(&drop["opens_at"]),
-            text(&coupon["name"]),
-        ]);
-    }
-    Ok(format!("{table}\n"))
+    Ok(Value::Array(coupons))
 }
