@@ -90,34 +90,6 @@ fn time_of_day<'de, D: Deserializer<'de>>(d: D) -> Result<Option<NaiveTime>, D::
 /// within this time, so that no user is admitted to a removed drop, or before a later opening.
 const CHANGED_BEFORE_OPENING: TimeDelta = TimeDelta::minutes(1);
 
-/// A field of a change.
-struct Field {
-    name: &'static str,
-    is_given: bool,
-    concern: Concern,
-}
-
-/// What a field changes.
-#[derive(Clone, Copy, PartialEq, Eq)]
-enum Concern {
-    /// The coupon in MySQL. Redis has it only in the copy of the catalogue.
-    MysqlOnly,
-    /// The settings in Redis, too.
-    Redis,
-    /// The drops: their quantity or windows, which Redis stores, too, or which drops there are.
-    Drops,
-}
-
-impl Field {
-    fn new(name: &'static str, is_given: bool, concern: Concern) -> Self {
-        Self {
-            name,
-            is_given,
-            concern,
-        }
-    }
-}
-
 impl CouponPatch {
     /// Checks the fields one by one, and trims the name.
     ///
@@ -125,10 +97,8 @@ impl CouponPatch {
     /// The message names the field.
     pub fn checked(mut self) -> Result<Self, String> {
         self.close_now = self.close_now.filter(|close| *close);
-        let fields = self.fields();
-        if !fields.iter().any(|field| field.is_given) {
-            let names = fields.map(|field| field.name).join(", ");
-            return Err(format!("give at least one of {names} (true)"));
+        if self == Self::default() {
+            return Err("give at least one field, close_now only as true".to_owned());
         }
         if let Some(name) = &self.name {
             self.name = Some(line("name", MAX_NAME_CHARS, name)?);
@@ -137,53 +107,29 @@ impl CouponPatch {
         Ok(self)
     }
 
-    /// The fields, as the message about an empty change lists them.
-    fn fields(&self) -> [Field; 13] {
-        let Self {
-            name,
-            quantity,
-            paused,
-            waiting_list,
-            opens_at,
-            closes_at,
-            opens,
-            closes,
-            last_day,
-            close_now,
-            valid_until,
-            valid_days,
-            allow,
-        } = self;
-        [
-            Field::new("name", name.is_some(), Concern::MysqlOnly),
-            Field::new("quantity", quantity.is_some(), Concern::Drops),
-            Field::new("paused", paused.is_some(), Concern::Redis),
-            Field::new("waiting_list", waiting_list.is_some(), Concern::Redis),
-            Field::new("allow", allow.is_some(), Concern::Redis),
-            Field::new("opens_at", opens_at.is_some(), Concern::Drops),
-            Field::new("closes_at", closes_at.is_some(), Concern::Drops),
-            Field::new("opens", opens.is_some(), Concern::Drops),
-            Field::new("closes", closes.is_some(), Concern::Drops),
-            Field::new("last_day", last_day.is_some(), Concern::Drops),
-            Field::new("valid_until", valid_until.is_some(), Concern::MysqlOnly),
-            Field::new("valid_days", valid_days.is_some(), Concern::MysqlOnly),
-            Field::new("close_now", close_now.is_some(), Concern::Drops),
-        ]
-    }
-
     /// Whether it changes anything that Redis stores for admission.
     pub fn concerns_redis(&self) -> bool {
-        let mut given = self.fields().into_iter().filter(|field| field.is_given);
-        given.any(|field| match field.concern {
-            Concern::MysqlOnly => false,
-            Concern::Redis | Concern::Drops => true,
-        })
+        let without_fields_of_mysql = Self {
+            name: None,
+            valid_until: None,
+            valid_days: None,
+            ..self.clone()
+        };
+        without_fields_of_mysql != Self::default()
     }
 
     /// Whether it may change the quantity or the window of a drop, or which drops there are.
     pub fn concerns_drops(&self) -> bool {
-        let mut given = self.fields().into_iter().filter(|field| field.is_given);
-        given.any(|field| field.concern == Concern::Drops)
+        let without_fields_of_the_coupon = Self {
+            name: None,
+            valid_until: None,
+            valid_days: None,
+            paused: None,
+            waiting_list: None,
+            allow: None,
+            ..self.clone()
+        };
+        without_fields_of_the_coupon != Self::default()
     }
 
     fn concerns_days(&self) -> bool {
