@@ -27,8 +27,8 @@ pub struct Claim {
     /// The slot that Redis gave, from 1 to the drop's quantity.
     pub slot: Slot,
     pub user_id: UserId,
-    /// The time of the admission by Redis's clock, to the millisecond. If it is unknown, which it
-    /// never is in a message, the row gets the current time.
+    /// The time of the admission by Redis's clock, to the millisecond. If it is unknown, the message
+    /// and the row get the current time.
     pub claimed_at: Option<DateTime<Utc>>,
 }
 
@@ -88,34 +88,32 @@ impl Claim {
         format!("{}:{}", self.coupon_id, self.slot)
     }
 
-    /// Encodes a message with only this claim. Returns an empty string if its time is unknown.
+    /// Encodes a message with only this claim.
     pub fn encode(&self) -> String {
-        Self::encode_batch(&[self]).unwrap_or_default()
+        Self::encode_batch(&[self], Utc::now()).unwrap_or_default()
     }
 
-    /// Encodes a message. All claims must belong to one drop. Returns `None` if there are no
-    /// claims, or if the time of a claim is unknown.
-    pub fn encode_batch(claims: &[&Self]) -> Option<String> {
+    /// Encodes a message. All claims must belong to one drop. Returns `None` if there are none.
+    pub fn encode_batch(claims: &[&Self], now: DateTime<Utc>) -> Option<String> {
         let first = claims.first()?;
-        let claims: Option<Vec<ClaimWire<'_>>> = claims.iter().map(|claim| claim.wire()).collect();
         let message = serde_json::to_string(&MessageWire {
             v: VERSION,
             coupon_id: first.coupon_id.0,
             drop_id: first.drop_id.0,
-            claims: claims?,
+            claims: claims.iter().map(|claim| claim.wire(now)).collect(),
         });
         message.ok()
     }
 
-    fn wire(&self) -> Option<ClaimWire<'_>> {
-        let claimed_at = self.claimed_at?;
-        Some(ClaimWire {
+    fn wire(&self, now: DateTime<Utc>) -> ClaimWire<'_> {
+        let claimed_at = self.claimed_at.unwrap_or(now);
+        ClaimWire {
             slot: self.slot,
             user_id: self.user_id.as_str().into(),
             claimed_at: claimed_at
                 .to_rfc3339_opts(SecondsFormat::Millis, true)
                 .into(),
-        })
+        }
     }
 
     /// Parses all claims of a message, or none: only Firstcome signs messages, so a message with a
@@ -197,7 +195,8 @@ mod tests {
         let (example, _) = example.split_once("```").unwrap();
         let claims = Claim::decode(example.as_bytes()).unwrap();
         assert_eq!(claims[0], good());
-        let encoded = Claim::encode_batch(&claims.iter().collect::<Vec<_>>()).unwrap();
+        let claims: Vec<_> = claims.iter().collect();
+        let encoded = Claim::encode_batch(&claims, Utc::now()).unwrap();
         let [encoded, example] =
             [&encoded, example].map(|json| serde_json::from_str::<Value>(json).unwrap());
         assert_eq!(encoded, example);

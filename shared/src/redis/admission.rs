@@ -72,16 +72,14 @@ pub struct LeaseReply {
     pub version: i64,
 }
 
-/// The result of a claim, with its time by Redis's clock.
+/// The result of a claim.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct AdmissionReply {
     pub admission: Admission,
-    /// Redis's clock, Unix milliseconds.
-    pub now_ms: i64,
     /// The candidate that was open at that time; it admitted the user if the claim was accepted.
     pub open_drop: Option<DropId>,
-    /// When the holder of the slot was admitted, in Unix milliseconds by the same clock, or `None`
-    /// if unknown.
+    /// When the holder of the slot was admitted, in Unix milliseconds by Redis's clock, or `None` if
+    /// unknown.
     pub admitted_at_ms: Option<i64>,
 }
 
@@ -263,7 +261,6 @@ fn read_answer(answer: &Value, open_drop: Option<DropId>, now_ms: i64) -> Option
     };
     Some(AdmissionReply {
         admission,
-        now_ms,
         open_drop,
         admitted_at_ms,
     })

@@ -11,8 +11,6 @@ use crate::domain::{DropId, Slot, UserId};
 /// One user's status in a drop, and in its coupon.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct ClaimStanding {
-    /// Redis's time, in Unix milliseconds.
-    pub now_ms: i64,
     pub loaded: bool,
     /// Whether Redis has the drop, its gate is open and, unless the user holds a slot, its numbers
     /// add up and no claimants are lost. If not, data missing from the fields below may have been
@@ -43,7 +41,6 @@ impl Redis {
     ) -> RedisResult<ClaimStanding> {
         let user = user.as_str();
         let mut reads = Reads::new();
-        let time = reads.add::<(i64, i64)>("time", redis::cmd("TIME"));
         let info = redis::cmd("INFO")
             .arg("server")
             .arg("replication")
@@ -61,7 +58,6 @@ impl Redis {
         let free = reads.add::<i64>("free", Cmd::zcard(&keys.free));
         // Read at one moment, because the numbers change together.
         let mut replies = self.read_at_once(keys.coupon, reads).await?;
-        let (seconds, micros) = replies.get(&time);
         let server = ServerId::parse(&replies.get(&info));
         let (gate, _) = replies.gate_and_revision(&gate);
         let score = replies.get(&score);
@@ -81,7 +77,6 @@ impl Redis {
         let holds = slot.is_some() || claimant.is_some_and(|(drop, _)| drop != keys.drop);
         let is_open = gate.is_open(server.as_ref(), era) && replies.unreadable.is_empty();
         Ok(ClaimStanding {
-            now_ms: seconds * 1_000 + micros / 1_000,
             loaded,
             trusted: loaded && is_open && (holds || is_complete && count == Some(sum)),
             // A valid score is a slot number; ignore others.

@@ -433,7 +433,6 @@ mod tests {
     fn lease_is_wanted_while_there_is_a_crowd_of_losers() {
         let sold_out = AdmissionReply {
             admission: Admission::SoldOut,
-            now_ms: 0,
             open_drop: None,
             admitted_at_ms: None,
         };

@@ -24,10 +24,10 @@ use tokio::sync::oneshot;
 use tokio::task::JoinHandle;
 use tokio::time::Instant;
 
-use super::admitted::{Admitted, Call};
 use super::outcome::ClaimRefusal;
 use super::pending::{PendingClaim, StoredReply, refuse};
 use super::queue::Called;
+use super::second_store::Call;
 use crate::serve::auth::Requester;
 use crate::serve::catalogue::coupon_with_drops::{CouponWithDrops, DropCandidates, instant};
 use crate::serve::catalogue::losers::LeaseCall;
@@ -124,6 +124,7 @@ async fn call(app: &App, candidates: Candidates<'_>, mut batch: Vec<PendingClaim
                 coupon: candidates.first.coupon,
                 era,
                 asked_at,
+                now: app.now(candidates.first.coupon),
             };
             let storing = deliver(app, call, batch.into_iter().zip(replies));
             // Let requests that wait on their sockets join the next call.
@@ -151,7 +152,7 @@ fn deliver(
     call: Call,
     replies: impl Iterator<Item = (PendingClaim, Option<AdmissionReply>)>,
 ) -> Option<JoinHandle<()>> {
-    let mut holders: HashMap<DropId, (Vec<_>, Vec<Admitted>)> = HashMap::new();
+    let mut holders: HashMap<DropId, (Vec<_>, Vec<Claim>)> = HashMap::new();
     let mut admitting = None;
     for (pending, reply) in replies {
         // A damaged entry of one user in Redis must not affect the claims of other users.
@@ -172,16 +173,12 @@ fn deliver(
             admitting = Some(drop_id);
         }
         let (waiting, claims) = holders.entry(drop_id).or_default();
-        let claim = Claim {
+        claims.push(Claim {
             coupon_id: call.coupon,
             drop_id,
             slot,
             user_id: pending.user.clone(),
-            claimed_at: Some(instant(reply.admitted_at_ms.unwrap_or(reply.now_ms))),
-        };
-        claims.push(Admitted {
-            claim,
-            admitted_at_ms: reply.admitted_at_ms,
+            claimed_at: reply.admitted_at_ms.map(instant),
         });
         waiting.push((pending, reply));
     }

@@ -3,6 +3,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use chrono::{DateTime, Utc};
 use firstcome_shared::claim::Claim;
 use firstcome_shared::crash::{Point, crash_point};
 use firstcome_shared::kafka::{KafkaSettings, TopicError, check_topic};
@@ -14,7 +15,6 @@ use tokio::sync::oneshot;
 use tokio::task::spawn_blocking;
 use tokio::time::{Instant, sleep, timeout};
 
-use super::admitted::Admitted;
 use super::polled_producer::PolledProducer;
 use super::refusal::LastRefusal;
 
@@ -117,17 +117,16 @@ impl Publisher {
     /// need about 26 KB, well below the producer's limit.
     ///
     /// [`MAX_BATCH`]: firstcome_shared::redis::admission::MAX_BATCH
-    pub(super) async fn publish(&self, claims: &[&Admitted]) -> bool {
+    pub(super) async fn publish(&self, claims: &[&Claim], now: DateTime<Utc>) -> bool {
         // A circuit breaker: while Kafka does not take claims, none waits for its deadline.
         if self.problem().is_some() {
             counter!("firstcome_publish_failures_total").increment(claims.len() as u64);
             return false;
         }
         let begun = Instant::now();
-        let events: Vec<&Claim> = claims.iter().map(|one| &one.claim).collect();
-        let first = events.iter().min_by_key(|claim| claim.slot);
+        let first = claims.iter().min_by_key(|claim| claim.slot);
         let key = first.map_or_else(String::new, |first| first.key());
-        let Some(payload) = Claim::encode_batch(&events) else {
+        let Some(payload) = Claim::encode_batch(claims, now) else {
             return false;
         };
         let topic = &self.kafka.topic;

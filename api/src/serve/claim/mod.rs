@@ -4,7 +4,6 @@
 //! claim, and [`revoke`] ends one.
 
 pub(crate) mod admit;
-mod admitted;
 mod batcher;
 pub(crate) mod kafka;
 pub(crate) mod outcome;

@@ -7,22 +7,34 @@ use std::collections::BTreeMap;
 use std::hash::{BuildHasher as _, RandomState};
 use std::num::NonZeroUsize;
 
+use chrono::{DateTime, Utc};
 use firstcome_shared::claim::{Claim, IssuedBy};
 use firstcome_shared::config::PublishArgs;
 use firstcome_shared::crash::{Point, crash_point};
-use firstcome_shared::domain::{DropId, Slot};
+use firstcome_shared::domain::{CouponId, DropId, Slot};
 use firstcome_shared::mysql::issued::has_later_era;
 use firstcome_shared::mysql::{Conn, Db, DbError};
 use firstcome_shared::report::FailureCause;
 use lru::LruCache;
 use metrics::counter;
 use parking_lot::Mutex;
-use tokio::time::timeout;
+use tokio::time::{Instant, timeout};
 
-use super::admitted::{Admitted, Call};
 use super::kafka::Publisher;
 use super::refusal::LastRefusal;
 use crate::rows::{Outcome, write_rows};
+
+/// The call to Redis that returned slots.
+#[derive(Clone, Copy)]
+pub(super) struct Call {
+    pub(super) coupon: CouponId,
+    /// The era of the gate when Redis returned the slots, or an earlier one.
+    pub(super) era: u64,
+    /// The time before the call.
+    pub(super) asked_at: Instant,
+    /// Redis's time, for claims whose time of admission is unknown.
+    pub(super) now: DateTime<Utc>,
+}
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Store {
@@ -76,7 +88,7 @@ impl SecondStore {
     ///
     /// Two processes may publish the same claim, as may one process for concurrent retries. The
     /// consumer ignores the second message.
-    pub(super) async fn ensure(&self, call: Call, claims: &[Admitted]) -> Vec<Option<Store>> {
+    pub(super) async fn ensure(&self, call: Call, claims: &[Claim]) -> Vec<Option<Store>> {
         let ids: Vec<AdmissionId> = claims.iter().map(|claim| self.id(claim)).collect();
         let mut missing: BTreeMap<_, _> = ids.iter().copied().zip(claims).collect();
         {
@@ -84,7 +96,7 @@ impl SecondStore {
             missing.retain(|id, _| stored.get(id).is_none());
         }
         if !missing.is_empty() {
-            let (missing, claims): (Vec<AdmissionId>, Vec<&Admitted>) = missing.into_iter().unzip();
+            let (missing, claims): (Vec<AdmissionId>, Vec<&Claim>) = missing.into_iter().unzip();
             let written = self.write(call, &claims).await;
             let mut stored = self.stored.lock();
             for (id, store) in missing.into_iter().zip(written) {
@@ -105,22 +117,21 @@ impl SecondStore {
         stores
     }
 
-    fn id(&self, admitted: &Admitted) -> AdmissionId {
-        let claim = &admitted.claim;
+    fn id(&self, claim: &Claim) -> AdmissionId {
         let user = claim.user_id.as_str();
-        let fingerprint = self.hashing.hash_one((user, admitted.admitted_at_ms));
+        let fingerprint = self.hashing.hash_one((user, claim.claimed_at));
         (claim.drop_id, claim.slot, fingerprint)
     }
 
     /// Writes claims to Kafka or, if Kafka does not acknowledge them, to MySQL.
-    async fn write(&self, call: Call, claims: &[&Admitted]) -> Vec<Option<Store>> {
+    async fn write(&self, call: Call, claims: &[&Claim]) -> Vec<Option<Store>> {
         // If this process was suspended, or Redis answered late, a claim that is published now
         // could arrive after the reconciler has waited for claims in flight and given its slot to
         // another user. A retry finds the admission, if it still stands.
         if call.asked_at.elapsed() > self.deadlines.backup_deadline() {
             return vec![None; claims.len()];
         }
-        let is_published = self.publisher.publish(claims).await;
+        let is_published = self.publisher.publish(claims, call.now).await;
         crash_point(Point::ClaimPublished);
         if is_published {
             return vec![Some(Store::Kafka); claims.len()];
@@ -146,11 +157,10 @@ impl SecondStore {
 
     /// Writes the rows of claims of one call, and returns which of them exist. If the coupon has
     /// begun a later era, none is written: Redis may have been rebuilt without them.
-    async fn write_rows(&self, call: Call, claims: &[&Admitted]) -> Result<Vec<bool>, DbError> {
+    async fn write_rows(&self, call: Call, claims: &[&Claim]) -> Result<Vec<bool>, DbError> {
         let key = self.mysql.code_key().await?;
-        let claims: Vec<Claim> = claims.iter().map(|one| one.claim.clone()).collect();
         loop {
-            let claims = claims.clone();
+            let claims: Vec<Claim> = claims.iter().copied().cloned().collect();
             let key = key.clone();
             let write = async move |conn: &mut Conn| {
                 if has_later_era(conn, call.coupon, call.era).await? {

@@ -14,8 +14,8 @@ use serde::Serialize;
 use tokio::time::Instant;
 use utoipa::ToSchema;
 
-use super::admitted::{Admitted, Call};
 use super::outcome::ClaimRefusal;
+use super::second_store::Call;
 use crate::serve::catalogue::coupon_with_drops::{CouponWithDrops, DropWithKeys, instant};
 use crate::serve::state::App;
 
@@ -92,7 +92,6 @@ pub(crate) async fn my_claim(
         app.mysql.reads.person_with_row(id, only, &user),
         standing_in(app, &coupon, shown, &user)
     );
-    let now_ms = standing.as_ref().map_or(0, |found| found.now_ms);
     let claim = settle(app, &coupon, shown, record, standing)?;
     // `accepted` acknowledges the claim, as the response to a claim does.
     if let (ClaimStatus::Accepted, Some(drop_id), Some(slot)) =
@@ -106,23 +105,20 @@ pub(crate) async fn my_claim(
             .ok()
             .flatten()
             .ok_or(ClaimRefusal::NotDurable);
-        let admitted_at_ms = held?.admitted_at_ms;
-        let admitted = Admitted {
-            claim: Claim {
-                coupon_id: id,
-                drop_id,
-                slot,
-                user_id: user,
-                claimed_at: Some(instant(admitted_at_ms.unwrap_or(now_ms))),
-            },
-            admitted_at_ms,
+        let held = Claim {
+            coupon_id: id,
+            drop_id,
+            slot,
+            user_id: user,
+            claimed_at: held?.admitted_at_ms.map(instant),
         };
         let call = Call {
             coupon: id,
             era: coupon.coupon.era,
             asked_at,
+            now: app.now(id),
         };
-        let stored = app.second_store.ensure(call, &[admitted]).await;
+        let stored = app.second_store.ensure(call, &[held]).await;
         stored[0].ok_or(ClaimRefusal::NotDurable)?;
     }
     Ok(claim)
@@ -181,7 +177,6 @@ pub(super) async fn standing_in(
 
 /// The keys of sealed drops expire in Redis, so MySQL alone knows who holds a slot.
 const NOT_IN_REDIS: ClaimStanding = ClaimStanding {
-    now_ms: 0,
     loaded: true,
     trusted: true,
     slot: None,

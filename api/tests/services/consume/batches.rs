@@ -20,7 +20,7 @@ fn batch(drop: NamedDrop, slots: impl IntoIterator<Item = Slot>) -> String {
         .into_iter()
         .map(|slot| claim_event(drop.coupon, drop.drop, slot, &format!("u-{slot}")));
     let claims: Vec<Claim> = claims.collect();
-    Claim::encode_batch(&claims.iter().collect::<Vec<_>>()).unwrap()
+    Claim::encode_batch(&claims.iter().collect::<Vec<_>>(), chrono::Utc::now()).unwrap()
 }
 
 /// Signs a message with the world's key.

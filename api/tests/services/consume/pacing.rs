@@ -21,7 +21,7 @@ impl ConsumeWorld {
             let claim = |slot| claim_event(drop.coupon, drop.drop, slot, &format!("u-{slot}"));
             let claims: Vec<Claim> = slots.map(claim).collect();
             let claims: Vec<&Claim> = claims.iter().collect();
-            let value = Claim::encode_batch(&claims).unwrap();
+            let value = Claim::encode_batch(&claims, chrono::Utc::now()).unwrap();
             (*partition, Some(claims[0].key()), Some(value))
         });
         self.send(messages.collect()).await;
