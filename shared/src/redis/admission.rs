@@ -1,7 +1,6 @@
 //! Admission: assigns slots to users. Every claim is refused while the admission gate
 //! ([`super::gate`]) is closed.
 
-use std::sync::LazyLock;
 use std::time::Duration;
 
 use redis::{FromRedisValue as _, RedisError, Value};
@@ -13,7 +12,7 @@ use super::keys::DropKeys;
 use crate::coupon::Group;
 use crate::domain::{DropId, Slot, UserId};
 
-static CLAIM: LazyLock<Script> = LazyLock::new(|| Script::new(include_str!("scripts/claim.lua")));
+static CLAIM: Script = Script::new(include_str!("scripts/claim.lua"));
 
 /// Maximum number of users in one micro-batch. The script blocks Redis while it runs, which takes
 /// half a millisecond for a full batch.

@@ -1,8 +1,6 @@
 //! Allow lists in Redis (docs/decisions/0012-revisions.md): the users on a coupon's list, and the
 //! list's revision. The admission script reads them.
 
-use std::sync::LazyLock;
-
 use redis::RedisError;
 
 use super::Redis;
@@ -13,8 +11,7 @@ use super::settings::Written;
 use crate::coupon::AllowList;
 use crate::domain::{CouponId, UserId};
 
-static ALLOW_LIST: LazyLock<Script> =
-    LazyLock::new(|| Script::new(include_str!("scripts/allow_list.lua")));
+static ALLOW_LIST: Script = Script::new(include_str!("scripts/allow_list.lua"));
 
 /// Expiry of an unfinished list, in seconds.
 const GATHERED_FOR: i64 = 600;

@@ -2,7 +2,7 @@
 //! file, which documents its KEYS, ARGV, replies and invariant.
 
 use std::collections::BTreeMap;
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 
 use futures_util::future::join_all;
 use redis::{
@@ -209,17 +209,30 @@ impl Redis {
     }
 }
 
-/// A script and its hash.
+/// A script. On first use, it gets the function that reads the server's identity.
 pub(super) struct Script {
-    pub(super) text: String,
-    hash: String,
+    own: &'static str,
+    text_and_hash: OnceLock<(String, String)>,
 }
 
 impl Script {
-    pub(super) fn new(text: &str) -> Self {
-        let text = format!("{}{text}", include_str!("scripts/identity.lua"));
-        let hash = redis::Script::new(&text).get_hash().to_owned();
-        Self { text, hash }
+    pub(super) const fn new(own: &'static str) -> Self {
+        Self {
+            own,
+            text_and_hash: OnceLock::new(),
+        }
+    }
+
+    pub(super) fn text(&self) -> &str {
+        &self.text_and_hash().0
+    }
+
+    fn text_and_hash(&self) -> &(String, String) {
+        self.text_and_hash.get_or_init(|| {
+            let text = format!("{}{}", include_str!("scripts/identity.lua"), self.own);
+            let hash = redis::Script::new(&text).get_hash().to_owned();
+            (text, hash)
+        })
     }
 }
 
@@ -237,9 +250,9 @@ impl Redis {
             cmd.arg(script).arg(keys.len()).arg(keys).arg(args);
             cmd.query_async(&mut self.connection()).await
         };
-        match run("EVALSHA", &script.hash).await {
+        match run("EVALSHA", &script.text_and_hash().1).await {
             Err(error) if error.kind() == ErrorKind::Server(ServerErrorKind::NoScript) => {
-                run("EVAL", &script.text).await
+                run("EVAL", script.text()).await
             }
             other => other,
         }

@@ -12,7 +12,6 @@
 //! scripts do nothing if it has changed since.
 
 use std::fmt;
-use std::sync::LazyLock;
 
 use futures_util::future::join_all;
 use redis::{RedisResult, Value, from_redis_value};
@@ -23,7 +22,7 @@ use super::keys::{self, DropKeys};
 use super::servers::{ServerId, Servers};
 use crate::domain::{CouponId, DropId};
 
-static GATE: LazyLock<Script> = LazyLock::new(|| Script::new(include_str!("scripts/gate.lua")));
+static GATE: Script = Script::new(include_str!("scripts/gate.lua"));
 
 /// A coupon's era on one server. The default value names no era, and every script refuses it.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Hash)]

@@ -1,7 +1,5 @@
 //! The holders of a sold-out drop, for an API that answers other users without Redis.
 
-use std::sync::LazyLock;
-
 use redis::{FromRedisValue as _, RedisResult, Value};
 
 use super::Redis;
@@ -9,8 +7,7 @@ use super::client::Script;
 use super::keys::DropKeys;
 use crate::domain::Slot;
 
-static HOLDERS: LazyLock<Script> =
-    LazyLock::new(|| Script::new(include_str!("scripts/holders.lua")));
+static HOLDERS: Script = Script::new(include_str!("scripts/holders.lua"));
 
 /// Maximum number of slots of a page. A larger one would block Redis for too long.
 pub const SLOTS_OF_PAGE: Slot = 2_000;

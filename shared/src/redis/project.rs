@@ -3,7 +3,6 @@
 //! repeat.
 
 use std::ops::RangeInclusive;
-use std::sync::LazyLock;
 
 use redis::{FromRedisValue as _, RedisError, RedisResult, ToRedisArgs, Value};
 
@@ -15,10 +14,8 @@ use super::revoking::RevokedField;
 pub use crate::domain::ClaimOfSlot;
 use crate::domain::{CouponId, DropId, OncePer, Slot, UserId};
 
-static PROJECT: LazyLock<Script> =
-    LazyLock::new(|| Script::new(include_str!("scripts/project.lua")));
-static PROMOTE: LazyLock<Script> =
-    LazyLock::new(|| Script::new(include_str!("scripts/promote.lua")));
+static PROJECT: Script = Script::new(include_str!("scripts/project.lua"));
+static PROMOTE: Script = Script::new(include_str!("scripts/promote.lua"));
 
 /// Maximum number of slots of a page, and of claims per call. A larger call would block Redis for
 /// too long, and Lua limits the arguments of a command.

@@ -1,8 +1,6 @@
 //! Revocations in Redis (docs/decisions/0013-revoking.md): banning users from a coupon, and
 //! releasing their slots.
 
-use std::sync::LazyLock;
-
 use chrono::{DateTime, Utc};
 use redis::{AsyncCommands as _, RedisResult};
 
@@ -12,7 +10,7 @@ use super::keys::{self, DropKeys};
 use crate::domain::{CouponId, DropId, OncePer, UserId};
 use crate::model::Revocation;
 
-static REVOKE: LazyLock<Script> = LazyLock::new(|| Script::new(include_str!("scripts/revoke.lua")));
+static REVOKE: Script = Script::new(include_str!("scripts/revoke.lua"));
 
 /// Revocations written per call. A larger call would delay all other commands.
 const WRITTEN_AT_ONCE: usize = 1_000;

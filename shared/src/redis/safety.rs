@@ -2,7 +2,6 @@
 //! setting to change.
 
 use std::collections::HashMap;
-use std::sync::LazyLock;
 
 use redis::{ErrorKind, RedisError, RedisResult, ServerErrorKind, Value, from_redis_value};
 
@@ -18,7 +17,7 @@ const OLDEST: u32 = 7;
 /// its replicas. Every fail-over must take longer than this.
 const LONGEST_LAG: u32 = 10;
 
-static IDENTITY: LazyLock<Script> = LazyLock::new(|| Script::new("return identity() or ''"));
+static IDENTITY: Script = Script::new("return identity() or ''");
 
 #[derive(Debug, thiserror::Error)]
 pub enum Unsafe {
@@ -103,7 +102,7 @@ impl Redis {
         for section in ["server", "persistence", "memory", "replication"] {
             pipe.cmd("INFO").arg(section);
         }
-        pipe.cmd("EVAL").arg(&IDENTITY.text).arg(0);
+        pipe.cmd("EVAL").arg(IDENTITY.text()).arg(0);
         // Not every login may read this setting.
         pipe.cmd("CONFIG").arg("GET").arg("min-replicas-max-lag");
         let mut told = master.send(&mut pipe).await?;

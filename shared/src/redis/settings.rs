@@ -1,7 +1,6 @@
 //! Settings of drops in Redis. Every write carries the coupon's revision: Redis keeps the highest
 //! one, even of a [`Redis::write_settings`] that found no loaded drop, and refuses lower ones.
 
-use std::sync::LazyLock;
 use std::time::Duration;
 
 use redis::{ErrorKind, RedisResult};
@@ -13,8 +12,7 @@ use super::gate::Fence;
 use super::keys::{DropKeys, DropMeta};
 use crate::domain::Slot;
 
-static SETTINGS: LazyLock<Script> =
-    LazyLock::new(|| Script::new(include_str!("scripts/settings.lua")));
+static SETTINGS: Script = Script::new(include_str!("scripts/settings.lua"));
 
 /// The outcome of writing settings or an allow list. After `Yes`, everything was written; after
 /// `Unloaded` of [`Redis::write_settings`], the loaded drops and the revision; after any other,
