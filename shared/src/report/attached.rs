@@ -30,7 +30,12 @@ impl AlertKind {
     }
 
     const fn campaign_facts(self) -> KindFacts {
-        let facts = self.facts();
+        let facts = match self {
+            Self::RedisUnreachable => Self::TheirsRedis.facts(),
+            Self::MysqlUnreachable => Self::TheirsMysql.facts(),
+            Self::KafkaUnreachable => Self::TheirsKafka.facts(),
+            other => other.facts(),
+        };
         let (users, to_do) = match self {
             Self::Left(Kind::Unissued) => (
                 "They were promised a coupon, and have none yet.",
@@ -64,31 +69,21 @@ impl AlertKind {
                 "See why. The file may name other keys or rows, or somebody may have stopped the \
                 sale by hand. Otherwise list and confirm them (docs/ATTACH.md).",
             ),
-            Self::RedisUnreachable | Self::TheirsRedis => (
-                "Your users get errors if your API needs this Redis. Nothing is compared, and \
-                nothing is repaired.",
-                "Bring it back, or the connection to it. The next pass compares everything.",
-            ),
-            Self::MysqlUnreachable | Self::TheirsMysql => (
-                "Your users get errors if your API needs this MySQL, and their coupons come \
-                late. Nothing is compared, and nothing is repaired.",
-                "Bring it back, or the connection to it: the sentence says whether it is that of \
-                the file or of DATABASE_URL. The next pass compares everything.",
-            ),
-            Self::KafkaUnreachable | Self::TheirsKafka => (
-                "Your users get errors if your API waits for this Kafka, and their coupons come \
-                late. Campaigns whose queue is a topic are not compared if something differs.",
-                "Bring it back, or the connection to it. The next pass compares everything.",
-            ),
-            Self::RedisRefuses
+            Self::RedisUnreachable
+            | Self::RedisRefuses
             | Self::AdmissionClosed
+            | Self::MysqlUnreachable
             | Self::MysqlRefuses
+            | Self::KafkaUnreachable
             | Self::KafkaRefuses
             | Self::RunFailed
             | Self::RunMissed
             | Self::UnsafeSetting
             | Self::Forged
             | Self::ConsumerStands
+            | Self::TheirsRedis
+            | Self::TheirsMysql
+            | Self::TheirsKafka
             | Self::TheirsQueue
             | Self::Repaired
             | Self::Left(

@@ -295,22 +295,25 @@ impl AlertKind {
             },
             Self::TheirsRedis => KindFacts {
                 noun: ["outage of their Redis", "outages of their Redis"],
-                users: "Nothing is compared meanwhile. What their users notice depends on their \
-                    system.",
-                to_do: "Bring it back, or correct its address in the file.",
+                users: "Your users get errors if your API needs this Redis. Nothing is compared, \
+                    and nothing is repaired.",
+                to_do: "Bring it back, or the connection to it. The next pass compares everything.",
                 ..OUTAGE
             },
             Self::TheirsMysql => KindFacts {
                 noun: ["outage of their MySQL", "outages of their MySQL"],
-                users: "Nothing is compared meanwhile. What their users notice depends on their \
-                    system.",
-                to_do: "Bring it back, or correct its address in the file.",
+                users: "Your users get errors if your API needs this MySQL, and their coupons come \
+                    late. Nothing is compared, and nothing is repaired.",
+                to_do: "Bring it back, or the connection to it: the sentence says whether it is \
+                    that of the file or of DATABASE_URL. The next pass compares everything.",
                 ..OUTAGE
             },
             Self::TheirsKafka => KindFacts {
                 noun: ["outage of their Kafka", "outages of their Kafka"],
-                users: "What waits in their queue is not known, so that nothing is repaired.",
-                to_do: "Bring it back, or correct its address in the file.",
+                users: "Your users get errors if your API waits for this Kafka, and their coupons \
+                    come late. Campaigns whose queue is a topic are not compared if something \
+                    differs.",
+                to_do: "Bring it back, or the connection to it. The next pass compares everything.",
                 ..OUTAGE
             },
             Self::TheirsQueue => KindFacts {
