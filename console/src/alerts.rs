@@ -41,7 +41,7 @@ impl AlertsScreen<'_> {
 
     fn gone_since(&self, one: &ListedAlert) -> Option<DateTime<Utc>> {
         one.alert
-            .gone_since
+            .last_seen_at
             .filter(|_| one.alert.state == AlertState::Quiet)
     }
 

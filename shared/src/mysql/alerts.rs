@@ -81,15 +81,12 @@ pub struct Alert {
     pub summary: String,
     /// Since when it has been there.
     pub first_seen_at: DateTime<Utc>,
-    /// When it was last seen; null if it is so now.
+    /// When it was last seen; null if it is so now. It may come back until it is over.
     pub last_seen_at: Option<DateTime<Utc>>,
     /// When its last mail was queued, or would have been queued if anybody could get it.
     pub last_mailed_at: Option<DateTime<Utc>>,
     /// Number of mails about it.
     pub mails: u32,
-    /// Since when it has been gone, if it may come back.
-    #[serde(default)]
-    pub gone_since: Option<DateTime<Utc>>,
     /// The kind of the alert that explains it, which is mailed instead.
     #[serde(default)]
     pub explained_by: Option<String>,
@@ -120,7 +117,6 @@ impl From<ToldRow> for Alert {
             last_seen_at: row.gone_at,
             last_mailed_at: row.told_at,
             mails: row.tells,
-            gone_since: row.gone_at,
             explained_by: row.explained_by,
             resolved_at: row.ended_at,
             given_up: row.given_up,
