@@ -167,34 +167,6 @@ fn why_not(
             error
             @ (DriverError::NoClientSslFlagFromServer | DriverError::UnknownAuthPlugin { .. }),
         ) => format!("{error}; see user and require_ssl in DATABASE_URL"),
-        other => return ConnectionError::BadConnection(once(&other.to_string()).to_owned()),
+        other => return ConnectionError::BadConnection(other.to_string()),
     })
-}
-
-/// Leaves out the first part of a text if the second repeats it: mysql_async wraps a connection
-/// error twice.
-fn once(text: &str) -> &str {
-    match text.split_once(": ") {
-        Some((first, rest)) if rest.starts_with(first) => rest,
-        _ => text,
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn connection_error_loses_its_repetition_and_nothing_else() {
-        let refused = std::io::Error::from_raw_os_error(111);
-        let wrapped = mysql_async::Error::from(mysql_async::IoError::from(refused));
-        let ConnectionError::BadConnection(text) = why_not(wrapped, None, None) else {
-            panic!("not a connection");
-        };
-        assert_eq!(
-            text,
-            "Input/output error: Connection refused (os error 111)"
-        );
-        assert_eq!(once("Driver error: closed"), "Driver error: closed");
-    }
 }

@@ -9,9 +9,6 @@ use mysql_async::prelude::Queryable as _;
 use super::migrations::Tables;
 use super::{Db, DbSettings};
 
-/// ProxySQL answers this exact text itself.
-const PROXY: &str = "select @@version_comment limit 1";
-
 const VARIABLES: &str = "SHOW GLOBAL VARIABLES WHERE Variable_name IN \
     ('version', 'version_comment', 'wsrep_on', 'pxc_strict_mode', 'log_bin', 'binlog_format')";
 
@@ -19,24 +16,13 @@ const VARIABLES: &str = "SHOW GLOBAL VARIABLES WHERE Variable_name IN \
 /// If the server is a product that does not support these tables, or cannot be reached.
 pub(super) async fn check(settings: &DbSettings, tables: Tables) -> anyhow::Result<()> {
     let mut conn = Db::plain(settings).await?;
-    let asked = async {
-        let comment: Option<String> = conn.query_first(PROXY).await?;
-        let variables: Vec<(String, String)> = conn.query(VARIABLES).await?;
-        Ok::<_, mysql_async::Error>((comment, variables))
-    };
-    let asked = tokio::time::timeout(settings.limit, asked).await;
-    let Ok(Ok((comment, variables))) = asked else {
+    let asked =
+        tokio::time::timeout(settings.limit, conn.query::<(String, String), _>(VARIABLES)).await;
+    let Ok(Ok(variables)) = asked else {
         // The statements that follow report what is wrong.
         tracing::debug!("could not ask which product the database is");
         return Ok(());
     };
-    if comment.is_some_and(|comment| comment.contains("ProxySQL")) {
-        tracing::warn!(
-            "ProxySQL is between this process and MySQL: rules that send reads to replicas, or a \
-            session to several servers, break locks and give stale answers; let this user's \
-            rules lead to the primary only, or connect without it"
-        );
-    }
     let variables = variables
         .iter()
         .map(|(name, value)| (&**name, &**value))
