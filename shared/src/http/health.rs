@@ -1,7 +1,6 @@
 //! `/healthz` (the process runs), `/readyz` (its dependencies are available), `/metrics`.
 
 use std::collections::BTreeMap;
-use std::future::{Future, ready};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -13,8 +12,6 @@ use metrics_exporter_prometheus::PrometheusHandle;
 use serde::Serialize;
 use tokio::time::timeout;
 use utoipa::ToSchema;
-
-use crate::redis::Redis;
 
 /// A check of one dependency. `Err` describes the fault.
 pub type HealthCheck = Arc<dyn Fn() -> BoxFuture<'static, Result<(), String>> + Send + Sync>;
@@ -50,18 +47,6 @@ pub fn metrics_route<S: Clone + Send + Sync + 'static>(metrics: PrometheusHandle
             (kind, metrics.render())
         }),
     )
-}
-
-/// Returns a `/readyz` note if `REDIS_DURABILITY=managed`, because then nothing checks that Redis
-/// is durable.
-pub fn durability_of(redis: &Redis) -> Option<(&'static str, HealthCheck)> {
-    let said = "nothing checks that Redis is durable (REDIS_DURABILITY=managed)";
-    let is_managed = redis.is_managed();
-    is_managed.then(|| ("redis_durability", note(said.to_owned())))
-}
-
-fn note(text: String) -> HealthCheck {
-    check(move || ready(Err(text.clone())))
 }
 
 /// Builds `/healthz` and `/readyz` for a service whose work is a loop: `/healthz` returns 503 if

@@ -114,7 +114,6 @@ pub(crate) fn notes(app: &App) -> Vec<(&'static str, HealthCheck)> {
     if let Some(keys) = app.identity.key_set().map(Arc::clone) {
         notes.push(("jwt_keys", note(app, move |_| keys.problem())));
     }
-    notes.extend(health::durability_of(&app.redis));
     notes
 }
 
