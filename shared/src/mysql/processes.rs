@@ -41,7 +41,7 @@ pub const DAEMON: &str = "the reconciler";
 pub const ATTACH: &str = "attach";
 
 /// The settings of one process.
-#[derive(Debug, Clone, PartialEq, Eq, Queryable, Selectable, Insertable)]
+#[derive(Debug, Clone, Default, PartialEq, Eq, Queryable, Selectable, Insertable)]
 #[diesel(table_name = processes, treat_none_as_default_value = false)]
 pub struct ProcessRow {
     pub role: String,
@@ -67,11 +67,9 @@ impl ProcessRow {
         Self {
             role: role.into(),
             owner: owner(),
-            redis_prefix: None,
             topic: kafka.topic.clone(),
             consumer_group: kafka.group.clone(),
-            publish_deadline_ms: 0,
-            fallback_deadline_ms: 0,
+            ..Self::default()
         }
     }
 
@@ -80,11 +78,7 @@ impl ProcessRow {
         Self {
             role: ATTACH.into(),
             owner: owner(),
-            redis_prefix: None,
-            topic: String::new(),
-            consumer_group: String::new(),
-            publish_deadline_ms: 0,
-            fallback_deadline_ms: 0,
+            ..Self::default()
         }
     }
 
