@@ -16,7 +16,7 @@ use firstcome_shared::mysql::void::void_among;
 use firstcome_shared::mysql::{Conn, Refusal, refusal};
 use firstcome_shared::quoted::without_values;
 
-pub(crate) use self::classify::Outcome;
+pub(crate) use self::classify::WriteOutcome;
 use self::classify::classify;
 
 /// Inserts claims as rows, in the caller's transaction, and returns the outcome of each. In the
@@ -27,14 +27,14 @@ pub(crate) async fn write_rows(
     claims: &[Claim],
     key: &CodeKey,
     by: IssuedBy,
-) -> QueryResult<Vec<Outcome>> {
+) -> QueryResult<Vec<WriteOutcome>> {
     match insert_all(conn, claims.to_vec(), key, by).await {
         Err(error) if refusal(&error).is_some() => {}
         written => return written,
     }
     let mut outcomes = judged(conn, claims).await?;
     let accepted: Vec<usize> = (0..outcomes.len())
-        .filter(|at| outcomes[*at] == Outcome::Issued)
+        .filter(|at| outcomes[*at] == WriteOutcome::Issued)
         .collect();
     let all = accepted.iter().map(|at| claims[*at].clone()).collect();
     match insert_all(conn, all, key, by).await {
@@ -59,11 +59,11 @@ async fn write_one(
     claim: &Claim,
     key: &CodeKey,
     by: IssuedBy,
-) -> QueryResult<Outcome> {
+) -> QueryResult<WriteOutcome> {
     let one = std::slice::from_ref(claim);
     let error = match insert_all(conn, one.to_vec(), key, by).await {
         Err(error) => error,
-        Ok(written) => return Ok(written.into_iter().next().unwrap_or(Outcome::Void)),
+        Ok(written) => return Ok(written.into_iter().next().unwrap_or(WriteOutcome::Void)),
     };
     let reason = match refusal(&error) {
         None => return Err(error),
@@ -74,8 +74,8 @@ async fn write_one(
     // Usually a row that another process has just written explains the refusal.
     let judged = judged(conn, one).await?.into_iter().next();
     Ok(judged
-        .filter(|outcome| *outcome != Outcome::Issued)
-        .unwrap_or_else(|| Outcome::Refused(reason, without_values(&error))))
+        .filter(|outcome| *outcome != WriteOutcome::Issued)
+        .unwrap_or_else(|| WriteOutcome::Refused(reason, without_values(&error))))
 }
 
 /// Inserts all claims with one statement, in the order of the primary key: of two processes that
@@ -85,7 +85,7 @@ async fn insert_all(
     claims: Vec<Claim>,
     key: &CodeKey,
     by: IssuedBy,
-) -> QueryResult<Vec<Outcome>> {
+) -> QueryResult<Vec<WriteOutcome>> {
     let places: Vec<(DropId, Slot)> = claims.iter().map(|it| (it.drop_id, it.slot)).collect();
     let mut sorted = claims;
     sorted.sort_unstable_by_key(|claim| (claim.drop_id, claim.slot));
@@ -93,10 +93,10 @@ async fn insert_all(
     Ok(places
         .iter()
         .map(|place| match taken_out.get(place) {
-            None => Outcome::Issued,
-            Some(TakenOut::Void) => Outcome::Void,
+            None => WriteOutcome::Issued,
+            Some(TakenOut::Void) => WriteOutcome::Void,
             Some(TakenOut::Fault(fault)) => {
-                Outcome::Refused((*fault).into(), fault.explanation().to_owned())
+                WriteOutcome::Refused((*fault).into(), fault.explanation().to_owned())
             }
         })
         .collect())
@@ -104,7 +104,7 @@ async fn insert_all(
 
 /// Compares claims with revocations, with the rows of the same slots and users, and with the rules
 /// of their drops. `Issued` means that a claim may become a row.
-async fn judged(conn: &mut Conn, claims: &[Claim]) -> QueryResult<Vec<Outcome>> {
+async fn judged(conn: &mut Conn, claims: &[Claim]) -> QueryResult<Vec<WriteOutcome>> {
     let void = void_among(conn, &claims.iter().collect::<Vec<_>>()).await?;
     let is_void = |claim: &Claim| void.iter().any(|one| std::ptr::eq(*one, claim));
     let valid: Vec<&Claim> = claims.iter().filter(|claim| !is_void(claim)).collect();
@@ -129,7 +129,7 @@ async fn judged(conn: &mut Conn, claims: &[Claim]) -> QueryResult<Vec<Outcome>> 
         .iter()
         .map(|claim| {
             let verdict = (!is_void(claim)).then(|| verdicts.next());
-            verdict.flatten().unwrap_or(Outcome::Void)
+            verdict.flatten().unwrap_or(WriteOutcome::Void)
         })
         .collect())
 }

@@ -6,7 +6,7 @@ use axum::Router;
 use axum::http::StatusCode;
 use firstcome_shared::http::client::HttpClient;
 use firstcome_shared::report::wording::capital;
-use firstcome_shared::tls::Store;
+use firstcome_shared::tls::TlsServer;
 use percent_encoding::{NON_ALPHANUMERIC, utf8_percent_encode};
 
 /// Why a request was rejected or got no response.
@@ -72,7 +72,7 @@ impl Backends {
         api: Option<(String, Option<PathBuf>)>,
     ) -> anyhow::Result<Self> {
         let api = api
-            .map(|(url, ca): (String, _)| HttpClient::new(Store::Api, &url, ca))
+            .map(|(url, ca): (String, _)| HttpClient::new(TlsServer::Api, &url, ca))
             .transpose()
             .map_err(anyhow::Error::msg)?;
         Ok(Self { reconciler, api })

@@ -7,7 +7,7 @@ use axum::http::{Method, StatusCode};
 use axum::response::{IntoResponse as _, Redirect};
 use firstcome_shared::domain::UserId;
 use firstcome_shared::http::views::{ClaimState, FoundCoupons, Story};
-use firstcome_shared::mysql::codes::Code;
+use firstcome_shared::mysql::codes::CouponCode;
 use firstcome_shared::report::wording::capital;
 use serde_json::{Value, json};
 
@@ -56,7 +56,7 @@ pub(super) async fn search(page: Page, form: Fields) -> Screen {
     if !form.get("coupon").is_empty() {
         return show_story(&page, form.get("coupon"), &form, "").await;
     }
-    if text.parse::<Code>().is_ok()
+    if text.parse::<CouponCode>().is_ok()
         && let Some(found) = codes::find(&page, text, "").await?
     {
         return Ok(found);

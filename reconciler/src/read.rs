@@ -14,7 +14,7 @@ use firstcome_shared::mysql::{Conn, Db};
 use firstcome_shared::redis::Redis;
 use firstcome_shared::redis::gate::Gate;
 use firstcome_shared::redis::keys::DropKeys;
-use firstcome_shared::redis::reads::{CouponState, DropState};
+use firstcome_shared::redis::reads::{CouponState, LoadedDrop};
 use futures_util::{Stream, StreamExt as _, stream};
 
 use crate::context::{PassContext, Step};
@@ -58,7 +58,7 @@ impl CouponSeen {
 pub struct DropSeen {
     pub drop: Drop,
     pub keys: DropKeys,
-    pub state: DropState,
+    pub state: LoadedDrop,
     /// The highest slot with a row.
     pub highest_row: Slot,
     pub letters: u64,
@@ -74,7 +74,7 @@ impl DropSeen {
         Self {
             drop,
             keys,
-            state: DropState::default(),
+            state: LoadedDrop::default(),
             highest_row: 0,
             letters: 0,
             revocations: 0,

@@ -25,7 +25,7 @@ use tokio::runtime::Handle;
 use crate::config::ssl_cert_file;
 use crate::http::client::HttpClient;
 use crate::http::request_id;
-use crate::tls::Store;
+use crate::tls::TlsServer;
 
 /// The header of requests and responses.
 const TRACEPARENT: &str = "traceparent";
@@ -51,8 +51,8 @@ pub fn start_as(process: &'static str) -> anyhow::Result<()> {
     let Some(address) = address.or_else(|| set("OTEL_EXPORTER_OTLP_ENDPOINT")) else {
         return Ok(());
     };
-    let collector =
-        HttpClient::new(Store::Collector, &address, ssl_cert_file()).map_err(|why| anyhow!(why))?;
+    let collector = HttpClient::new(TlsServer::Collector, &address, ssl_cert_file())
+        .map_err(|why| anyhow!(why))?;
     let exporter = SpanExporter::builder()
         .with_http()
         .with_http_client(OtlpSender {

@@ -48,7 +48,7 @@ impl Reading {
 }
 
 #[derive(Default)]
-pub(super) struct Group {
+pub(super) struct ConsumerGroup {
     /// The assigned partitions.
     partitions: Mutex<BTreeMap<i32, Reading>>,
     /// Offsets at which the loop must begin partitions. A hash map, because Kafka's client fetches
@@ -63,7 +63,7 @@ pub(super) struct Group {
     denied: Mutex<Option<&'static str>>,
 }
 
-impl Group {
+impl ConsumerGroup {
     /// Describes the permission that Kafka denies, or returns `None` if it denies none.
     pub(super) fn denied(&self) -> Option<&'static str> {
         *self.denied.lock()
@@ -163,7 +163,7 @@ impl Group {
     }
 }
 
-impl ConsumerContext for Group {
+impl ConsumerContext for ConsumerGroup {
     fn rebalance(
         &self,
         consumer: &BaseConsumer<Self>,
@@ -196,7 +196,7 @@ impl ConsumerContext for Group {
     }
 }
 
-impl ClientContext for Group {
+impl ClientContext for ConsumerGroup {
     fn error(&self, error: KafkaError, reason: &str) {
         // `recv` returns the same error, and the loop logs it once.
         tracing::debug!(%error, reason, "librdkafka reports an error");
@@ -220,8 +220,8 @@ mod tests {
     use super::*;
 
     /// Creates a group with partition 0.
-    fn group() -> Group {
-        let group = Group::default();
+    fn group() -> ConsumerGroup {
+        let group = ConsumerGroup::default();
         group.partitions.lock().insert(0, Reading::default());
         group
     }
@@ -242,7 +242,7 @@ mod tests {
         assert_eq!(group.denied(), None);
     }
 
-    fn begin(group: &Group, offset: i64) {
+    fn begin(group: &ConsumerGroup, offset: i64) {
         group.change(0, |reading| reading.begin(offset));
     }
 

@@ -17,7 +17,7 @@ use strum::IntoEnumIterator as _;
 
 use super::record::Record;
 use crate::metrics::describe_all;
-use crate::rows::Outcome;
+use crate::rows::WriteOutcome;
 
 /// Parts that may fail while the loop runs.
 pub(super) const MYSQL: &str = "mysql";
@@ -29,7 +29,7 @@ pub(super) const NOT_JOINED: &str = "not in the group yet";
 
 /// Set by the loop and by the task that takes care of partitions; read by `/healthz` and `/readyz`.
 #[derive(Debug)]
-pub(super) struct Health {
+pub(super) struct ConsumerHealth {
     /// The loop is alive if it has iterated within this time. It also iterates while it waits for
     /// MySQL or for messages.
     stuck: Duration,
@@ -39,7 +39,7 @@ pub(super) struct Health {
     seen: SeenState,
 }
 
-impl Health {
+impl ConsumerHealth {
     /// Creates the initial state: alive, but not ready until the group has assigned partitions.
     pub(super) fn new(stuck: Duration, seen: SeenState) -> Self {
         Self {
@@ -124,10 +124,10 @@ pub(super) fn describe_metrics() {
 }
 
 /// Counts a batch with this number of `claims`, of which `records` were not repeats.
-pub(super) fn count_batch(records: &[Record], claims: usize, outcomes: &[Outcome]) {
+pub(super) fn count_batch(records: &[Record], claims: usize, outcomes: &[WriteOutcome]) {
     let number = |wanted| outcomes.iter().filter(|it| **it == wanted).count();
-    counter!("firstcome_consumer_issued_total").increment(number(Outcome::Issued) as u64);
-    let again = claims - records.len() + number(Outcome::Again);
+    counter!("firstcome_consumer_issued_total").increment(number(WriteOutcome::Issued) as u64);
+    let again = claims - records.len() + number(WriteOutcome::Again);
     counter!("firstcome_consumer_duplicates_total").increment(again as u64);
     let now = Utc::now();
     let delay = histogram!("firstcome_issue_delay_seconds");
@@ -139,7 +139,7 @@ pub(super) fn count_batch(records: &[Record], claims: usize, outcomes: &[Outcome
         }
     }
     for outcome in outcomes {
-        if let Outcome::Refused(reason, _) = outcome {
+        if let WriteOutcome::Refused(reason, _) = outcome {
             counter!("firstcome_consumer_refused_total", "reason" => reason.as_str()).increment(1);
         }
     }
@@ -151,7 +151,7 @@ mod tests {
 
     #[test]
     fn stalled_loop_is_not_alive_until_it_resumes() {
-        let health = Health::new(Duration::from_secs(30), SeenState::default());
+        let health = ConsumerHealth::new(Duration::from_secs(30), SeenState::default());
         let now = Instant::now();
         assert_eq!(health.is_alive(now + Duration::from_secs(29)), Ok(()));
         let stuck = health.is_alive(now + Duration::from_secs(32));

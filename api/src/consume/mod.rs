@@ -37,7 +37,7 @@ use firstcome_shared::telemetry;
 use tokio_util::sync::CancellationToken;
 
 pub use args::ConsumeArgs;
-use health::{Health, describe_metrics};
+use health::{ConsumerHealth, describe_metrics};
 use pace::Pace;
 use worker::{Connections, Worker};
 
@@ -62,7 +62,10 @@ pub async fn run(args: ConsumeArgs, shutdown: CancellationToken) -> anyhow::Resu
     let seen = SeenState::default();
     announce(db.clone(), process, seen.clone(), false, shutdown.clone()).await;
 
-    let alive = Arc::new(Health::new(Duration::from_secs(args.stuck_seconds), seen));
+    let alive = Arc::new(ConsumerHealth::new(
+        Duration::from_secs(args.stuck_seconds),
+        seen,
+    ));
     let router: Router =
         routes_of_loop(alive.alive(), alive.ready(), Vec::new()).merge(metrics_route(prometheus));
     firstcome_shared::say!("listening on http://{}", listener.local_addr()?);

@@ -13,7 +13,7 @@ use std::time::Duration;
 use parking_lot::Mutex;
 use tokio::time::Instant;
 
-use crate::rows::Outcome;
+use crate::rows::WriteOutcome;
 
 /// How long a suspension of the pace stays in force after it was read from MySQL: longer than the
 /// second until the next read.
@@ -82,11 +82,11 @@ pub(super) struct Pace {
     limit: Option<f64>,
     /// Partitions of the topic.
     all: AtomicUsize,
-    state: Mutex<State>,
+    state: Mutex<PaceState>,
 }
 
 #[derive(Debug)]
-struct State {
+struct PaceState {
     debt: Debt,
     /// The pace is suspended until this time: a coupon waits until all messages are read.
     suspended_until: Option<Instant>,
@@ -94,7 +94,7 @@ struct State {
 
 impl Pace {
     pub(super) fn new(rows_per_second: Option<u32>, all: usize) -> Self {
-        let state = State {
+        let state = PaceState {
             debt: Debt::new(Instant::now()),
             suspended_until: None,
         };
@@ -148,13 +148,16 @@ impl Pace {
     }
 
     /// Adds the rows and dead letters of a batch.
-    pub(super) fn written(&self, outcomes: &[Outcome], now: Instant) {
+    pub(super) fn written(&self, outcomes: &[WriteOutcome], now: Instant) {
         if self.limit.is_none() {
             return;
         }
         let mut rows = 0;
         for outcome in outcomes {
-            rows += usize::from(matches!(outcome, Outcome::Issued | Outcome::Refused(..)));
+            rows += usize::from(matches!(
+                outcome,
+                WriteOutcome::Issued | WriteOutcome::Refused(..)
+            ));
         }
         let mut state = self.state.lock();
         if rows > 0 && !state.is_suspended(now) {
@@ -178,7 +181,7 @@ impl Pace {
     }
 }
 
-impl State {
+impl PaceState {
     fn is_suspended(&self, now: Instant) -> bool {
         self.suspended_until.is_some_and(|until| now < until)
     }
@@ -212,8 +215,8 @@ mod tests {
         prop::collection::vec((1_usize..900, shares), 1..12)
     }
 
-    fn issued(rows: usize) -> Vec<Outcome> {
-        vec![Outcome::Issued; rows]
+    fn issued(rows: usize) -> Vec<WriteOutcome> {
+        vec![WriteOutcome::Issued; rows]
     }
 
     proptest! {
@@ -263,9 +266,9 @@ mod tests {
         let start = Instant::now();
         let after = |seconds: u64| start + Duration::from_secs(seconds);
         assert_eq!(pace.wait(1, start), Duration::ZERO);
-        pace.written(&[Outcome::Again, Outcome::Void], start);
+        pace.written(&[WriteOutcome::Again, WriteOutcome::Void], start);
         assert_eq!(pace.wait(1, start), Duration::ZERO, "nothing was inserted");
-        let refused = Outcome::Refused(DeadLetterReason::SlotTaken, String::new());
+        let refused = WriteOutcome::Refused(DeadLetterReason::SlotTaken, String::new());
         pace.written(&[issued(127), vec![refused]].concat(), start);
         // One of twelve partitions: 128 rows are 154 s.
         assert_eq!(pace.wait(1, start).as_secs(), 153);

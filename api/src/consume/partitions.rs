@@ -22,8 +22,8 @@ use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 use super::batch::Batch;
-use super::group::{Group, Reading};
-use super::health::{GROUP, Health, KAFKA, MYSQL};
+use super::group::{ConsumerGroup, Reading};
+use super::health::{ConsumerHealth, GROUP, KAFKA, MYSQL};
 use super::pace::Pace;
 use super::record::Record;
 
@@ -43,7 +43,7 @@ const ANSWER: Duration = Duration::from_secs(2);
 const SECOND_LOOK: Duration = Duration::from_secs(1);
 
 /// The first and the end offset of each partition.
-type Logs = BTreeMap<i32, KafkaResult<(i64, i64)>>;
+type Watermarks = BTreeMap<i32, KafkaResult<(i64, i64)>>;
 
 /// Reads the first and end offsets of partitions. If one of the given offsets is outside its log,
 /// reads that log once more after a pause: just after a partition got a new leader, a broker may
@@ -52,8 +52,8 @@ async fn read_logs(
     offsets: &BTreeMap<i32, Vec<i64>>,
     pause: Duration,
     read: impl Fn(i32) -> KafkaResult<(i64, i64)>,
-) -> Logs {
-    let mut logs: Logs = offsets.keys().map(|id| (*id, read(*id))).collect();
+) -> Watermarks {
+    let mut logs: Watermarks = offsets.keys().map(|id| (*id, read(*id))).collect();
     let is_outside = |(id, log): &(&i32, &mut KafkaResult<(i64, i64)>)| {
         let Ok((first, end)) = log else { return false };
         offsets[*id].iter().any(|at| !(*first..=*end).contains(at))
@@ -133,10 +133,10 @@ fn step_of(reading: Reading, position: Option<i64>, log: &RangeInclusive<i64>) -
 type Silences = BTreeMap<i32, (Option<i64>, Instant)>;
 
 pub(super) struct Tender {
-    pub(super) consumer: StreamConsumer<Group>,
+    pub(super) consumer: StreamConsumer<ConsumerGroup>,
     pub(super) kafka: KafkaSettings,
     pub(super) db: Db,
-    pub(super) health: Arc<Health>,
+    pub(super) health: Arc<ConsumerHealth>,
     pub(super) pace: Arc<Pace>,
     /// A partition whose messages do not arrive for this long is probed.
     pub(super) stuck: Duration,
@@ -196,7 +196,7 @@ impl Tender {
         }
     }
 
-    pub(super) fn group(&self) -> &Group {
+    pub(super) fn group(&self) -> &ConsumerGroup {
         self.consumer.context()
     }
 
@@ -386,7 +386,7 @@ impl Tender {
         &self,
         partitions: &BTreeMap<i32, Reading>,
         positions: Option<&Positions>,
-    ) -> Logs {
+    ) -> Watermarks {
         let mut offsets: BTreeMap<i32, Vec<i64>> = BTreeMap::new();
         for (id, reading) in partitions {
             let position = positions.and_then(|positions| positions.get(id).copied());

@@ -25,13 +25,13 @@ use tokio_util::sync::CancellationToken;
 
 use super::args::ConsumeArgs;
 use super::batch::Batch;
-use super::group::Group;
-use super::health::{GROUP, Health, MYSQL, NOT_JOINED, count_batch};
+use super::group::ConsumerGroup;
+use super::health::{ConsumerHealth, GROUP, MYSQL, NOT_JOINED, count_batch};
 use super::pace::Pace;
 use super::partitions::Tender;
 use super::record::Record;
-use super::write::{Written, drop_id, write, write_by_drop};
-use crate::rows::Outcome;
+use super::write::{WrittenBatch, drop_id, write, write_by_drop};
+use crate::rows::WriteOutcome;
 
 /// Maximum sleep of the loop, so that it notices a shutdown soon.
 const IDLE: Duration = Duration::from_millis(100);
@@ -59,7 +59,7 @@ const REMEMBERED: NonZeroUsize = NonZeroUsize::MIN.saturating_add(30_000);
 pub(super) struct Connections {
     pub(super) kafka: KafkaSettings,
     pub(super) db: Db,
-    pub(super) health: Arc<Health>,
+    pub(super) health: Arc<ConsumerHealth>,
     pub(super) pace: Arc<Pace>,
     /// Cancelled if the client must be replaced, or the process stops.
     pub(super) client: CancellationToken,
@@ -85,10 +85,10 @@ impl Worker {
     /// Creates a client that joins the group, perhaps in place of an earlier one.
     pub(super) fn subscribe(args: &ConsumeArgs, with: Connections) -> anyhow::Result<Self> {
         let stuck = Duration::from_secs(args.stuck_seconds);
-        let consumer: StreamConsumer<Group> = with
+        let consumer: StreamConsumer<ConsumerGroup> = with
             .kafka
             .group_consumer(stuck)
-            .create_with_context(Group::default())
+            .create_with_context(ConsumerGroup::default())
             .context("the Kafka consumer could not be made")?;
         with.health.set(GROUP, Some(NOT_JOINED.to_owned()));
         consumer.subscribe(&[&with.kafka.topic])?;
@@ -253,10 +253,12 @@ impl Worker {
         };
         count_batch(&batch.records, claims, &outcomes);
         self.tender.pace.written(&outcomes, Instant::now());
-        if outcomes
-            .iter()
-            .any(|outcome| matches!(outcome, Outcome::Refused(DeadLetterReason::RowLocked, _)))
-        {
+        if outcomes.iter().any(|outcome| {
+            matches!(
+                outcome,
+                WriteOutcome::Refused(DeadLetterReason::RowLocked, _)
+            )
+        }) {
             self.locked_until = Instant::now() + LOCKED_FOR;
         }
         self.failures = 0;
@@ -270,7 +272,7 @@ impl Worker {
     }
 
     /// Writes a batch, and polls without reading if that is slow.
-    async fn poll_until_written(&mut self, batch: Arc<Batch>) -> anyhow::Result<Written> {
+    async fn poll_until_written(&mut self, batch: Arc<Batch>) -> anyhow::Result<WrittenBatch> {
         let tender = Arc::clone(&self.tender);
         let by_drop = Instant::now() < self.locked_until;
         let mut writing = pin!(async move {
@@ -344,7 +346,7 @@ mod tests {
             "--kafka-signing-key=0123456789abcdef0123456789abcdef",
         ])
         .args;
-        let health = Arc::new(Health::new(SLOW, SeenState::default()));
+        let health = Arc::new(ConsumerHealth::new(SLOW, SeenState::default()));
         // The earlier client had joined.
         health.set(GROUP, None);
         let connections = Connections {

@@ -15,16 +15,16 @@ use firstcome_shared::mysql::{Conn, Db, DbError};
 
 use super::batch::Batch;
 use super::record::Record;
-use crate::rows::{Outcome, write_rows};
+use crate::rows::{WriteOutcome, write_rows};
 
 /// The outcome of each claim, and the partitions to read again from their positions.
-pub(super) type Written = Result<(Vec<Outcome>, Vec<i32>), DbError>;
+pub(super) type WrittenBatch = Result<(Vec<WriteOutcome>, Vec<i32>), DbError>;
 
 /// Writes claims, and advances the positions past their messages. After `Ok`, each claim has a row
 /// or a dead letter, unless a revocation or an erasure voids it. After an error, either nothing was
 /// written, or everything was written and MySQL's response was lost. Writing them again is correct
 /// in both cases.
-pub(super) async fn write(db: &Db, topic: &str, batch: Arc<Batch>) -> Written {
+pub(super) async fn write(db: &Db, topic: &str, batch: Arc<Batch>) -> WrittenBatch {
     crash_point(Point::RowsBegun);
     let key = db.code_key().await?;
     let topic = topic.to_owned();
@@ -44,7 +44,7 @@ pub(super) async fn write(db: &Db, topic: &str, batch: Arc<Batch>) -> Written {
 /// another client of MySQL has locked rows of a drop, the claims of that drop become dead letters,
 /// which the reconciler issues once it can, and the other drops are written. The claims must be
 /// sorted by drop.
-pub(super) async fn write_by_drop(db: &Db, topic: &str, batch: Arc<Batch>) -> Written {
+pub(super) async fn write_by_drop(db: &Db, topic: &str, batch: Arc<Batch>) -> WrittenBatch {
     let mut outcomes = Vec::new();
     let mut failed = None;
     for records in batch.records.chunk_by(|a, b| drop_id(a) == drop_id(b)) {
@@ -55,7 +55,7 @@ pub(super) async fn write_by_drop(db: &Db, topic: &str, batch: Arc<Batch>) -> Wr
         match write(db, topic, Arc::new(rows)).await {
             Ok((written, _)) => outcomes.extend(written),
             Err(error) if error.is_lock_wait() => {
-                let refused = Outcome::Refused(DeadLetterReason::RowLocked, error.to_string());
+                let refused = WriteOutcome::Refused(DeadLetterReason::RowLocked, error.to_string());
                 let locked = vec![refused; records.len()];
                 let kept = letters(records, &locked);
                 let keep = async move |conn: &mut Conn| dead_letters::keep(conn, &kept).await;
@@ -75,7 +75,11 @@ pub(super) fn drop_id(record: &Record) -> Option<DropId> {
     record.claim.as_ref().ok().map(|claim| claim.drop_id)
 }
 
-async fn insert(conn: &mut Conn, records: &[Record], key: &CodeKey) -> QueryResult<Vec<Outcome>> {
+async fn insert(
+    conn: &mut Conn,
+    records: &[Record],
+    key: &CodeKey,
+) -> QueryResult<Vec<WriteOutcome>> {
     let claims: Vec<Claim> = records
         .iter()
         .flat_map(|record| &record.claim)
@@ -84,11 +88,11 @@ async fn insert(conn: &mut Conn, records: &[Record], key: &CodeKey) -> QueryResu
     let written = write_rows(conn, &claims, key, IssuedBy::Consumer).await?;
     crash_point(Point::RowsInserted);
     let mut written = written.into_iter();
-    let outcomes: Vec<Outcome> = records
+    let outcomes: Vec<WriteOutcome> = records
         .iter()
         .map(|record: &Record| match &record.claim {
-            Ok(_) => written.next().unwrap_or(Outcome::Void),
-            Err(bad) => Outcome::Refused(bad.reason, bad.error.clone()),
+            Ok(_) => written.next().unwrap_or(WriteOutcome::Void),
+            Err(bad) => WriteOutcome::Refused(bad.reason, bad.error.clone()),
         })
         .collect();
     let letters = letters(records, &outcomes);
@@ -100,14 +104,16 @@ async fn insert(conn: &mut Conn, records: &[Record], key: &CodeKey) -> QueryResu
 }
 
 /// Builds the dead letters of claims that were refused.
-fn letters(records: &[Record], outcomes: &[Outcome]) -> Vec<FailedClaim> {
+fn letters(records: &[Record], outcomes: &[WriteOutcome]) -> Vec<FailedClaim> {
     records
         .iter()
         .zip(outcomes)
-        .filter_map(|(record, outcome): (&Record, &Outcome)| match outcome {
-            Outcome::Refused(reason, error) => Some(record.letter(*reason, error)),
-            Outcome::Issued | Outcome::Again | Outcome::Void => None,
-        })
+        .filter_map(
+            |(record, outcome): (&Record, &WriteOutcome)| match outcome {
+                WriteOutcome::Refused(reason, error) => Some(record.letter(*reason, error)),
+                WriteOutcome::Issued | WriteOutcome::Again | WriteOutcome::Void => None,
+            },
+        )
         .collect()
 }
 

@@ -10,7 +10,7 @@ use axum::http::request::Builder;
 use clap::Args;
 use firstcome_shared::config::ssl_cert_file;
 use firstcome_shared::http::client::HttpClient;
-use firstcome_shared::tls::Store;
+use firstcome_shared::tls::TlsServer;
 use http_body_util::BodyExt as _;
 use secrecy::{ExposeSecret, SecretString};
 use serde_json::Value;
@@ -52,7 +52,7 @@ const PATIENCE: Duration = Duration::from_secs(30);
 
 impl<'a> Client<'a> {
     pub(super) fn new(args: &'a ApiArgs) -> anyhow::Result<Self> {
-        let api = HttpClient::new(Store::Api, &args.api_url, ssl_cert_file())
+        let api = HttpClient::new(TlsServer::Api, &args.api_url, ssl_cert_file())
             .map_err(anyhow::Error::msg)?;
         Ok(Self { api, args })
     }

@@ -13,7 +13,7 @@ use firstcome_shared::mysql::issued::IssuedRow;
 
 /// Whether a claim became a row, and if not, why.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(crate) enum Outcome {
+pub(crate) enum WriteOutcome {
     Issued,
     /// The claim already has its row. In a sealed drop, a row of the user on another slot counts,
     /// too.
@@ -24,7 +24,7 @@ pub(crate) enum Outcome {
     Refused(DeadLetterReason, String),
 }
 
-impl Outcome {
+impl WriteOutcome {
     pub(crate) fn has_row(&self) -> bool {
         matches!(self, Self::Issued | Self::Again)
     }
@@ -35,7 +35,7 @@ pub(super) fn classify<'a>(
     claims: &[&'a Claim],
     rows: &'a [IssuedRow],
     rules: &HashMap<DropId, DropRules>,
-) -> Vec<Outcome> {
+) -> Vec<WriteOutcome> {
     let mut holders = SlotHolders::default();
     for row in rows {
         let holder = Holder {
@@ -85,42 +85,42 @@ impl<'a> SlotHolders<'a> {
         }
     }
 
-    fn judge(&mut self, claim: &'a Claim, rules: &HashMap<DropId, DropRules>) -> Outcome {
+    fn judge(&mut self, claim: &'a Claim, rules: &HashMap<DropId, DropRules>) -> WriteOutcome {
         let coupon = claim.coupon_id;
         let drop = claim.drop_id;
         let slot = claim.slot;
         let user = claim.user_id.as_str();
         let Some(rule) = rules.get(&drop).filter(|rule| rule.coupon_id == coupon) else {
             let why = format!("coupon {coupon} has no drop {drop}");
-            return Outcome::Refused(DeadLetterReason::UnknownDrop, why);
+            return WriteOutcome::Refused(DeadLetterReason::UnknownDrop, why);
         };
         if slot < 1 || slot > rule.quantity {
             let why = format!("slot {slot} is outside 1 to {}", rule.quantity);
-            return Outcome::Refused(DeadLetterReason::SlotOutOfRange, why);
+            return WriteOutcome::Refused(DeadLetterReason::SlotOutOfRange, why);
         }
         let holder = self.slots.get(&(drop, slot)).copied();
         let held_in = |scope| self.people.get(&(coupon, user, scope));
         // In a sealed drop, a row on another slot also fulfils the promise.
         let is_fulfilled = rule.window.is_sealed && held_in(Some(drop)).is_some();
         if is_fulfilled || holder.is_some_and(|holder| holder.has(claim)) {
-            return Outcome::Again;
+            return WriteOutcome::Again;
         }
         // Check this before `slot_taken`: a user who already has a coupon has lost nothing.
         let scope = (rule.once_per == OncePer::Drop).then_some(drop);
         if let Some((drop, slot)) = held_in(scope) {
             let why = format!("this user holds slot {slot} of drop {drop}");
-            return Outcome::Refused(DeadLetterReason::AlreadyHasOne, why);
+            return WriteOutcome::Refused(DeadLetterReason::AlreadyHasOne, why);
         }
         if let Some(fault) = rule.window.fault(claim.claimed_at) {
-            return Outcome::Refused(fault.into(), fault.explanation().to_owned());
+            return WriteOutcome::Refused(fault.into(), fault.explanation().to_owned());
         }
         if holder.is_some() {
             let why = format!("slot {slot} of drop {drop} is another person's");
-            return Outcome::Refused(DeadLetterReason::SlotTaken, why);
+            return WriteOutcome::Refused(DeadLetterReason::SlotTaken, why);
         }
         let claimed_at = claim.claimed_at.map(as_stored);
         self.add(drop, slot, coupon, Holder { user, claimed_at });
-        Outcome::Issued
+        WriteOutcome::Issued
     }
 }
 
@@ -187,10 +187,10 @@ mod tests {
     fn words(claims: &[Claim], rows: &[IssuedRow]) -> Vec<&'static str> {
         let claims: Vec<&Claim> = claims.iter().collect();
         let word = |verdict| match verdict {
-            Outcome::Issued => "issue",
-            Outcome::Again => "again",
-            Outcome::Void => "void",
-            Outcome::Refused(reason, _) => reason.as_str(),
+            WriteOutcome::Issued => "issue",
+            WriteOutcome::Again => "again",
+            WriteOutcome::Void => "void",
+            WriteOutcome::Refused(reason, _) => reason.as_str(),
         };
         classify(&claims, rows, &rules())
             .into_iter()
@@ -296,7 +296,7 @@ mod tests {
     fn explanation_names_the_slot_that_the_user_holds_but_no_user() {
         let ann = claim(1, "ann", 10, 3);
         let rows = [row(1, "ann", 10, 1), row(1, "bob", 10, 3)];
-        let [Outcome::Refused(_, error)] = &classify(&[&ann], &rows, &rules())[..] else {
+        let [WriteOutcome::Refused(_, error)] = &classify(&[&ann], &rows, &rules())[..] else {
             panic!("not refused")
         };
         assert_eq!(error, "this user holds slot 1 of drop 10");
@@ -320,7 +320,7 @@ mod tests {
             for part in [earlier, later] {
                 let part: Vec<&Claim> = part.iter().collect();
                 let verdicts = classify(&part, &rows, &rules);
-                for (claim, _) in part.iter().zip(&verdicts).filter(|(_, verdict)| **verdict == Outcome::Issued) {
+                for (claim, _) in part.iter().zip(&verdicts).filter(|(_, verdict)| **verdict == WriteOutcome::Issued) {
                     rows.push(row(claim.coupon_id.0, claim.user_id.as_str(), claim.drop_id.0, claim.slot));
                 }
             }
@@ -334,7 +334,7 @@ mod tests {
                 prop_assert!(people.insert((row.coupon_id, row.user_id.clone(), scope)));
             }
             let all: Vec<&Claim> = claims.iter().collect();
-            prop_assert!(!classify(&all, &rows, &rules).contains(&Outcome::Issued));
+            prop_assert!(!classify(&all, &rows, &rules).contains(&WriteOutcome::Issued));
         }
     }
 }

@@ -15,7 +15,7 @@ use clap::Args;
 use firstcome_shared::config::{secret, ssl_cert_file};
 use firstcome_shared::http::client::HttpClient;
 use firstcome_shared::report::wording;
-use firstcome_shared::tls::Store;
+use firstcome_shared::tls::TlsServer;
 use hmac::{Hmac, Mac as _};
 use hyper::body::{Bytes, Incoming};
 use hyper::header::{CONTENT_TYPE, HeaderMap, RETRY_AFTER, USER_AGENT};
@@ -84,7 +84,7 @@ impl WebhookArgs {
         let limit = Duration::from_millis(self.webhook_timeout_ms);
         let webhook = |url: &Url| {
             let authorities = self.authorities.clone();
-            let client = HttpClient::new(Store::Webhook, url.as_str(), authorities)
+            let client = HttpClient::new(TlsServer::Webhook, url.as_str(), authorities)
                 .map_err(anyhow::Error::msg)?;
             let fingerprint = format!("{:x}", Sha256::digest(url.as_str()));
             Ok(Webhook {

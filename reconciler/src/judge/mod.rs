@@ -19,7 +19,7 @@ use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 pub use firstcome_shared::domain::ClaimOfSlot as Row;
 use firstcome_shared::domain::{DropId, Slot, UserId};
 use firstcome_shared::model::{Revocation, Revocations};
-use firstcome_shared::redis::reads::DropState;
+use firstcome_shared::redis::reads::LoadedDrop;
 
 /// A user whom Redis has on a slot. The time of admission is known only in R'.
 pub use firstcome_shared::redis::reads::SlotHolder as Holder;
@@ -187,7 +187,7 @@ pub enum WholeDrop {
 
 /// Decides from a drop's numbers. `is_new` means that its window has not begun, and that it has no
 /// row and no dead letter.
-pub fn judge_whole(seen: &DropState, is_new: bool) -> WholeDrop {
+pub fn judge_whole(seen: &LoadedDrop, is_new: bool) -> WholeDrop {
     let dirt = |kind, detail| WholeDrop::Dirty(Dirt::new(kind, None, detail));
     let held = i64::try_from(seen.users + seen.free).unwrap_or(i64::MAX);
     match seen.count {

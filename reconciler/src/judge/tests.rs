@@ -4,13 +4,13 @@ use chrono::DateTime;
 use firstcome_shared::domain::OncePer;
 use firstcome_shared::model::Revocation;
 use firstcome_shared::redis::keys::DropMeta;
-use firstcome_shared::redis::reads::DropState;
+use firstcome_shared::redis::reads::LoadedDrop;
 
 mod healthy;
 mod table;
 
 /// Returns the state of a drop that has its keys and settings.
-fn loaded(count: Option<i64>, users: u64, free: u64) -> DropState {
+fn loaded(count: Option<i64>, users: u64, free: u64) -> LoadedDrop {
     let meta = DropMeta {
         quantity: 4,
         opens_at_ms: 0,
@@ -21,13 +21,13 @@ fn loaded(count: Option<i64>, users: u64, free: u64) -> DropState {
         closed_early: false,
         allow: None,
     };
-    DropState {
+    LoadedDrop {
         has_keys: true,
         meta: Some(meta),
         count,
         users,
         free,
-        ..DropState::default()
+        ..LoadedDrop::default()
     }
 }
 

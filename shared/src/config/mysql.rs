@@ -8,7 +8,7 @@ use secrecy::{ExposeSecret as _, SecretString};
 
 use super::{TlsArgs, secret};
 use crate::mysql::DbSettings;
-use crate::tls::{Store, StoreAddress, Tls};
+use crate::tls::{StoreAddress, Tls, TlsServer};
 use crate::tuning::Tuning;
 
 /// The connection to MySQL.
@@ -61,7 +61,7 @@ impl MysqlArgs {
         let url = self.database_url.expose_secret();
         let is_encrypted = Opts::from_url(url).is_ok_and(|opts| opts.ssl_opts().is_some());
         let tls = is_encrypted
-            .then(|| Tls::new(Store::Mysql, &self.tls.files()))
+            .then(|| Tls::new(TlsServer::Mysql, &self.tls.files()))
             .transpose()
             .map_err(anyhow::Error::msg)?;
         let limit = self

@@ -9,7 +9,7 @@ use secrecy::{ExposeSecret as _, SecretString};
 use super::{TlsArgs, secret};
 use crate::redis::deployment::addresses;
 use crate::redis::{RedisDurability, RedisMode, RedisSettings, keys};
-use crate::tls::{Store, StoreAddress, Tls};
+use crate::tls::{StoreAddress, Tls, TlsServer};
 
 /// The connection to Redis.
 #[derive(Debug, Clone, Args)]
@@ -57,7 +57,7 @@ impl RedisArgs {
         let nodes = addresses(self.redis_url.expose_secret()).map_err(anyhow::Error::msg)?;
         validate(self.redis_mode, &nodes).map_err(anyhow::Error::msg)?;
         let tls = is_encrypted(&nodes[0])
-            .then(|| Tls::new(Store::Redis, &tls.files()))
+            .then(|| Tls::new(TlsServer::Redis, &tls.files()))
             .transpose()
             .map_err(anyhow::Error::msg)?;
         Ok(RedisSettings {

@@ -5,7 +5,7 @@ use clap::Args;
 use tokio_rustls::rustls::ClientConfig;
 
 use super::ssl_cert_file;
-use crate::tls::{Store, Tls, TlsFiles};
+use crate::tls::{Tls, TlsFiles, TlsServer};
 
 #[derive(Debug, Clone, Default, Args)]
 #[command(next_help_heading = "Stores")]
@@ -21,7 +21,7 @@ pub struct TlsArgs {
 impl TlsArgs {
     /// Returns the settings for TLS to an attached system's PostgreSQL.
     pub fn for_postgres(&self) -> anyhow::Result<ClientConfig> {
-        let tls = Tls::new(Store::Mysql, &self.files()).map_err(Error::msg)?;
+        let tls = Tls::new(TlsServer::Mysql, &self.files()).map_err(Error::msg)?;
         Ok(tls.client_config())
     }
 

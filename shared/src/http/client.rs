@@ -19,7 +19,7 @@ use hyper_util::rt::TokioExecutor;
 use secrecy::{ExposeSecret as _, SecretString};
 use tokio::time::timeout;
 
-use crate::tls::{Store, Tls, TlsFiles, cause};
+use crate::tls::{Tls, TlsFiles, TlsServer, cause};
 
 /// Maximum number of bytes read from the head of a response.
 const HEAD: usize = 16 * 1024;
@@ -68,7 +68,11 @@ impl HttpClient {
     ///
     /// # Errors
     /// Returns a message that names the setting to change.
-    pub fn new(store: Store, address: &str, authorities: Option<PathBuf>) -> Result<Self, String> {
+    pub fn new(
+        store: TlsServer,
+        address: &str,
+        authorities: Option<PathBuf>,
+    ) -> Result<Self, String> {
         let name = store.address();
         let wrong = || {
             format!(
@@ -224,8 +228,11 @@ mod tests {
         let files = CertificateFolder::make().unwrap();
         let get = async |port: u16, ca: &str| {
             let ca = (!ca.is_empty()).then(|| PathBuf::from(files.path(ca)));
-            let source =
-                HttpClient::new(Store::Jwks, &format!("https://127.0.0.1:{port}/keys"), ca);
+            let source = HttpClient::new(
+                TlsServer::Jwks,
+                &format!("https://127.0.0.1:{port}/keys"),
+                ca,
+            );
             source.unwrap_or_else(|why| panic!("{why}")).get().await
         };
         let good = https_server(&files, "server").await;

@@ -9,7 +9,7 @@ use hyper::body::Bytes;
 use tokio::time::timeout;
 
 use super::client::HttpClient;
-use crate::tls::Store;
+use crate::tls::TlsServer;
 
 /// Time limit of a probe. Shorter than the container's own limit (3 s in docker-compose.yml), so
 /// that the error is shown.
@@ -31,7 +31,7 @@ impl ProbeArgs {
     pub async fn probe(&self, address: SocketAddr) -> Result<(), String> {
         let path = if self.ready { "/readyz" } else { "/healthz" };
         let at = reachable(address);
-        let client = HttpClient::new(Store::Api, &format!("http://{at}{path}"), None)?;
+        let client = HttpClient::new(TlsServer::Api, &format!("http://{at}{path}"), None)?;
         let request = Request::get(client.url(""))
             .body(Bytes::new())
             .map_err(|error| error.to_string())?;

@@ -96,7 +96,7 @@ fn digit(bits: u64) -> char {
 
 /// The code of an issued coupon, parsed from what a user typed.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Code {
+pub struct CouponCode {
     pub drop: DropId,
     pub slot: Slot,
     /// The code in the form in which its row stores it.
@@ -108,7 +108,7 @@ pub struct Code {
 #[error("the text does not have the form of a code")]
 pub struct NoCode;
 
-impl FromStr for Code {
+impl FromStr for CouponCode {
     type Err = NoCode;
 
     /// Parses what a user typed or pasted: only the letters and digits count, in lower case, in full
@@ -128,7 +128,7 @@ impl FromStr for Code {
     }
 }
 
-impl Code {
+impl CouponCode {
     fn from_digits(typed: &str) -> Result<Self, NoCode> {
         let digits: Vec<u64> = typed
             .chars()
@@ -242,7 +242,7 @@ mod tests {
             "My coupon code is 0000-0002-0015-ABCD-EFGH.",
             "COUPON: 0000-0002-0015-ABCD-EFGH",
         ] {
-            let code: Code = typed.parse().unwrap();
+            let code: CouponCode = typed.parse().unwrap();
             assert_eq!((code.drop, code.slot), (DropId(2), 37), "{typed}");
             assert_eq!(code.text, CODE, "{typed}");
         }
@@ -261,7 +261,7 @@ mod tests {
             "0000-0002-Z000-0000-ABCD-EFGH",
             "erased-0123456789abcdef0123",
         ] {
-            assert_eq!(bad.parse::<Code>(), Err(NoCode), "{bad}");
+            assert_eq!(bad.parse::<CouponCode>(), Err(NoCode), "{bad}");
         }
     }
 
@@ -295,7 +295,7 @@ mod tests {
                 (other, _) => other.to_string(),
             };
             let typed: String = code.chars().zip(&typed).map(variant).collect();
-            let read: Code = typed.parse().unwrap();
+            let read: CouponCode = typed.parse().unwrap();
             prop_assert_eq!((read.drop, read.slot), place, "{}", typed);
             prop_assert_eq!(read.text, code);
         }

@@ -11,7 +11,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::json;
 use utoipa::ToSchema;
 
-use super::codes::Code;
+use super::codes::CouponCode;
 use super::ops_actions::{Operator, OperatorAct};
 use super::{Conn, Db, DbResult, Prepared, Refusal, refusal};
 use crate::columns::{At, Datetime, MysqlTime, now};
@@ -31,7 +31,7 @@ const ATTEMPTS: usize = 3;
 /// An order that uses a code, or undoes its use.
 #[derive(Debug, Clone)]
 pub struct UseOrder {
-    pub code: Code,
+    pub code: CouponCode,
     pub reference: String,
     /// The shop.
     pub by: String,
@@ -262,7 +262,7 @@ impl Db {
     }
 
     /// Reads what a code is for, its user, and its references, oldest first.
-    pub async fn code(&self, code: Code) -> DbResult<CodeAnswer<CodeView>> {
+    pub async fn code(&self, code: CouponCode) -> DbResult<CodeAnswer<CodeView>> {
         let db = self.of_primary();
         db.run("read a code", async move |conn| {
             let state = match read(conn, &code).await? {
@@ -358,7 +358,7 @@ async fn try_undo(
 
 /// Reads what a code is for, and its uses. A wrong code costs a look-up by primary key, and one by
 /// the key of the drop's revocations.
-async fn read(conn: &mut Conn, code: &Code) -> QueryResult<CodeAnswer<CodeState>> {
+async fn read(conn: &mut Conn, code: &CouponCode) -> QueryResult<CodeAnswer<CodeState>> {
     let its_row = issued_coupons::drop_id
         .eq(drops::id)
         .and(issued_coupons::slot.eq(code.slot))
@@ -406,7 +406,7 @@ async fn read(conn: &mut Conn, code: &Code) -> QueryResult<CodeAnswer<CodeState>
     }))
 }
 
-async fn is_revoked(conn: &mut Conn, coupon: CouponId, code: &Code) -> QueryResult<bool> {
+async fn is_revoked(conn: &mut Conn, coupon: CouponId, code: &CouponCode) -> QueryResult<bool> {
     let revoked = revoked_coupons::table
         .filter(revoked_coupons::drop_id.eq(code.drop))
         .filter(revoked_coupons::coupon_id.eq(coupon))

@@ -38,7 +38,7 @@ pub struct CouponState {
 
 /// A drop's numbers, with the gate of its coupon.
 #[derive(Debug, Clone, Default)]
-pub struct DropState {
+pub struct LoadedDrop {
     pub gate: Gate,
     /// The highest revision of the coupon; 0 if unknown.
     pub revision: u64,
@@ -60,7 +60,7 @@ pub struct DropState {
     pub unreadable: Vec<&'static str>,
 }
 
-impl DropState {
+impl LoadedDrop {
     /// Whether the keys are complete, and count = |users| + |free|.
     pub fn adds_up(&self) -> bool {
         let sum = i64::try_from(self.users + self.free).ok();
@@ -286,12 +286,12 @@ impl Redis {
     pub async fn drop_states<'a>(
         &self,
         drops: impl IntoIterator<Item = &'a DropKeys>,
-    ) -> RedisResult<Vec<DropState>> {
+    ) -> RedisResult<Vec<LoadedDrop>> {
         let reads = drops.into_iter().map(|keys| self.drop_state(keys));
         in_parts(reads.collect()).await
     }
 
-    async fn drop_state(&self, keys: &DropKeys) -> RedisResult<DropState> {
+    async fn drop_state(&self, keys: &DropKeys) -> RedisResult<LoadedDrop> {
         let mut reads = Reads::new();
         let gate = reads.gate_and_revision(&keys.gate, &keys.revision);
         let meta = reads.add::<HashMap<String, String>>("meta", Cmd::hgetall(&keys.meta));
@@ -310,7 +310,7 @@ impl Redis {
         let existing = reads.add::<u64>("meta", Cmd::exists(&keys.own()));
         let mut replies = self.read_at_once(keys.coupon, reads).await?;
         let (gate, revision) = replies.gate_and_revision(&gate);
-        let mut state = DropState {
+        let mut state = LoadedDrop {
             gate,
             revision,
             meta: DropMeta::read(&replies.get(&meta)),
@@ -320,7 +320,7 @@ impl Redis {
             waiting: replies.get(&waiting),
             owed: replies.get(&owed),
             times: replies.get(&times),
-            ..DropState::default()
+            ..LoadedDrop::default()
         };
         for top in tops {
             let top = replies.get(&top);

@@ -18,7 +18,7 @@ use tokio_rustls::rustls::{self, ClientConfig, RootCertStore};
 
 /// Servers reached over TLS. Errors name the setting of the server's address.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Store {
+pub enum TlsServer {
     Redis,
     Mysql,
     /// The issuer of tokens, for the keys that verify them.
@@ -31,7 +31,7 @@ pub enum Store {
     Collector,
 }
 
-impl Store {
+impl TlsServer {
     /// Whether public authorities are trusted in addition to those of `SSL_CERT_FILE`. The operator
     /// knows the authority of a store's certificate; the other servers may use any.
     fn trusts_public(self) -> bool {
@@ -65,10 +65,10 @@ pub(crate) struct TlsFiles {
 /// The trusted authorities and this process's certificate, which are read once, at start-up.
 #[derive(Clone)]
 pub struct Tls {
-    store: Store,
+    store: TlsServer,
     config: Arc<ClientConfig>,
     /// The authorities to trust, as PEM. `None` means those that browsers trust. See
-    /// [`Store::trusts_public`].
+    /// [`TlsServer::trusts_public`].
     ca: Option<Arc<[u8]>>,
     identity: Option<Arc<Identity>>,
 }
@@ -101,7 +101,7 @@ fn certificates(name: &str, pem: &[u8]) -> Result<Vec<CertificateDer<'static>>, 
 
 impl Tls {
     /// Reads the files. Errors name the setting to change.
-    pub(crate) fn new(store: Store, files: &TlsFiles) -> Result<Self, String> {
+    pub(crate) fn new(store: TlsServer, files: &TlsFiles) -> Result<Self, String> {
         let mut roots = RootCertStore::empty();
         let mut ca = None;
         if let Some(path) = &files.authorities {
@@ -276,7 +276,7 @@ mod tests {
                 cert,
                 key,
             };
-            Tls::new(Store::Redis, &given)
+            Tls::new(TlsServer::Redis, &given)
         };
         let good = tls("client.pem", "client.key").unwrap();
         let is_shown = format!("{good:?}").contains("PRIVATE");

@@ -59,13 +59,13 @@ async fn written(db: &Db, batch: &[Record]) -> Counts {
             let number = |wanted| outcomes.iter().filter(|it| **it == wanted).count();
             let mut refused = BTreeMap::new();
             for outcome in &outcomes {
-                if let Outcome::Refused(reason, _) = outcome {
+                if let WriteOutcome::Refused(reason, _) = outcome {
                     *refused.entry(reason.as_str()).or_default() += 1;
                 }
             }
             return Counts {
-                issued: number(Outcome::Issued),
-                again: number(Outcome::Again),
+                issued: number(WriteOutcome::Issued),
+                again: number(WriteOutcome::Again),
                 refused,
             };
         }

@@ -9,7 +9,7 @@ use std::time::Duration;
 use arc_swap::ArcSwap;
 use firstcome_shared::config::ssl_cert_file;
 use firstcome_shared::http::client::{FetchError, HttpClient};
-use firstcome_shared::tls::Store;
+use firstcome_shared::tls::TlsServer;
 use jsonwebtoken::jwk::Jwk;
 use jsonwebtoken::{Algorithm, DecodingKey};
 use metrics::gauge;
@@ -53,7 +53,7 @@ impl fmt::Display for KeySet {
 impl KeySet {
     /// Creates a set that has no keys yet.
     pub(super) fn new(url: &str, algorithm: Algorithm) -> Result<Self, String> {
-        let source = HttpClient::new(Store::Jwks, url, ssl_cert_file())?;
+        let source = HttpClient::new(TlsServer::Jwks, url, ssl_cert_file())?;
         if !source.is_encrypted() && !source.is_loopback() {
             return Err(format!(
                 "JWT_JWKS_URL: use https. Anybody on the way to {source} could give keys of \

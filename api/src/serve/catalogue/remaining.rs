@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use firstcome_shared::domain::DropId;
 use firstcome_shared::redis::keys::DropKeys;
-use firstcome_shared::redis::reads::DropState;
+use firstcome_shared::redis::reads::LoadedDrop;
 use firstcome_shared::redis::{Redis, RedisError};
 use tokio::sync::Mutex;
 use tokio::time::{Instant, timeout};
@@ -19,7 +19,7 @@ const PATIENCE: Duration = Duration::from_millis(500);
 /// The states of drops that were read from Redis within the last 200 ms. The lock is held while
 /// Redis is queried: other requests wait and then find the result.
 #[derive(Default)]
-pub(crate) struct RemainingCache(Mutex<HashMap<DropId, (Instant, DropState)>>);
+pub(crate) struct RemainingCache(Mutex<HashMap<DropId, (Instant, LoadedDrop)>>);
 
 impl RemainingCache {
     /// Returns the states of drops, or none if Redis is unavailable.
@@ -27,7 +27,7 @@ impl RemainingCache {
         &self,
         redis: &Redis,
         drops: &[(DropId, &DropKeys)],
-    ) -> HashMap<DropId, DropState> {
+    ) -> HashMap<DropId, LoadedDrop> {
         match timeout(PATIENCE, self.read(redis, drops)).await {
             Ok(Ok(states)) => states,
             unknown => {
@@ -44,7 +44,7 @@ impl RemainingCache {
         &self,
         redis: &Redis,
         drops: &[(DropId, &DropKeys)],
-    ) -> Result<HashMap<DropId, DropState>, RedisError> {
+    ) -> Result<HashMap<DropId, LoadedDrop>, RedisError> {
         let mut cached = self.0.lock().await;
         cached.retain(|_, (read_at, _)| read_at.elapsed() < TTL);
         let mut stale = drops.to_vec();

@@ -12,7 +12,7 @@ use tokio::time::Instant;
 use super::batcher::join_call;
 use super::outcome::{ClaimAnswer, ClaimRefusal};
 use super::pending::StoredReply;
-use super::second_store::Store;
+use super::second_store::StoredIn;
 use crate::serve::auth::Requester;
 use crate::serve::catalogue::coupon_with_drops::{CouponWithDrops, DropCandidates};
 use crate::serve::metrics::record_claim;
@@ -159,7 +159,7 @@ fn acknowledge(StoredReply { reply, store }: StoredReply) -> Result<ClaimAnswer,
             Ok(ClaimAnswer::Accepted {
                 drop_id,
                 slot,
-                queued: store == Store::Kafka,
+                queued: store == StoredIn::Kafka,
             })
         }
         Admission::Already(drop_id, slot) => {

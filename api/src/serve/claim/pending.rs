@@ -8,7 +8,7 @@ use firstcome_shared::redis::admission::{AdmissionError, AdmissionReply, Claiman
 use tokio::sync::{OwnedSemaphorePermit, oneshot};
 use tokio::time::Instant;
 
-use super::second_store::Store;
+use super::second_store::StoredIn;
 use crate::serve::catalogue::losers::Losers;
 
 /// The script's reply to one claim, and the second store that holds the claim.
@@ -16,7 +16,7 @@ use crate::serve::catalogue::losers::Losers;
 pub(super) struct StoredReply {
     pub(super) reply: AdmissionReply,
     /// The second store that holds the claim if it got a slot; `None` if no store took it in time.
-    pub(super) store: Option<Store>,
+    pub(super) store: Option<StoredIn>,
 }
 
 /// A claim that waits for its call and then for the second store, even after its client hung up.
@@ -43,7 +43,7 @@ impl PendingClaim {
         }
     }
 
-    pub(super) fn answer(self, reply: AdmissionReply, store: Option<Store>) {
+    pub(super) fn answer(self, reply: AdmissionReply, store: Option<StoredIn>) {
         // Sending fails if nobody waits for the answer any more. The client can retry.
         let _ = self.reply.send(Ok(StoredReply { reply, store }));
     }

@@ -22,7 +22,7 @@ use tokio::time::{Instant, timeout};
 
 use super::kafka::Publisher;
 use super::refusal::LastRefusal;
-use crate::rows::{Outcome, write_rows};
+use crate::rows::{WriteOutcome, write_rows};
 
 /// The call to Redis that returned slots.
 #[derive(Clone, Copy)]
@@ -37,7 +37,7 @@ pub(super) struct Call {
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Store {
+pub(crate) enum StoredIn {
     /// Kafka acknowledged the message.
     Kafka,
     /// MySQL has the row.
@@ -50,7 +50,7 @@ pub(crate) struct SecondStore {
     mysql: Db,
     deadlines: PublishArgs,
     /// Claims that a second store holds. An entry stays valid when Redis loses data.
-    stored: Mutex<LruCache<AdmissionId, Store>>,
+    stored: Mutex<LruCache<AdmissionId, StoredIn>>,
     hashing: RandomState,
     refused: LastRefusal,
 }
@@ -88,7 +88,7 @@ impl SecondStore {
     ///
     /// Two processes may publish the same claim, as may one process for concurrent retries. The
     /// consumer ignores the second message.
-    pub(super) async fn ensure(&self, call: Call, claims: &[Claim]) -> Vec<Option<Store>> {
+    pub(super) async fn ensure(&self, call: Call, claims: &[Claim]) -> Vec<Option<StoredIn>> {
         let ids: Vec<AdmissionId> = claims.iter().map(|claim| self.id(claim)).collect();
         let mut missing: BTreeMap<_, _> = ids.iter().copied().zip(claims).collect();
         {
@@ -111,7 +111,7 @@ impl SecondStore {
         let is_in_time = call.asked_at.elapsed() <= self.deadlines.longest_in_flight();
         let mut stored = self.stored.lock();
         let store = |id| stored.get(id).copied().filter(|_| is_in_time);
-        let stores: Vec<Option<Store>> = ids.iter().map(store).collect();
+        let stores: Vec<Option<StoredIn>> = ids.iter().map(store).collect();
         let not_held = stores.iter().filter(|store| store.is_none()).count();
         counter!("firstcome_claims_not_durable_total").increment(not_held as u64);
         stores
@@ -124,7 +124,7 @@ impl SecondStore {
     }
 
     /// Writes claims to Kafka or, if Kafka does not acknowledge them, to MySQL.
-    async fn write(&self, call: Call, claims: &[&Claim]) -> Vec<Option<Store>> {
+    async fn write(&self, call: Call, claims: &[&Claim]) -> Vec<Option<StoredIn>> {
         // If this process was suspended, or Redis answered late, a claim that is published now
         // could arrive after the reconciler has waited for claims in flight and given its slot to
         // another user. A retry finds the admission, if it still stands.
@@ -134,7 +134,7 @@ impl SecondStore {
         let is_published = self.publisher.publish(claims, call.now).await;
         crash_point(Point::ClaimPublished);
         if is_published {
-            return vec![Some(Store::Kafka); claims.len()];
+            return vec![Some(StoredIn::Kafka); claims.len()];
         }
         let limit = self.deadlines.backup_deadline();
         let written = timeout(limit, self.write_rows(call, claims)).await;
@@ -151,7 +151,7 @@ impl SecondStore {
         counter!("firstcome_claims_fallback_total").increment(rows as u64);
         have_rows
             .into_iter()
-            .map(|has_row| has_row.then_some(Store::Mysql))
+            .map(|has_row| has_row.then_some(StoredIn::Mysql))
             .collect()
     }
 
@@ -167,7 +167,7 @@ impl SecondStore {
                     return Ok(vec![false; claims.len()]);
                 }
                 let outcomes = write_rows(conn, &claims, &key, IssuedBy::Api).await?;
-                Ok(outcomes.iter().map(Outcome::has_row).collect())
+                Ok(outcomes.iter().map(WriteOutcome::has_row).collect())
             };
             let what = "write claims that are not published";
             match self.mysql.transaction(what, write).await {

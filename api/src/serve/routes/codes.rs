@@ -7,9 +7,9 @@ use axum::{Extension, Json};
 use chrono::{DateTime, SecondsFormat, Utc};
 use firstcome_shared::coupon::line;
 use firstcome_shared::http::Problem;
-use firstcome_shared::http::problem::Code as ProblemCode;
+use firstcome_shared::http::problem::Code;
 use firstcome_shared::http::signatures::Allowed;
-use firstcome_shared::mysql::codes::Code;
+use firstcome_shared::mysql::codes::CouponCode;
 use firstcome_shared::mysql::ops_actions::Operator;
 use firstcome_shared::mysql::uses::{
     CodeRefusal, CodeView, MAX_REFERENCES, UndoReason, UseOrder, Used,
@@ -208,7 +208,7 @@ fn order(app: &App, code: &str, reference: String, shop: Operator) -> Result<Use
 }
 
 /// Parses a code, unless its sender has sent too many wrong ones.
-fn parsed(app: &App, code: &str, token: &str) -> Result<Code, Problem> {
+fn parsed(app: &App, code: &str, token: &str) -> Result<CouponCode, Problem> {
     if !app.wrong_codes.allow(token, Instant::now()) {
         let why = "too many wrong codes were sent with this token; repeat the request later";
         return Err(Problem::unavailable(why));
@@ -225,23 +225,22 @@ fn problem(app: &App, token: &str, refusal: CodeRefusal) -> Problem {
             Problem::not_found("no coupon has this code; its user sees it in `claims/me`")
         }
         CodeRefusal::Revoked => Problem::new(
-            ProblemCode::Revoked,
+            Code::Revoked,
             "the coupon of this code was returned or revoked",
         ),
         CodeRefusal::Used(used_at) => {
-            Problem::new(ProblemCode::Used, "another order uses this code")
-                .with("used_at", at(used_at))
+            Problem::new(Code::Used, "another order uses this code").with("used_at", at(used_at))
         }
         CodeRefusal::Undone => Problem::new(
-            ProblemCode::Undone,
+            Code::Undone,
             "the use of this code by this reference was undone; a new attempt needs a new reference",
         ),
         CodeRefusal::Expired(expires_at) => {
-            Problem::new(ProblemCode::Expired, "the code can no longer be used")
+            Problem::new(Code::Expired, "the code can no longer be used")
                 .with("expires_at", at(expires_at))
         }
         CodeRefusal::TooManyReferences => Problem::new(
-            ProblemCode::TooManyReferences,
+            Code::TooManyReferences,
             format!("{MAX_REFERENCES} references have used this code; it takes no other"),
         ),
     }

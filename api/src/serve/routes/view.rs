@@ -7,7 +7,7 @@ use chrono::{DateTime, Utc};
 use firstcome_shared::coupon::Coupon;
 use firstcome_shared::http::Problem;
 use firstcome_shared::http::views::{CouponView, DropView};
-use firstcome_shared::redis::reads::DropState as LoadedDrop;
+use firstcome_shared::redis::reads::LoadedDrop;
 
 use super::etag;
 use crate::serve::catalogue::coupon_with_drops::{CouponWithDrops, DropWithKeys};

@@ -554,7 +554,7 @@ fn pass(world: &mut World, drop: usize, has_second_read: bool) -> Option<Judgeme
         let (users, free) = (keys.users.len() as u64, keys.free.len() as u64);
         loaded(Some(keys.count.into()), users, free)
     } else {
-        DropState::default()
+        LoadedDrop::default()
     };
     let is_new = !keys.is_open && mysql.rows.is_empty();
     match judge_whole(&seen, is_new) {

@@ -309,19 +309,19 @@ fn end_of_a_dead_letter_depends_on_both_stores() {
 
 #[test]
 fn state_of_a_drop_decides_whether_it_is_loaded_rebuilt_or_compared() {
-    let kind = |seen: &DropState, is_new| match judge_whole(seen, is_new) {
+    let kind = |seen: &LoadedDrop, is_new| match judge_whole(seen, is_new) {
         WholeDrop::Dirty(dirt) => Some(dirt.kind),
         WholeDrop::NotLoaded | WholeDrop::Whole => None,
     };
-    let none = DropState::default();
+    let none = LoadedDrop::default();
     assert_eq!(judge_whole(&none, true), WholeDrop::NotLoaded);
     assert_eq!(kind(&none, false), Some(Kind::RedisLost));
     assert_eq!(judge_whole(&loaded(Some(3), 2, 1), false), WholeDrop::Whole);
-    let unreadable = DropState {
+    let unreadable = LoadedDrop {
         unreadable: vec!["users"],
         ..loaded(Some(3), 2, 1)
     };
-    let without_settings = DropState {
+    let without_settings = LoadedDrop {
         meta: None,
         ..loaded(Some(3), 2, 1)
     };
