@@ -61,7 +61,7 @@ thread_local! {
 /// Counts a response by route and status, and records how long it took.
 pub(super) fn record_response(route: Route<'_>, status: StatusCode, took: Duration) {
     let Route { method, path } = route;
-    RESPONSES.with_borrow_mut(|by_path: &mut HashMap<String, Vec<ResponseSeries>>| {
+    RESPONSES.with_borrow_mut(|by_path| {
         let known = by_path.get(path).and_then(|of_path| {
             let mut of_path = of_path.iter();
             of_path.find(|series| series.status == status && series.method == method)
@@ -105,7 +105,7 @@ fn claims_counter(outcome: &'static str) -> Counter {
 
 /// Counts a claim by its outcome.
 pub(super) fn record_claim(outcome: &'static str) {
-    CLAIMS.with_borrow_mut(|known: &mut Vec<(&'static str, Counter)>| {
+    CLAIMS.with_borrow_mut(|known| {
         if let Some((_, counter)) = known.iter().find(|(of, _)| *of == outcome) {
             counter.increment(1);
             return;

@@ -128,9 +128,7 @@ async fn run_checks(checks: &Checks) -> (BTreeMap<&'static str, String>, bool) {
     (
         answers
             .into_iter()
-            .map(|(name, answer): (&'static str, Result<(), String>)| {
-                (name, answer.err().unwrap_or_else(|| "ok".to_owned()))
-            })
+            .map(|(name, answer)| (name, answer.err().unwrap_or_else(|| "ok".to_owned())))
             .collect(),
         ok,
     )

@@ -100,11 +100,6 @@ impl Db {
             .await
     }
 
-    /// Reads the existing coupons among `ids`, in the format of [`Db::catalogue`].
-    pub async fn coupons_by_id(&self, ids: Vec<CouponId>) -> DbResult<Vec<WithDrops>> {
-        self.select_coupons(ids).await
-    }
-
     /// Reads at most `limit` coupons with ids above `after`, in order of id.
     pub async fn coupons_after(&self, after: CouponId, limit: i64) -> DbResult<Vec<WithDrops>> {
         let page = coupons::table
@@ -152,11 +147,11 @@ impl Db {
         self.row("read era", era).await
     }
 
-    /// Reads coupons with their unsealed drops and the last sealed one. No clock is used, so that
-    /// the drop that opened last is always included. With a clock that is ahead, a drop that has not
-    /// opened yet would count as the last one, and the sealed drop before it, with its holders, would
-    /// be left out.
-    async fn select_coupons(&self, mut ids: Vec<CouponId>) -> DbResult<Vec<WithDrops>> {
+    /// Reads the existing coupons among `ids`, in the format of [`Db::catalogue`]. No clock is used,
+    /// so that the drop that opened last is always included. With a clock that is ahead, a drop that
+    /// has not opened yet would count as the last one, and the sealed drop before it, with its
+    /// holders, would be left out.
+    pub async fn coupons_by_id(&self, mut ids: Vec<CouponId>) -> DbResult<Vec<WithDrops>> {
         if ids.is_empty() {
             return Ok(Vec::new());
         }

@@ -54,7 +54,7 @@ impl Redis {
         let copied = parse(stored).unwrap_or_default();
         let mut others: CatalogueCopy = copied
             .into_iter()
-            .filter(|(coupon, _): &(Coupon, _)| !live.contains(&coupon.id))
+            .filter(|(coupon, _)| !live.contains(&coupon.id))
             .collect();
         let ids: Vec<_> = others.iter().map(|(coupon, _)| coupon.id).collect();
         let mut gates = self.gates(&ids).await?.into_iter();

@@ -149,7 +149,7 @@ impl Redis {
         Ok(found
             .await?
             .into_iter()
-            .map(|[text]: [Option<Vec<u8>>; 1]| Gate(text.unwrap_or_default()))
+            .map(|[text]| Gate(text.unwrap_or_default()))
             .collect())
     }
 

@@ -219,7 +219,7 @@ impl DropMeta {
         ];
         fields
             .into_iter()
-            .flat_map(|(field, value): (&str, String)| [field.to_owned(), value])
+            .flat_map(|(field, value)| [field.to_owned(), value])
             .collect()
     }
 

@@ -339,9 +339,7 @@ impl Redis {
         let found = self.strings(keys.collect()).await?;
         Ok(found
             .into_iter()
-            .map(|[gate, count]: [Option<Vec<u8>>; 2]| {
-                (Gate(gate.unwrap_or_default()), count.and_then(number_of))
-            })
+            .map(|[gate, count]| (Gate(gate.unwrap_or_default()), count.and_then(number_of)))
             .collect())
     }
 
@@ -353,7 +351,7 @@ impl Redis {
     ) -> RedisResult<Vec<[Option<Vec<u8>>; N]>> {
         let parts: Vec<&[[&str; N]]> = keys.chunks(self.keys_at_once()).collect();
         let found: Vec<Vec<Option<Vec<u8>>>> = self
-            .pipe_each(&parts, |pipe: &mut Pipeline, part| {
+            .pipe_each(&parts, |pipe, part| {
                 pipe.cmd("MGET").arg(part.as_flattened());
             })
             .await?;
@@ -371,7 +369,7 @@ impl Redis {
         let mut parts: Vec<&[&str]> = keys.chunks(self.keys_at_once()).collect();
         while !parts.is_empty() {
             let counted: Vec<usize> = self
-                .pipe_each(&parts, |pipe: &mut Pipeline, part| {
+                .pipe_each(&parts, |pipe, part| {
                     pipe.cmd("EXISTS").arg(*part);
                 })
                 .await?;
@@ -518,7 +516,7 @@ impl Redis {
     /// Whether each of these drops has this user, on a slot or waiting, in the same order.
     pub async fn have_user(&self, drops: &[DropKeys], user: &UserId) -> RedisResult<Vec<bool>> {
         let scores: Vec<Option<f64>> = self
-            .pipe_each(drops, |pipe: &mut Pipeline, keys: &DropKeys| {
+            .pipe_each(drops, |pipe, keys| {
                 for set in [&keys.users, &keys.waiting] {
                     pipe.cmd("ZSCORE").arg(set).arg(user.as_str());
                 }

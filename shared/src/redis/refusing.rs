@@ -132,7 +132,7 @@ impl Redis {
             master
                 .hash_slots
                 .iter()
-                .any(|(first, last): &(u16, u16)| (*first..=*last).contains(&slot))
+                .any(|(first, last)| (*first..=*last).contains(&slot))
         })
     }
 }

@@ -77,7 +77,7 @@ pub(super) fn holding<T>(all: &[(Vec<HashSlots>, T)], coupon: CouponId) -> Optio
     let found = all.find(|(hash_slots, _)| {
         hash_slots
             .iter()
-            .any(|(first, last): &HashSlots| (*first..=*last).contains(&slot))
+            .any(|(first, last)| (*first..=*last).contains(&slot))
     });
     found.map(|(_, of_server)| of_server)
 }

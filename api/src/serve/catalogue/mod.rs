@@ -304,7 +304,7 @@ fn unix_seconds(at: DateTime<Utc>) -> f64 {
 fn live(redis: &Redis, coupons: Vec<(Coupon, Vec<Drop>)>, before: &LiveCoupons) -> LiveCoupons {
     coupons
         .into_iter()
-        .map(|(coupon, drops): (Coupon, Vec<Drop>)| {
+        .map(|(coupon, drops)| {
             let known = before
                 .get(&coupon.id)
                 .filter(|known| known.coupon == coupon && known.drops == drops);

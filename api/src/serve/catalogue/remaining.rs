@@ -56,9 +56,7 @@ impl RemainingCache {
         cached.extend(read.map(|((drop, _), state)| (*drop, (now, state))));
         Ok(drops
             .iter()
-            .filter_map(|(drop, _): &(DropId, &DropKeys)| {
-                Some((*drop, cached.get(drop)?.1.clone()))
-            })
+            .filter_map(|(drop, _)| Some((*drop, cached.get(drop)?.1.clone())))
             .collect())
     }
 

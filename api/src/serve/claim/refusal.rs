@@ -36,7 +36,7 @@ impl LastRefusal {
 
     pub(super) fn get(&self) -> Option<String> {
         let seen = self.seen.read().clone();
-        seen.filter(|(_, at): &(String, Instant)| at.elapsed() < TOLD_FOR)
+        seen.filter(|(_, at)| at.elapsed() < TOLD_FOR)
             .map(|(why, _)| why)
     }
 

@@ -239,7 +239,7 @@ pub(super) fn judge(
     let claimant = standing.claimant.filter(|_| once_per == OncePer::Coupon);
     // The claimants name a slot of this drop but `users` does not. Only a pass can determine which
     // is right.
-    if standing.slot.is_none() && claimant.is_some_and(|(of, _): (DropId, Slot)| Some(of) == drop) {
+    if standing.slot.is_none() && claimant.is_some_and(|(of, _)| Some(of) == drop) {
         return None;
     }
     if let Some((drop, slot)) = drop.zip(standing.slot).or(claimant) {
