@@ -4,8 +4,8 @@
 
 use std::array;
 use std::collections::{HashMap, HashSet};
-use std::marker::PhantomData;
-use std::mem;
+use std::iter::Zip;
+use std::vec::IntoIter;
 
 use futures_util::future::try_join_all;
 use redis::{Cmd, ErrorKind, FromRedisValue, Pipeline, RedisResult, Value};
@@ -107,77 +107,56 @@ pub(super) fn slot_in(score: f64) -> Option<i64> {
     (slot.unsigned_abs() < 1 << 52 && (slot as f64 - score).abs() == 0.0).then_some(slot)
 }
 
-/// The commands of one transaction.
-pub(super) struct Reads(Pipeline);
-
-/// A command of a transaction: its index, the name of its key, and the type of its reply.
-pub(super) struct KeyRead<T> {
-    at: usize,
-    key: &'static str,
-    reply: PhantomData<fn() -> T>,
-}
-
-/// The size of a key, and whether it has the mark that `gate.lua` sets.
-struct MarkedRead {
-    size: KeyRead<u64>,
-    mark: KeyRead<bool>,
+/// The commands of one transaction, each with the name of its key.
+pub(super) struct Reads {
+    pipe: Pipeline,
+    keys: Vec<&'static str>,
 }
 
 /// The members of a sorted set with their scores.
 type Scored = Vec<(Vec<u8>, f64)>;
 
-/// The gate and the revision of a coupon.
-pub(super) type GateRead = KeyRead<[Option<Vec<u8>>; 2]>;
-
 impl Reads {
     pub(super) fn new() -> Self {
         let mut pipe = redis::pipe();
         pipe.atomic().ignore_errors();
-        Self(pipe)
+        let keys = Vec::new();
+        Self { pipe, keys }
     }
 
     /// Adds a command about the key of this name.
-    pub(super) fn add<T>(&mut self, key: &'static str, command: Cmd) -> KeyRead<T> {
-        let at = self.0.len();
-        self.0.add_command(command);
-        KeyRead {
-            at,
-            key,
-            reply: PhantomData,
-        }
+    pub(super) fn add(&mut self, key: &'static str, command: Cmd) -> &mut Self {
+        self.keys.push(key);
+        self.pipe.add_command(command);
+        self
     }
 
     /// Reads both keys with MGET, which, unlike GET, treats a key of another type as missing.
-    pub(super) fn gate_and_revision(&mut self, gate: &str, revision: &str) -> GateRead {
+    pub(super) fn gate_and_revision(&mut self, gate: &str, revision: &str) -> &mut Self {
         self.add("gate", Cmd::mget(&[gate, revision]))
     }
 
-    fn marked(&mut self, name: &'static str, key: &str) -> MarkedRead {
-        MarkedRead {
-            size: self.add(name, Cmd::hlen(key)),
-            mark: self.add(name, Cmd::hexists(key, "")),
-        }
-    }
-
-    /// The user or the slot with the highest score.
-    fn top(&mut self, name: &'static str, key: &str) -> KeyRead<Scored> {
-        self.add(name, Cmd::zrevrange_withscores(key, 0, 0))
+    /// Reads the size of a key, and whether it has the mark that `gate.lua` sets.
+    fn marked(&mut self, name: &'static str, key: &str) -> &mut Self {
+        self.add(name, Cmd::hlen(key))
+            .add(name, Cmd::hexists(key, ""))
     }
 }
 
-/// The replies of one transaction. A key of another type than expected is noted, and its reply
-/// counts as missing.
+/// The replies of one transaction, in the order of its commands. A key of another type than
+/// expected is noted, and its reply counts as missing.
 pub(super) struct Replies {
-    values: Vec<Value>,
+    left: Zip<IntoIter<&'static str>, IntoIter<Value>>,
     pub(super) unreadable: Vec<&'static str>,
 }
 
 impl Replies {
-    pub(super) fn get<T: FromRedisValue + Default>(&mut self, read: &KeyRead<T>) -> T {
-        match self.values.get_mut(read.at).map(mem::take) {
-            None | Some(Value::Nil) => T::default(),
-            Some(value) => T::from_redis_value(value).unwrap_or_else(|_| {
-                self.note_unreadable(read.key);
+    /// Returns the reply to the next command.
+    pub(super) fn read<T: FromRedisValue + Default>(&mut self) -> T {
+        match self.left.next() {
+            None | Some((_, Value::Nil)) => T::default(),
+            Some((key, value)) => T::from_redis_value(value).unwrap_or_else(|_| {
+                self.note_unreadable(key);
                 T::default()
             }),
         }
@@ -189,26 +168,32 @@ impl Replies {
         }
     }
 
-    pub(super) fn gate_and_revision(&mut self, read: &GateRead) -> (Gate, u64) {
-        let [gate, revision] = self.get(read);
+    pub(super) fn gate_and_revision(&mut self) -> (Gate, u64) {
+        let [gate, revision]: [Option<Vec<u8>>; 2] = self.read();
         let gate = Gate(gate.unwrap_or_default());
         (gate, number_in(revision).unwrap_or(0))
     }
 
     /// The size of a key without its mark. Without the mark, the key is lost.
-    fn marked(&mut self, read: &MarkedRead) -> u64 {
-        let key = read.size.key;
-        let size = self.get(&read.size);
-        let has_mark = self.get(&read.mark);
+    fn marked(&mut self, name: &'static str) -> u64 {
+        let size: u64 = self.read();
+        let has_mark: bool = self.read();
         if !has_mark {
-            self.note_unreadable(key);
+            self.note_unreadable(name);
         }
         size - u64::from(has_mark)
     }
 
     /// A key that holds a number. Other text counts as missing.
-    pub(super) fn number(&mut self, read: &KeyRead<Vec<u8>>) -> Option<i64> {
-        number_of(self.get(read))
+    pub(super) fn number(&mut self) -> Option<i64> {
+        number_of(self.read())
+    }
+
+    /// The highest score, if it is a slot.
+    fn highest(&mut self) -> i64 {
+        let top: Scored = self.read();
+        let slot = top.first().and_then(|(_, score)| slot_in(*score));
+        slot.unwrap_or(0).max(0)
     }
 }
 
@@ -223,7 +208,7 @@ impl Redis {
         coupon: CouponId,
         reads: Reads,
     ) -> RedisResult<Replies> {
-        let mut pipe = reads.0;
+        let Reads { mut pipe, keys } = reads;
         if self.pinned.is_some() {
             pipe.cmd("INFO").arg("server").arg("replication");
         }
@@ -236,7 +221,7 @@ impl Redis {
             }
         }
         Ok(Replies {
-            values: found,
+            left: keys.into_iter().zip(found),
             unreadable: Vec::new(),
         })
     }
@@ -251,25 +236,27 @@ impl Redis {
         let [gate, revision, claimants, revoked, allowed, allow_list] =
             keys::coupon_keys(self.prefix(), coupon);
         let mut reads = Reads::new();
-        let gate = reads.gate_and_revision(&gate, &revision);
-        let claimants = reads.marked("claimants", &claimants);
-        let size = reads.add::<u64>("revoked", Cmd::hlen(&revoked));
-        let mark = reads.add::<Option<Vec<u8>>>("revoked", Cmd::hget(&revoked, ""));
-        let list = reads.add::<Option<String>>("allow_list", Cmd::get(allow_list));
-        let allowed = reads.add("allowed", Cmd::scard(allowed));
+        reads
+            .gate_and_revision(&gate, &revision)
+            .marked("claimants", &claimants)
+            .add("revoked", Cmd::hlen(&revoked))
+            .add("revoked", Cmd::hget(&revoked, ""))
+            .add("allow_list", Cmd::get(allow_list))
+            .add("allowed", Cmd::scard(allowed));
         let mut replies = self.read_at_once(coupon, reads).await?;
-        let (gate, revision) = replies.gate_and_revision(&gate);
-        let claimants = replies.marked(&claimants);
-        let revoked = replies.get(&size);
-        let mark = replies.get(&mark);
+        let (gate, revision) = replies.gate_and_revision();
+        let claimants = replies.marked("claimants");
+        let revoked: u64 = replies.read();
+        let mark: Option<Vec<u8>> = replies.read();
         if mark.is_none() {
             replies.note_unreadable("revoked");
         }
         let has_mark = mark.is_some();
         let sealed = mark.and_then(number_of).filter(|drop| *drop > 0);
+        let list: Option<String> = replies.read();
         let list = SeenList {
-            list: replies.get(&list).as_deref().and_then(allow_list::parse),
-            people: replies.get(&allowed),
+            list: list.as_deref().and_then(allow_list::parse),
+            people: replies.read(),
         };
         Ok(CouponState {
             gate,
@@ -293,43 +280,37 @@ impl Redis {
 
     async fn drop_state(&self, keys: &DropKeys) -> RedisResult<LoadedDrop> {
         let mut reads = Reads::new();
-        let gate = reads.gate_and_revision(&keys.gate, &keys.revision);
-        let meta = reads.add::<HashMap<String, String>>("meta", Cmd::hgetall(&keys.meta));
-        let count = reads.add("count", Cmd::get(&keys.count));
-        let users = reads.add("users", Cmd::zcard(&keys.users));
-        let free = reads.add("free", Cmd::zcard(&keys.free));
-        let waiting = reads.add("waiting", Cmd::zcard(&keys.waiting));
-        // Users who join the waiting list get scores from 1 on (`claim.lua`), and owed users lower
-        // ones (`project.lua`).
-        let owed = reads.add("waiting", Cmd::zcount(&keys.waiting, "-inf", 0));
-        let times = reads.add("times", Cmd::hlen(&keys.times));
-        let tops = [
-            reads.top("users", &keys.users),
-            reads.top("free", &keys.free),
-        ];
-        let existing = reads.add::<u64>("meta", Cmd::exists(&keys.own()));
+        reads
+            .gate_and_revision(&keys.gate, &keys.revision)
+            .add("meta", Cmd::hgetall(&keys.meta))
+            .add("count", Cmd::get(&keys.count))
+            .add("users", Cmd::zcard(&keys.users))
+            .add("free", Cmd::zcard(&keys.free))
+            .add("waiting", Cmd::zcard(&keys.waiting))
+            // Users who join the waiting list get scores from 1 on (`claim.lua`), and owed users
+            // lower ones (`project.lua`).
+            .add("waiting", Cmd::zcount(&keys.waiting, "-inf", 0))
+            .add("times", Cmd::hlen(&keys.times))
+            .add("users", Cmd::zrevrange_withscores(&keys.users, 0, 0))
+            .add("free", Cmd::zrevrange_withscores(&keys.free, 0, 0))
+            .add("meta", Cmd::exists(&keys.own()));
         let mut replies = self.read_at_once(keys.coupon, reads).await?;
-        let (gate, revision) = replies.gate_and_revision(&gate);
-        let mut state = LoadedDrop {
+        let (gate, revision) = replies.gate_and_revision();
+        let meta: HashMap<String, String> = replies.read();
+        Ok(LoadedDrop {
             gate,
             revision,
-            meta: DropMeta::read(&replies.get(&meta)),
-            count: replies.number(&count),
-            users: replies.get(&users),
-            free: replies.get(&free),
-            waiting: replies.get(&waiting),
-            owed: replies.get(&owed),
-            times: replies.get(&times),
-            ..LoadedDrop::default()
-        };
-        for top in tops {
-            let top = replies.get(&top);
-            let slot = top.first().and_then(|(_, score)| slot_in(*score));
-            state.highest = state.highest.max(slot.unwrap_or(0));
-        }
-        state.has_keys = replies.get(&existing) > 0;
-        state.unreadable = replies.unreadable;
-        Ok(state)
+            meta: DropMeta::read(&meta),
+            count: replies.number(),
+            users: replies.read(),
+            free: replies.read(),
+            waiting: replies.read(),
+            owed: replies.read(),
+            times: replies.read(),
+            highest: replies.highest().max(replies.highest()),
+            has_keys: replies.read::<u64>() > 0,
+            unreadable: replies.unreadable,
+        })
     }
 
     /// Reads the gate of each drop's coupon, and the highest slot given, in the same order. The
@@ -392,12 +373,11 @@ impl Redis {
         let reads = coupons.iter().map(async |coupon| {
             let [_, _, claimants, revoked, ..] = keys::coupon_keys(self.prefix(), *coupon);
             let mut reads = Reads::new();
-            let marks = [
-                reads.add::<bool>("claimants", Cmd::hexists(claimants, "")),
-                reads.add::<bool>("revoked", Cmd::hexists(revoked, "")),
-            ];
+            reads
+                .add("claimants", Cmd::hexists(claimants, ""))
+                .add("revoked", Cmd::hexists(revoked, ""));
             let mut replies = self.read_at_once(*coupon, reads).await?;
-            Ok(marks.iter().all(|mark| replies.get(mark)))
+            Ok(replies.read::<bool>() && replies.read())
         });
         in_parts(reads.collect()).await
     }
@@ -441,38 +421,41 @@ impl Redis {
         timed: &[Slot],
     ) -> RedisResult<SlotPage> {
         let mut reads = Reads::new();
-        let gate = reads.gate_and_revision(&keys.gate, &keys.revision);
-        let count = reads.add("count", Cmd::get(&keys.count));
+        reads
+            .gate_and_revision(&keys.gate, &keys.revision)
+            .add("count", Cmd::get(&keys.count));
         // HMGET needs a field.
-        let times = (!timed.is_empty()).then(|| {
+        if !timed.is_empty() {
             let read = redis::cmd("HMGET").arg(&keys.times).arg(timed).to_owned();
-            reads.add::<Vec<Option<Vec<u8>>>>("times", read)
-        });
-        let mut slots: Vec<[KeyRead<Scored>; 2]> = Vec::new();
+            reads.add("times", read);
+        }
         for (first, last) in ranges {
             let between = |set: &str| Cmd::zrangebyscore_withscores(set, first, last);
-            slots.push([
-                reads.add("users", between(&keys.users)),
-                reads.add("free", between(&keys.free)),
-            ]);
+            reads
+                .add("users", between(&keys.users))
+                .add("free", between(&keys.free));
         }
         let mut replies = self.read_at_once(keys.coupon, reads).await?;
-        let (gate, revision) = replies.gate_and_revision(&gate);
+        let (gate, revision) = replies.gate_and_revision();
         let mut page = SlotPage {
             gate,
             revision,
-            count: replies.number(&count),
+            count: replies.number(),
             ..SlotPage::default()
         };
-        let found = times.map(|read| replies.get(&read)).unwrap_or_default();
+        let found: Vec<Option<Vec<u8>>> = if timed.is_empty() {
+            Vec::new()
+        } else {
+            replies.read()
+        };
         let mut times = HashMap::new();
         for (slot, text) in timed.iter().zip(found) {
             times.extend(text.and_then(number_of).map(|at| (i64::from(*slot), at)));
         }
         let mut entries = 0;
-        for [users, free] in slots {
-            let users = replies.get(&users);
-            let free = replies.get(&free);
+        for _ in ranges {
+            let users: Scored = replies.read();
+            let free: Scored = replies.read();
             entries += users.len() + free.len();
             page.users
                 .extend(users.into_iter().filter_map(|(name, score)| {
@@ -502,14 +485,13 @@ impl Redis {
     ) -> RedisResult<(u64, u64)> {
         let mut reads = Reads::new();
         let [_, _, claimants, ..] = keys::coupon_keys(self.prefix(), coupon);
-        let claimants = reads.marked("claimants", &claimants);
-        let users: Vec<KeyRead<u64>> = drops
-            .iter()
-            .map(|keys| reads.add("users", Cmd::zcard(&keys.users)))
-            .collect();
+        reads.marked("claimants", &claimants);
+        for keys in drops {
+            reads.add("users", Cmd::zcard(&keys.users));
+        }
         let mut replies = self.read_at_once(coupon, reads).await?;
-        let claimants = replies.marked(&claimants);
-        let users = users.into_iter().map(|read| replies.get(&read));
+        let claimants = replies.marked("claimants");
+        let users = drops.iter().map(|_| replies.read::<u64>());
         Ok((claimants, users.sum()))
     }
 

@@ -45,31 +45,32 @@ impl Redis {
             .arg("server")
             .arg("replication")
             .to_owned();
-        let info = reads.add::<String>("info", info);
-        let gate = reads.gate_and_revision(&keys.gate, &keys.revision);
-        let score = reads.add::<Option<f64>>("users", Cmd::zscore(&keys.users, user));
-        let rank = reads.add::<Option<u32>>("waiting", Cmd::zrank(&keys.waiting, user));
-        let claimant = reads.add::<Option<String>>("claimants", Cmd::hget(&keys.claimants, user));
-        let loaded = reads.add::<bool>("meta", Cmd::exists(&keys.meta));
-        let count = reads.add("count", Cmd::get(&keys.count));
-        let once_per = reads.add::<Option<String>>("meta", Cmd::hget(&keys.meta, "once_per"));
-        let has_claimants = reads.add("claimants", Cmd::hexists(&keys.claimants, ""));
-        let users = reads.add::<i64>("users", Cmd::zcard(&keys.users));
-        let free = reads.add::<i64>("free", Cmd::zcard(&keys.free));
+        reads
+            .add("info", info)
+            .gate_and_revision(&keys.gate, &keys.revision)
+            .add("users", Cmd::zscore(&keys.users, user))
+            .add("waiting", Cmd::zrank(&keys.waiting, user))
+            .add("claimants", Cmd::hget(&keys.claimants, user))
+            .add("meta", Cmd::exists(&keys.meta))
+            .add("count", Cmd::get(&keys.count))
+            .add("meta", Cmd::hget(&keys.meta, "once_per"))
+            .add("claimants", Cmd::hexists(&keys.claimants, ""))
+            .add("users", Cmd::zcard(&keys.users))
+            .add("free", Cmd::zcard(&keys.free));
         // Read at one moment, because the numbers change together.
         let mut replies = self.read_at_once(keys.coupon, reads).await?;
-        let server = ServerId::parse(&replies.get(&info));
-        let (gate, _) = replies.gate_and_revision(&gate);
-        let score = replies.get(&score);
-        let rank = replies.get(&rank);
-        let claimant = replies.get(&claimant);
-        let loaded = replies.get(&loaded);
-        let count = replies.number(&count);
-        let once_per = replies.get(&once_per);
+        let server = ServerId::parse(&replies.read::<String>());
+        let (gate, _) = replies.gate_and_revision();
+        let slot = replies.read::<Option<f64>>().and_then(slot_in);
+        let rank: Option<u32> = replies.read();
+        let claimant: Option<String> = replies.read();
+        let loaded: bool = replies.read();
+        let count = replies.number();
+        let once_per: Option<String> = replies.read();
+        let has_claimants: bool = replies.read();
+        let sum = replies.read::<i64>() + replies.read::<i64>();
         // Without the claimants, it is unknown whether the user holds a slot of another day.
-        let is_complete = replies.get(&has_claimants) || once_per.as_deref() != Some("coupon");
-        let sum = replies.get(&users) + replies.get(&free);
-        let slot = score.and_then(slot_in);
+        let is_complete = has_claimants || once_per.as_deref() != Some("coupon");
         let claimant = claimant.and_then(|text| {
             let (drop, slot) = text.split_once(':')?;
             Some((DropId(drop.parse().ok()?), slot.parse().ok()?))
