@@ -13,9 +13,7 @@
 //!   which depend on `facts`.
 //! - [`campaign`]: many schedules, each run by a [`worker`]; [`mod@shrink`]: finds the faults that
 //!   a failure needs; [`report`]: a summary.
-//! - [`calm`]: traffic without faults, in which no coupon may close.
 
-pub mod calm;
 pub mod campaign;
 mod clients;
 mod effect;

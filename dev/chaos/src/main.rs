@@ -2,11 +2,9 @@
 
 use std::path::PathBuf;
 use std::process::ExitCode;
-use std::time::Duration;
 
 use anyhow::{Context as _, Result};
 use clap::{Parser, Subcommand};
-use firstcome_chaos::calm::{CalmLength, calm};
 use firstcome_chaos::campaign::Campaign;
 use firstcome_chaos::run::DEADLINE;
 use firstcome_chaos::schedule::FaultSchedule;
@@ -32,15 +30,6 @@ enum Verb {
         #[arg(long, default_value = "target/chaos/replay")]
         out: PathBuf,
     },
-    /// Runs traffic without faults, with a pass every second. No coupon may close.
-    Calm {
-        /// Duration in minutes.
-        #[arg(long, env = "MINUTES", default_value_t = 30)]
-        minutes: u64,
-        /// Folder for the histories and logs of failures.
-        #[arg(long, default_value = "target/chaos/calm")]
-        out: PathBuf,
-    },
     /// Prints the schedule of a seed.
     Show {
         /// The seed.
@@ -60,12 +49,6 @@ async fn main() -> Result<ExitCode> {
             report.passed()
         }
         Verb::Replay { what, out } => replay(&what, &out).await?,
-        Verb::Calm { minutes, out } => {
-            let length = CalmLength::Time(Duration::from_secs(minutes * 60));
-            let report = calm(length, &out).await?;
-            println!("{report}");
-            report.passed()
-        }
         Verb::Show { seed } => {
             println!("{}", FaultSchedule::draw(seed));
             true

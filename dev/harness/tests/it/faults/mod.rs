@@ -1,7 +1,6 @@
 //! Faults: schedules of single faults, crash points, and faults that are checked for more than an
 //! exact result.
 
-mod calm;
 mod clusters;
 mod cycles;
 mod gate;
