@@ -7,7 +7,7 @@
 //! - `inject`: injects a fault and reports whether it had an effect.
 //! - `clients`: users who claim until they get an answer; a history records all of it.
 //! - `operators`: two operators who keep changing coupons.
-//! - `shops`: two shops that use codes and undo uses, and a judge of their answers.
+//! - `shops`: two shops that use codes and undo uses.
 //! - [`run`]: runs the faults, and judges the history; `recovery`: waits for an exact result that
 //!   stays exact; `verify`: reads the stores at the end; `excuses`: the deviations that are allowed,
 //!   which depend on `facts`.

@@ -209,8 +209,8 @@ impl Run<'_> {
         }
         let clients = Clients::new(self.system, self.schedule, self.recorder.clone());
         let operators = Operators::new(self.system, self.schedule, self.recorder.clone());
-        // If faults may lose uses, the history omits the requests of shops, because porcupine would
-        // report their answers.
+        // If faults may lose uses, the history omits the requests of shops, because the checkers
+        // would report their answers.
         let of_shops = if self.excuses.may_forget_uses() {
             Recorder::new(std::io::sink())
         } else {
@@ -238,9 +238,9 @@ impl Run<'_> {
         wrong.extend(outside);
         let user = |(coupon, user): ChaosUser| (coupon, self.schedule.user_id(user));
         denied.retain(|it| !listed.contains(&user(it.person)));
-        let contradictions = shops.contradictions().await?;
-        if !contradictions.is_empty() && !self.excuses.forgotten_use() {
-            wrong.extend(contradictions);
+        let stray = shops.record_end().await?;
+        if stray > 0 && !self.excuses.forgotten_use() {
+            wrong.push(format!("{stray} uses have no coupon"));
         }
         let exact_after = match exact {
             Ok(at) => Some(at.saturating_duration_since(healed)),

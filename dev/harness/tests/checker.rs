@@ -5,7 +5,8 @@
 use std::time::Instant;
 
 use firstcome_harness::histories::{
-    History, RecordedAnswer, RecordedEvent, RecordedRow, RecordedScope, Rule, Verdict, check,
+    CodeAnswer, History, RecordedAnswer, RecordedEvent, RecordedRow, RecordedScope, Rule, Verdict,
+    check,
 };
 use firstcome_load::answer::AnswerKind::{Accepted, AlreadyClaimed};
 use firstcome_load::answer::{AnswerKind, CrowdAnswer, PromisedSlot};
@@ -342,4 +343,107 @@ fn tally_lists_contradictions_but_no_repeated_promise() {
     let shared = tally(&[(1, Accepted, 5), (2, AlreadyClaimed, 5)]);
     assert_eq!(shared.contradictions.len(), 1);
     assert_eq!((shared.winners.count, shared.others.count), (1, 1));
+}
+
+/// Parses requests about one code, such as `0-9 use a done`: two times, what the order `a` wants,
+/// and the answer. A request is unknown if it has none.
+fn code_events(text: &str) -> Vec<RecordedEvent> {
+    let mut timed = Vec::new();
+    for (op, line) in (1..).zip(text.split(',')) {
+        let words: Vec<&str> = line.split_whitespace().collect();
+        let (begun, ended) = words[0].split_once('-').unwrap();
+        let at = |time: &str| time.parse::<u32>().unwrap();
+        let asked = RecordedEvent::CodeAsked {
+            op,
+            code: "CODE".to_owned(),
+            reference: words[2].to_owned(),
+            undo: words[1] == "undo",
+        };
+        timed.push((2 * at(begun), asked));
+        let outcome = match words[3] {
+            "done" => CodeAnswer::Done,
+            "used" => CodeAnswer::Used,
+            "undone" => CodeAnswer::Undone,
+            "revoked" => CodeAnswer::Revoked,
+            "none" => CodeAnswer::NoSuchCode,
+            _ => continue,
+        };
+        timed.push((
+            2 * at(ended) + 1,
+            RecordedEvent::CodeAnswered { op, outcome },
+        ));
+    }
+    timed.sort_by_key(|(time, _)| *time);
+    timed.into_iter().map(|(_, event)| event).collect()
+}
+
+fn is_possible(events: Vec<RecordedEvent>) -> bool {
+    let Verdict::Violated(found) = check(&History::of(events).unwrap()).verdict else {
+        return true;
+    };
+    found.iter().all(|one| one.rule != Rule::CodeContradiction)
+}
+
+#[test]
+fn answers_about_a_code_are_possible_only_if_some_order_explains_them() {
+    #[rustfmt::skip]
+    let cases = [
+        ("0-1 use a done, 2-3 use a done", true),
+        ("0-1 use a done, 2-3 use b done", false),
+        ("0-1 use a done, 2-3 use b used, 4-5 undo a done, 6-7 use b done", true),
+        ("0-1 use a done, 0-1 use b done", false),
+        ("0-9 use a done, 0-9 use b done, 2-3 undo a done", true),
+        ("0-1 undo a done, 2-3 use a done", false),
+        ("0-1 undo a done, 2-3 use a undone, 4-5 use b done", true),
+        ("0-1 undo a done, 0-3 use a done", true),
+        ("0-1 use b done, 2-3 undo a used, 4-5 undo b done, 6-7 use a done", false),
+        ("0-1 use a unknown, 2-3 use b done", true),
+        ("0-1 use a unknown, 2-3 use b used, 4-5 use b done", false),
+        ("0-1 use a unknown, 2-3 use b done, 4-5 undo b done, 6-7 use b used", false),
+        ("0-1 use a unknown, 2-3 use b done, 4-5 undo b done, 6-7 use c used", true),
+        ("0-1 use a done, 2-3 use a revoked", false),
+        ("0-1 use a done, 2-3 undo a done, 4-5 use b revoked", true),
+        ("0-1 use a none, 2-3 use b done", true),
+    ];
+    for (text, expected) in cases {
+        assert_eq!(is_possible(code_events(text)), expected, "{text}");
+    }
+}
+
+#[test]
+fn uses_are_judged_even_among_thirty_requests_without_an_answer() {
+    let lost = (0..30).map(|at| {
+        let shop = ["a", "b", "c", "d", "e", "f"][at % 6];
+        let kind = if at % 5 == 0 { "undo" } else { "use" };
+        format!("{at}-99 {kind} {shop} unknown")
+    });
+    let lost = lost.collect::<Vec<_>>().join(", ");
+    for (last, expected) in [
+        ("100-101 use x done, 102-103 undo x done", true),
+        ("100-101 use x done, 102-103 use y done", false),
+    ] {
+        let events = code_events(&format!("{lost}, {last}"));
+        assert_eq!(is_possible(events), expected, "{last}");
+    }
+}
+
+#[test]
+fn stored_uses_of_a_code_are_possible_only_if_some_order_explains_them() {
+    for (text, user, expected) in [
+        ("0-1 use a done", Some("a"), true),
+        ("0-1 use a done", None, false),
+        ("0-1 use a unknown", None, true),
+        ("0-1 use a unknown", Some("a"), true),
+        ("0-1 use a unknown", Some("b"), false),
+        ("0-1 use a none, 2-3 use b done", Some("b"), false),
+        ("0-1 use a done, 2-3 undo a done", Some("a"), false),
+    ] {
+        let mut events = code_events(text);
+        events.push(RecordedEvent::CodeFinal {
+            code: "CODE".to_owned(),
+            in_use: user.map(str::to_owned),
+            undone: Vec::new(),
+        });
+        assert_eq!(is_possible(events), expected, "{text} {user:?}");
+    }
 }

@@ -80,8 +80,7 @@ pub enum RecordedEvent {
         /// Whether the change was made. Otherwise it was refused.
         made: bool,
     },
-    /// A shop uses a code for an order, or undoes the use. Of the checkers, only porcupine
-    /// (dev/histories) reads the requests of shops.
+    /// A shop uses a code for an order, or undoes the use.
     CodeAsked {
         /// See `invoked`.
         op: u64,

@@ -1,11 +1,11 @@
 //! Parses a history and groups its lines into operations and reads.
 
-use std::collections::{BTreeMap, HashMap, HashSet};
+use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 
 use anyhow::{Result, anyhow};
 
 use crate::histories::event::{
-    HistoryLine, RecordedAnswer, RecordedEvent, RecordedRow, RecordedScope,
+    CodeAnswer, HistoryLine, RecordedAnswer, RecordedEvent, RecordedRow, RecordedScope,
 };
 
 /// A claim, a revocation, or the change of an allow list for one user, with its outcome.
@@ -87,6 +87,41 @@ pub struct ChangeEnded {
     pub made: bool,
 }
 
+/// A shop uses a code for an order, or undoes the use.
+#[derive(Debug, Clone)]
+pub struct CodeRequest {
+    pub line: usize,
+    /// The order.
+    pub reference: String,
+    pub undo: bool,
+    /// `None` if no answer tells what was done: it may be done at any time, or never.
+    pub ended: Option<CodeRequestEnded>,
+}
+
+/// The answer to a shop.
+#[derive(Debug, Clone, Copy)]
+pub struct CodeRequestEnded {
+    pub line: usize,
+    pub answer: CodeAnswer,
+}
+
+/// The uses of a code.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Hash)]
+pub struct StoredUses {
+    /// The order that uses it.
+    pub in_use: Option<String>,
+    /// The orders that may never use it.
+    pub undone: BTreeSet<String>,
+}
+
+/// The requests about a code, and its uses after the system has recovered.
+#[derive(Debug, Default)]
+pub struct RecordedCode {
+    pub requests: Vec<CodeRequest>,
+    /// `None` if the code has no row then.
+    pub stored: Option<StoredUses>,
+}
+
 /// One read of a drop's rows.
 #[derive(Debug, Clone)]
 pub struct RowsRead {
@@ -105,12 +140,16 @@ pub struct History {
     pub operations: Vec<Operation>,
     /// The changes of quantities by their operation numbers.
     pub changes: BTreeMap<u64, QuantityChange>,
+    /// The codes that shops used.
+    pub codes: BTreeMap<String, RecordedCode>,
     /// The reads in order, without the final ones.
     pub reads: Vec<RowsRead>,
     /// Drop, user and slot of the promises listed as broken.
     pub broken: Vec<(u64, String, Option<i64>)>,
     /// The final read of each drop.
     pub finals: BTreeMap<u64, RowsRead>,
+    /// The code and the place of each request of a shop that has no answer yet.
+    code_requests: HashMap<u64, (String, usize)>,
     /// When each line was written, in milliseconds since the recorder was created.
     times: Vec<u64>,
 }
@@ -270,12 +309,43 @@ impl History {
                 let change = change.ok_or_else(|| format!("change {op} never began"))?;
                 change.ended = Some(ChangeEnded { line, made });
             }
-            // Only porcupine judges the first three. The last three begin operations, which the
-            // caller records.
-            RecordedEvent::CodeAsked { .. }
-            | RecordedEvent::CodeAnswered { .. }
-            | RecordedEvent::CodeFinal { .. }
-            | RecordedEvent::Invoked { .. }
+            RecordedEvent::CodeAsked {
+                op,
+                code,
+                reference,
+                undo,
+            } => {
+                let requests = &mut self.codes.entry(code.clone()).or_default().requests;
+                self.code_requests.insert(op, (code, requests.len()));
+                requests.push(CodeRequest {
+                    line,
+                    reference,
+                    undo,
+                    ended: None,
+                });
+            }
+            RecordedEvent::CodeAnswered { op, outcome } => {
+                let asked = self.code_requests.remove(&op);
+                let (code, at) = asked.ok_or_else(|| format!("use {op} never began"))?;
+                let requests = self.codes.get_mut(&code).map(|code| &mut code.requests);
+                if let Some(request) = requests.and_then(|requests| requests.get_mut(at)) {
+                    request.ended = Some(CodeRequestEnded {
+                        line,
+                        answer: outcome,
+                    });
+                }
+            }
+            RecordedEvent::CodeFinal {
+                code,
+                in_use,
+                undone,
+            } => {
+                let undone = undone.into_iter().collect();
+                let stored = StoredUses { in_use, undone };
+                self.codes.entry(code).or_default().stored = Some(stored);
+            }
+            // These begin operations, which the caller records.
+            RecordedEvent::Invoked { .. }
             | RecordedEvent::Revoking { .. }
             | RecordedEvent::Listing { .. } => {}
         }

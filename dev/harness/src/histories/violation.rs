@@ -41,6 +41,8 @@ pub enum Rule {
     GivenUnlisted,
     /// A row belongs to a user who was never on the allow list when they claimed.
     HeldUnlisted,
+    /// No order of the requests about a code explains its answers and its stored uses.
+    CodeContradiction,
 }
 
 /// A violation by the system. Its text names the user, the slot and the drop.

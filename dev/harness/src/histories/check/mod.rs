@@ -2,6 +2,7 @@
 
 mod allowed;
 mod amount;
+mod codes;
 mod index;
 mod promises;
 mod quantities;
@@ -44,6 +45,7 @@ pub fn check(history: &History) -> Judgement {
     amount::check(history, &index, &mut found);
     revoked::check(history, &index, &mut found);
     allowed::check(history, &index, &mut found);
+    codes::check(history, &mut found);
     found.sort();
     found.dedup();
     Judgement {

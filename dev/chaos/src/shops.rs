@@ -1,15 +1,14 @@
 //! Shops that use codes and undo uses, each with its own orders. Some requests overtake others, and
 //! some orders are undone before their use arrives.
 
-mod judge;
-
 use std::collections::BTreeMap;
 use std::convert::Infallible;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use anyhow::{Context as _, Result};
 use firstcome_harness::Http;
+use firstcome_harness::histories::history::StoredUses;
 use firstcome_harness::histories::{CodeAnswer, Recorder};
 use firstcome_stack::{FaultProxy, ProxyFault};
 use parking_lot::Mutex;
@@ -18,7 +17,6 @@ use rand::{RngExt as _, SeedableRng as _};
 use reqwest::Method;
 use serde_json::json;
 
-use self::judge::{CodeRequest, RequestKind, StoredUses};
 use crate::fault::Fault;
 use crate::schedule::FaultSchedule;
 use crate::system::SystemUnderTest;
@@ -45,7 +43,8 @@ pub(crate) struct Shops<'a> {
     recorder: Recorder,
     /// Whether a fault may delete rows that a pass then writes again. A 404 then tells nothing.
     rows_may_be_missing: bool,
-    requests: Mutex<BTreeMap<String, Vec<CodeRequest>>>,
+    /// Number of requests about each code.
+    requests: Mutex<BTreeMap<String, usize>>,
     enough: AtomicBool,
     /// Number of shops that have stopped.
     stopped: Mutex<u32>,
@@ -57,10 +56,10 @@ struct ShopOrder {
     reference: String,
 }
 
-/// The start of a request: its time, and its operation number in the history.
-struct Asked {
-    at: Instant,
-    op: u64,
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum RequestKind {
+    Use,
+    Undo,
 }
 
 impl<'a> Shops<'a> {
@@ -103,8 +102,8 @@ impl<'a> Shops<'a> {
                 code: self.draw_code(&mut rng).await.unwrap_or_default(),
                 reference: format!("shop-{number}-{}", rng.random_range(0..ORDERS)),
             };
-            let asked = self.requests.lock().get(&order.code).map_or(0, Vec::len);
-            if !order.code.is_empty() && asked < MAX_REQUESTS {
+            let asked = self.requests.lock().get(&order.code).copied();
+            if !order.code.is_empty() && asked.unwrap_or(0) < MAX_REQUESTS {
                 match rng.random_range(0..10) {
                     0..4 => self.send(RequestKind::Use, &order).await,
                     4..6 => {
@@ -136,18 +135,17 @@ impl<'a> Shops<'a> {
         let Some(api) = self.system.supervisor.any_api() else {
             return pause(100).await;
         };
-        let asked = self.asked(kind, order);
+        let op = self.asked(kind, order);
         let answer = self.answer(&api, kind, order).await;
-        self.record(kind, order, &asked, answer);
+        self.record(op, answer);
     }
 
-    fn asked(&self, kind: RequestKind, order: &ShopOrder) -> Asked {
+    /// Records that a request may arrive from now on. Returns its operation in the history.
+    fn asked(&self, kind: RequestKind, order: &ShopOrder) -> u64 {
         let ShopOrder { code, reference } = order;
+        *self.requests.lock().entry(code.clone()).or_default() += 1;
         let is_undo = kind == RequestKind::Undo;
-        Asked {
-            at: Instant::now(),
-            op: self.recorder.code_asked(code, reference, is_undo),
-        }
+        self.recorder.code_asked(code, reference, is_undo)
     }
 
     /// Withholds the use of an order in a proxy until the order's undo is answered.
@@ -163,8 +161,8 @@ impl<'a> Shops<'a> {
         let arrives = Mutex::new(None);
         let late = async {
             let answer = self.answer(&address, RequestKind::Use, order).await;
-            if let Some(asked) = arrives.lock().take() {
-                self.record(RequestKind::Use, order, &asked, answer);
+            if let Some(op) = arrives.lock().take() {
+                self.record(op, answer);
             }
         };
         let undone = async {
@@ -173,12 +171,9 @@ impl<'a> Shops<'a> {
             proxy.set(ProxyFault::Pass).await
         };
         let ((), passes) = tokio::join!(late, undone);
-        proxy.cut_now().await;
-        // The shop gave up while the undo had no answer yet. The proxy has passed the use on all
+        // If the shop gave up while the undo had no answer yet, the proxy has passed the use on all
         // the same, so it may have been executed.
-        if let Some(asked) = arrives.lock().take() {
-            self.record(RequestKind::Use, order, &asked, None);
-        }
+        proxy.cut_now().await;
         passes
     }
 
@@ -214,61 +209,31 @@ impl<'a> Shops<'a> {
         }
     }
 
-    fn record(
-        &self,
-        kind: RequestKind,
-        order: &ShopOrder,
-        asked: &Asked,
-        answer: Option<CodeAnswer>,
-    ) {
+    fn record(&self, op: u64, answer: Option<CodeAnswer>) {
         if let Some(answer) = answer {
-            self.recorder.code_answered(asked.op, answer);
+            self.recorder.code_answered(op, answer);
         }
-        let request = CodeRequest {
-            kind,
-            reference: order.reference.clone(),
-            begun: asked.at,
-            ended: Instant::now(),
-            answer,
-        };
-        let mut requests = self.requests.lock();
-        requests
-            .entry(order.code.clone())
-            .or_default()
-            .push(request);
     }
 
-    /// Returns the codes whose answers contradict each other or MySQL, and uses without a coupon.
-    pub(crate) async fn contradictions(&self) -> Result<Vec<String>> {
-        let mut wrong = Vec::new();
-        let stored = self.stored().await?;
-        for (code, requests) in &*self.requests.lock() {
-            let stored = stored.get(code).cloned();
-            if let Some(StoredUses { in_use, undone }) = stored.clone() {
+    /// Records the stored uses of all codes that shops wanted. Returns the number of uses without a
+    /// coupon.
+    pub(crate) async fn record_end(&self) -> Result<u64> {
+        let mut stored = self.stored().await?;
+        for code in self.requests.lock().keys() {
+            if let Some(StoredUses { in_use, undone }) = stored.remove(code) {
                 let undone = undone.into_iter().collect();
                 self.recorder.code_finally(code, in_use, undone);
-            }
-            if !judge::is_possible(requests, stored.as_ref()) {
-                let requests = judge::listed(requests);
-                wrong.push(format!(
-                    "code {code}: no order of its requests explains the answers, and {stored:?} in \
-                     MySQL:{requests}"
-                ));
             }
         }
         let stray = "SELECT COUNT(*) FROM coupon_uses u LEFT JOIN issued_coupons i \
                      ON i.drop_id = u.drop_id AND i.slot = u.slot AND i.claimed_at = u.claimed_at \
                      WHERE u.in_use = 1 AND i.slot IS NULL";
-        match self.system.number(stray).await? {
-            0 => {}
-            stray => wrong.push(format!("{stray} uses have no coupon")),
-        }
-        Ok(wrong)
+        self.system.number(stray).await
     }
 
     /// Number of requests.
     pub(crate) fn requests(&self) -> usize {
-        self.requests.lock().values().map(Vec::len).sum()
+        self.requests.lock().values().sum()
     }
 
     /// Reads the uses of each code that has a row.
