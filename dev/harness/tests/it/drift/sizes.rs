@@ -1,10 +1,6 @@
 //! Damage of a size at which one statement, or one transaction, would be refused or take too long.
 
-use std::time::{Duration, Instant};
-
-use firstcome_harness::{
-    Fixture, HeldTransaction, LIMIT, MadeCoupon, World, coupon_body, eventually, holders,
-};
+use firstcome_harness::{Fixture, HeldTransaction, World, holders};
 use firstcome_reconciler::report::{Kind, Run};
 use serde_json::json;
 
@@ -122,67 +118,4 @@ async fn stray_uses_of_a_lost_table_are_listed_up_to_a_limit_and_counted() {
     let run = pass_ends(world, &["--deep", "--coupon", &id], DRIFT).await;
     assert_eq!(is_stray(&run, coupon.drop).0, 201);
     assert_eq!(is_stray(&run, other.drop).0, 0, "of another coupon");
-}
-
-/// Rows that one statement inserts.
-const AT_ONCE: u32 = 100_000;
-
-/// Gives a drop its slots in Redis.
-const GIVE: &str = "local ms = redis.call('TIME')[1] * 1000 for n = 1, ARGV[1] do \
-    redis.call('ZADD', KEYS[1], n, 'user-' .. n) redis.call('HSET', KEYS[2], n, ms) end \
-    redis.call('SET', KEYS[3], ARGV[1])";
-
-/// Gives the slots of a drop to `user-1`, `user-2` and so on, in both stores.
-async fn give_all(world: &World, coupon: &MadeCoupon, slots: u32) {
-    let (id, drop) = (coupon.id, coupon.drop);
-    for before in (0..slots).step_by(AT_ONCE as usize) {
-        let rows = format!(
-            "INSERT INTO issued_coupons (drop_id, slot, coupon_id, user_id, issued_by, slot_limit, \
-             person_scope) SELECT {drop}, {before} + n, {id}, CONCAT('user-', {before} + n), \
-             'consumer', (SELECT MIN(slot_limit) FROM slot_limits WHERE drop_id = {drop} AND \
-             slot_limit >= {before} + n), 0 FROM {}",
-            numbers(AT_ONCE)
-        );
-        bulk(world, &rows).await;
-    }
-    let [users, times, count] =
-        ["users", "times", "count"].map(|key| world.redis.of_drop(coupon.id, coupon.drop, key));
-    let slots = slots.to_string();
-    let give = ["EVAL", GIVE, "3", &users, &times, &count, &slots];
-    world.redis.command::<()>(&give).await;
-}
-
-#[tokio::test]
-#[ignore = "release"]
-async fn a_freed_slot_is_offered_in_a_second_beside_a_drop_of_three_million() {
-    const LARGE: u32 = 3_000_000;
-    let fixture = Fixture::new("d-large").await;
-    let (api, world) = (&fixture.api, &fixture.world);
-    let large = api.create_coupon(&coupon_body("Large", LARGE, 9)).await;
-    give_all(world, &large, LARGE).await;
-    let body = coupon_body("Small", 5, 9);
-    let (small, answers) = fixture.held_of(&body, 5).await;
-    let daemon = world.daemon().await;
-    let pass = async { daemon.reconcile(&json!({})).await };
-    let returns = async {
-        for (n, (holder, _)) in answers.iter().enumerate() {
-            let next = format!("next-{n}");
-            for (coupon, holder) in [(&large, &format!("user-{}", n + 1)), (&small, holder)] {
-                assert_eq!(api.claim(coupon.id, &next).await.word(), "waiting");
-                api.give_back(coupon.id, holder).await.unwrap();
-            }
-            let begun = Instant::now();
-            let row = format!(
-                "SELECT COUNT(*) FROM issued_coupons WHERE drop_id = {} AND user_id = '{next}'",
-                small.drop
-            );
-            eventually("the next user has the slot", LIMIT, async || {
-                world.sql.number(&row).await == 1
-            })
-            .await;
-            let took = begun.elapsed();
-            assert!(took <= Duration::from_secs(1), "{took:?}");
-        }
-    };
-    tokio::join!(pass, returns);
 }

@@ -47,9 +47,6 @@ async fn is_over(world: &World, refusal: StoreRefusal) {
     world.mail.clear();
 }
 
-/// Selects the product's default delay before alerts instead of the one for tests.
-const PATIENT: [(&str, &str); 1] = [("FIRSTCOME_TEST_ALERT_PATIENCE_SECONDS", "")];
-
 /// The limit for the mail about a refusal, with the product's default delay.
 const MAILED_WITHIN: Duration = Duration::from_secs(60);
 
@@ -84,29 +81,6 @@ async fn a_failed_redis_snapshot_is_reported_by_its_cause() {
     is_over(&f.world, refusal).await;
 }
 
-#[tokio::test]
-async fn a_read_only_mysql_is_reported_by_its_cause() {
-    let server = MysqlServer::start(MysqlOptions::default()).await.unwrap();
-    let stores = WorldStores::shared().await.with_mysql_at(&server.url());
-    let world = World::on(stores, "mysql-refuses").await;
-    let f = Fixture::of(world).await;
-    let daemon = f.world.daemon().await;
-    let coupon = f.api.open_coupon(1_000).await;
-    server
-        .query("SET GLOBAL super_read_only = ON")
-        .await
-        .unwrap();
-    let claim = f.api.until_answered(coupon.id, "u-1").await;
-    assert!(claim.promised().is_some(), "{claim:?}");
-    eventually("the reconciler is not ready", WITHIN, async || {
-        is_not_ready(daemon.http(), StoreRefusal::MysqlReadOnly).await
-    })
-    .await;
-    is_mailed(&f.world, StoreRefusal::MysqlReadOnly).await;
-    server.query("SET GLOBAL read_only = OFF").await.unwrap();
-    is_over(&f.world, StoreRefusal::MysqlReadOnly).await;
-}
-
 /// The first write that finds no space decides how MySQL behaves. An insert gets an error, because
 /// its table is full. A commit waits for space in the binary log without an error, and so does
 /// every later commit, including those of passes and of the outbox.
@@ -126,9 +100,8 @@ async fn a_full_disk_of_a_real_mysql_is_reported_by_its_cause() {
     let world = World::on(stores, "small-disk").await;
     // A commit that waits for space must end within the limit for the mail.
     world.set("FIRSTCOME_TEST_DATABASE_TIMEOUT_MS", "4000");
-    for (name, value) in PATIENT {
-        world.set(name, value);
-    }
+    // The product's default delay before alerts instead of the one for tests.
+    world.set("FIRSTCOME_TEST_ALERT_PATIENCE_SECONDS", "");
     let f = Fixture::of(world).await;
     let daemon = f.world.daemon().await;
     let coupon = f.api.open_coupon(100_000).await;
