@@ -46,23 +46,6 @@ async fn claims_get_slots_then_waiting_positions_then_sold_out() {
 }
 
 #[tokio::test]
-async fn concurrent_claims_of_one_user_get_one_slot() {
-    let (world, api) = ServeWorld::with_api().await;
-    let (id, _) = api.make(open(50)).await;
-    let answers = futures_util::future::join_all((0..100).map(|_| api.claim(id, "u-1"))).await;
-    let (new, known): (Vec<_>, Vec<_>) = answers.iter().partition(|one| one.status == 202);
-    assert_eq!(new.len(), 1);
-    new[0].is(202, "accepted");
-    for one in known {
-        one.is(200, "already_claimed");
-    }
-    assert!(answers.iter().all(|a| a.json["slot"] == 1));
-    // Retries that arrive before the first message is acknowledged may be published too.
-    let messages = world.messages().await;
-    assert!((1..100).contains(&messages), "{messages}");
-}
-
-#[tokio::test]
 async fn refusals_leave_redis_unchanged() {
     let (world, api) = ServeWorld::with_api().await;
     let (early, _) = api.make(coupon(5, 10..=20)).await;
@@ -83,23 +66,6 @@ async fn refusals_leave_redis_unchanged() {
     api.claim(late, "u-1").await.is(410, "closed");
     api.claim(stopped, "u-1").await.is(409, "paused");
     api.claim(4_711, "u-1").await.is(404, "not_found");
-    let others = [
-        "x".into(),
-        "-1".into(),
-        "9".repeat(20),
-        format!("0{stopped}"),
-        format!("+{stopped}"),
-    ];
-    for (other, body) in others.iter().flat_map(|other| [(other, ""), (other, "{}")]) {
-        let path = format!("/v1/coupons/{other}/claims");
-        assert_eq!(
-            api.ask(Method::POST, &path, &[("x-user-id", "u-1")], body)
-                .await
-                .code(),
-            (404, "not_found"),
-            "{path}"
-        );
-    }
     let path = format!("/v1/coupons/{early}/claims");
     api.ask(Method::POST, &path, &[], "")
         .await

@@ -7,7 +7,7 @@ use reqwest::Method;
 use serde_json::{Value, json};
 
 use super::stores_away::behind_redis;
-use super::world::{HttpAnswer, InProcessApi, OPS_TOKEN, ServeWorld, bearer, open, until, with};
+use super::world::{HttpAnswer, InProcessApi, OPS_TOKEN, ServeWorld, bearer, open, with};
 
 async fn send(api: &InProcessApi, verb: &str, id: i64, body: &str) -> HttpAnswer {
     let token = format!("Bearer {OPS_TOKEN}");
@@ -274,54 +274,6 @@ async fn repeat_or_next_change_completes_a_change_missing_in_redis() {
     remove(&hindered).await.has_status(503);
     assert_eq!(remove(&api).await.json["changed"], 0, "a repeat");
     assert_eq!(agreed(&world, id).await, ["u-2", "u-3"]);
-}
-
-#[tokio::test]
-async fn concurrent_list_and_coupon_changes_all_take_effect() {
-    let world = ServeWorld::new().await;
-    let apis = [world.api().await, world.api().await];
-    let (id, _) = apis[0].make(with_list(500)).await;
-    let list = async |number: usize| {
-        for round in 0..6 {
-            let ids = |range: std::ops::Range<u32>| {
-                range
-                    .map(|n| format!("u-{number}-{round}-{n}\n"))
-                    .collect::<Vec<_>>()
-                    .concat()
-            };
-            // A change that waits too long for the lock gets 503.
-            until("users are added", async || {
-                let added = add(&apis[number], id, &ids(0..50)).await;
-                assert!(matches!(added.status, 200 | 503), "{added:?}");
-                added.status == 200
-            })
-            .await;
-            until("users are removed", async || {
-                let removed = send(&apis[1 - number], "remove", id, &ids(0..25)).await;
-                assert!(matches!(removed.status, 200 | 503), "{removed:?}");
-                removed.status == 200
-            })
-            .await;
-        }
-    };
-    let settings = async || {
-        for quantity in 501..510 {
-            until("the change is accepted", async || {
-                apis[0]
-                    .patch(id, json!({"quantity": quantity}))
-                    .await
-                    .status
-                    == 200
-            })
-            .await;
-        }
-    };
-    tokio::join!(list(0), list(1), settings());
-    let people = agreed(&world, id).await;
-    assert_eq!(people.len(), 2 * 6 * 25);
-    let quantity = world.sql("SELECT quantity FROM {db}.coupons").await;
-    assert_eq!(quantity, [["509"]]);
-    apis[1].claim(id, &people[0]).await.is(202, "accepted");
 }
 
 #[tokio::test]

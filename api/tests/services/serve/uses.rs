@@ -97,24 +97,6 @@ async fn one_reference_uses_a_code_and_its_repetition_gets_the_same_answer() {
 }
 
 #[tokio::test]
-async fn undone_reference_never_uses_the_code_again_and_another_one_may() {
-    let UsableCode { api, code, .. } = usable().await;
-    api.use_code(&code, "order-1").await.has_status(200);
-    let undone = api.undo(&code, "order-1").await;
-    undone.has_status(200);
-    assert_eq!(api.undo(&code, "order-1").await.json, undone.json);
-    api.use_code(&code, "order-1").await.is(409, "undone");
-    api.undo(&code, "order-2").await.has_status(200); // its request is still on the way
-    api.use_code(&code, "order-2").await.is(409, "undone");
-    api.use_code(&code, "order-3").await.has_status(200);
-    // `order-4` is undone although another reference uses the code.
-    api.undo(&code, "order-4").await.is(409, "used");
-    api.undo(&code, "order-3").await.has_status(200);
-    api.use_code(&code, "order-4").await.is(409, "undone");
-    assert_eq!(api.code(&code).await.json["used_at"], Value::Null);
-}
-
-#[tokio::test]
 async fn code_of_a_manual_row_is_used_and_wrong_codes_are_counted() {
     let UsableCode {
         world,
