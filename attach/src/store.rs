@@ -19,30 +19,11 @@ const MOST_KEYS: u64 = 1_000_000;
 /// Limit of one answer during a repair, whose transaction holds locks of theirs.
 pub const REPAIR_ANSWER: Duration = Duration::from_millis(200);
 
-/// Answers of a server that serves nobody: it is loading, runs a long script, is a replica without
-/// its master, misses a part of the cluster, or refuses the login. Any other refusal concerns a key
-/// or a command, so that other campaigns can be compared.
-const AWAY: [&str; 7] = [
-    "LOADING",
-    "BUSY",
-    "MASTERDOWN",
-    "CLUSTERDOWN",
-    "TRYAGAIN",
-    "NOAUTH",
-    "WRONGPASS",
-];
-
 /// Their Redis. Cheap to clone.
 #[derive(Clone)]
 pub struct Store {
     conn: SharedConnection,
     is_cluster: bool,
-}
-
-/// A member of a key as it is written, and its user.
-pub struct Member<'a> {
-    pub user: &'a str,
-    pub written: &'a [u8],
 }
 
 impl Store {
@@ -62,21 +43,15 @@ impl Store {
         }
     }
 
-    /// Distinguishes a server that is away from a refusal or a slow command.
+    /// Distinguishes a server that serves nobody (it is away, loads, or refuses the login) from one
+    /// that refuses a command, or is slow to answer it.
     async fn cause(&mut self, error: RedisError) -> AttachError {
-        let code = error.code().map(str::to_owned);
         let why = without_values(error);
-        match code {
-            Some(code) if AWAY.contains(&code.as_str()) => {}
-            Some(_) => return AttachError::Misfit(format!("your Redis refuses a command: {why}")),
-            None => {
-                let ping = redis::cmd("PING");
-                if ping.query_async::<Value>(&mut self.conn).await.is_ok() {
-                    return AttachError::Lost(format!("your Redis did not answer: {why}"));
-                }
-            }
+        let ping = redis::cmd("PING");
+        match ping.query_async::<Value>(&mut self.conn).await {
+            Err(_) => AttachError::away(FailureCause::Redis, why),
+            Ok(_) => AttachError::Misfit(format!("your Redis refuses a command: {why}")),
         }
-        AttachError::away(FailureCause::Redis, why)
     }
 
     /// Refuses a replica: its data may be old. A server that refuses `ROLE` is accepted; in a
@@ -96,46 +71,34 @@ impl Store {
         Ok(())
     }
 
-    /// Returns whether the key exists. Refuses one of another type.
-    pub async fn must_be(&mut self, name: &[u8], wanted: &str) -> Answer<bool> {
-        let kind: String = self.query(("TYPE", name)).await?;
-        if kind == wanted || kind == "none" {
-            return Ok(kind == wanted);
-        }
-        let name = String::from_utf8_lossy(name);
-        let why = format!("key {name:?} is no {wanted}: it is a {kind}");
-        Err(AttachError::Misfit(why.replace("zset", "sorted set")))
-    }
-
-    /// Passes every user of a key to `each`, perhaps more than once.
+    /// Passes every user of a key, and the member as it is written, to `each`, perhaps more than
+    /// once.
     pub async fn users(
         &mut self,
         key: &UsersKey,
         id: &str,
-        mut each: impl FnMut(Member<'_>),
+        mut each: impl FnMut(&str, &[u8]),
     ) -> Answer<()> {
-        let (scan, kind, width) = match key.kind {
-            KeyKind::Set(_) => ("SSCAN", "set", 1),
-            KeyKind::SortedSet(_) => ("ZSCAN", "zset", 2),
-            KeyKind::Hash(_) => ("HSCAN", "hash", 2),
-            KeyKind::Keys(_) => ("SCAN", "", 1),
+        let (scan, width) = match key.kind {
+            KeyKind::Set(_) => ("SSCAN", 1),
+            KeyKind::SortedSet(_) => ("ZSCAN", 2),
+            KeyKind::Hash(_) => ("HSCAN", 2),
+            KeyKind::Keys(_) => {
+                self.must_be_few_keys().await?;
+                ("SCAN", 1)
+            }
         };
-        let name = key.name_in(id, "");
-        if kind.is_empty() {
-            self.must_be_few_keys().await?;
-        } else if !self.must_be(&name, kind).await? {
-            return Ok(());
-        }
+        let name = key.name_in(id);
         // A letter that the pattern would read as a wildcard matches any one.
         let pattern = fill(key.name(), id)
             .replace(['*', '[', ']', '\\', '^'], "?")
             .replace("{user}", "*");
         let mut decoded = 0;
-        let mut strange = Vec::new();
+        let mut strange = 0;
         let mut cursor = "0".to_owned();
         loop {
             let mut words = vec![scan.as_bytes()];
-            if kind.is_empty() {
+            if matches!(key.kind, KeyKind::Keys(_)) {
                 words.extend([cursor.as_bytes(), b"MATCH", pattern.as_bytes()]);
             } else {
                 words.extend([name.as_slice(), cursor.as_bytes()]);
@@ -148,17 +111,16 @@ impl Store {
                     continue;
                 }
                 let Some(user) = key.user(id, written) else {
-                    strange.push(written.clone());
+                    strange += 1;
                     continue;
                 };
                 decoded += 1;
                 if !key.except.contains(&user) {
-                    let user = user.as_str();
-                    each(Member { user, written });
+                    each(&user, written);
                 }
             }
             if next == "0" {
-                return must_be_few(key, decoded, &strange);
+                return must_be_few(key, decoded, strange);
             }
             cursor = next;
         }
@@ -188,14 +150,14 @@ impl Store {
                 KeyKind::Hash(_) => "HLEN",
                 KeyKind::Keys(_) => return Ok(None),
             };
-            all += self.query::<u64>((size, key.name_in(id, ""))).await?;
+            all += self.query::<u64>((size, key.name_in(id))).await?;
         }
         Ok(Some(all))
     }
 
     /// Whether a member that a look saw is still there.
     pub async fn holds(&mut self, key: &UsersKey, id: &str, written: &[u8]) -> Answer<bool> {
-        let name = key.name_in(id, "");
+        let name = key.name_in(id);
         let found: Option<Vec<u8>> = match &key.kind {
             KeyKind::Set(_) => return self.query(("SISMEMBER", name, written)).await,
             KeyKind::Keys(_) => return self.query(("EXISTS", written)).await,
@@ -228,16 +190,16 @@ impl Store {
 }
 
 /// Refuses a key if more than 1 % of its members are in another form.
-fn must_be_few(key: &UsersKey, decoded: usize, strange: &[Vec<u8>]) -> Answer<()> {
-    let number = strange.len();
-    let is_few = decoded > 0 && number <= (decoded / 100).max(1);
-    let Some(first) = strange.first().filter(|_| !is_few) else {
+fn must_be_few(key: &UsersKey, decoded: usize, strange: usize) -> Answer<()> {
+    if strange == 0 || (decoded > 0 && strange <= (decoded / 100).max(1)) {
         return Ok(());
-    };
-    let said = key.members.strange(first);
+    }
+    let all = decoded + strange;
     let name = key.name();
-    let all = decoded + number;
+    let form = key.members.form;
     Err(AttachError::Misfit(format!(
-        "promised: {number} of {all} members of key {name:?} are {said}"
+        "promised: {strange} of {all} members of key {name:?} are not {form}: write form = \"plain\", \
+        \"json\" or \"java\" (String or Long), or with a text around the user member = \
+        \"user:{{user}}\""
     )))
 }

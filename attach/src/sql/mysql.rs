@@ -2,16 +2,14 @@
 
 use firstcome_shared::mysql::{Db, DbSettings};
 use firstcome_shared::quoted::without_values;
-use firstcome_shared::report::FailureCause;
 use mysql_async::consts::{ColumnFlags, ColumnType as Type};
 use mysql_async::prelude::Queryable as _;
 use mysql_async::{Column, Conn, Error, Params, Row, Value};
 
 use super::{
-    Cell, ColumnType, Done, EachRow, Failed, LOOK_LIMIT, PROOF_LIMIT, Purpose, Query,
-    SILENT_SECONDS,
+    Cell, ColumnType, Done, EachRow, LOOK_LIMIT, PROOF_LIMIT, Purpose, Query, SILENT_SECONDS,
 };
-use crate::error::{AttachError, Refusal};
+use crate::error::{Answer, AttachError};
 
 /// A unique key refuses the row.
 const DUPLICATE: u16 = 1062;
@@ -62,27 +60,24 @@ pub(super) fn settings(purpose: Purpose) -> Vec<String> {
     }
 }
 
-impl From<Error> for Failed {
+impl From<Error> for AttachError {
     fn from(error: Error) -> Self {
         let Error::Server(error) = error else {
-            return Self::Lost(without_values(error));
+            return Self::Misfit(without_values(error));
         };
-        Self::Refused(Refusal {
-            code: Some(error.code),
+        Self::Refused {
+            field: String::new(),
             is_duplicate: error.code == DUPLICATE,
             why: format!("{} {}", error.code, without_values(&error.message)),
-        })
+        }
     }
 }
 
 impl MysqlDriver {
-    pub(super) async fn connect(settings: &DbSettings) -> Result<Self, Failed> {
+    pub(super) async fn connect(settings: &DbSettings) -> Answer<Self> {
         let conn = Db::plain(settings).await.map_err(|error| {
             let why = error.to_string();
-            AttachError::away(
-                FailureCause::Mysql,
-                why.replace("DATABASE_URL", "`database` of the file"),
-            )
+            AttachError::Misfit(why.replace("DATABASE_URL", "`database` of the file"))
         })?;
         Ok(Self {
             conn,
@@ -90,22 +85,14 @@ impl MysqlDriver {
         })
     }
 
-    pub(super) async fn run(
-        &mut self,
-        query: &Query<'_>,
-        each: Option<EachRow<'_>>,
-    ) -> Result<Done, Failed> {
+    pub(super) async fn run(&mut self, query: &Query<'_>, each: EachRow<'_>) -> Answer<Done> {
         let text = query.statement.with(|_| "?".to_owned());
         let statement = self.conn.prep(text).await?;
         query.must_be_seen(statement.num_params().into())?;
         let columns = statement.columns();
         let mut done = Done {
-            columns: columns.len(),
             first: columns.first().map(column_type).unwrap_or_default(),
             ..Done::default()
-        };
-        let Some(each) = each else {
-            return Ok(done);
         };
         let values: Vec<Value> = query.in_order().into_iter().map(Value::from).collect();
         let params = if values.is_empty() {
@@ -124,7 +111,7 @@ impl MysqlDriver {
         Ok(done)
     }
 
-    pub(super) async fn command(&mut self, command: &str) -> Result<(), Failed> {
+    pub(super) async fn command(&mut self, command: &str) -> Answer<()> {
         Ok(self.conn.query_drop(command).await?)
     }
 

@@ -15,4 +15,5 @@ mod repairs;
 mod schedules;
 mod shapes;
 mod system;
+
 mod world;

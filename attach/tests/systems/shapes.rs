@@ -64,11 +64,10 @@ async fn what_does_not_fit_is_said_and_never_written() {
         },
     ];
     for misfit in all {
-        let (world, fitting) = misfit.system.sold().await;
-        drop(fitting);
+        let (world, _fitting) = misfit.system.sold().await;
         world.run(misfit.steps).await;
         let [from, to] = misfit.says;
-        let daemon = world.daemon(&misfit.system.file.replacen(from, to, 1));
+        let daemon = world.daemon(misfit.system.saying(from, to).file);
         let found = daemon.settle().await;
         assert_eq!(told(&found), misfit.told, "{:?}: {found:#?}", misfit.steps);
         assert!(why(&found).contains(misfit.why), "{found:#?}");

@@ -12,7 +12,6 @@ use tokio_util::sync::CancellationToken;
 use super::args::AttachArgs;
 use super::watched::Watched;
 use crate::context::{Ask, Confirmation, PassRequest};
-use crate::findings_csv;
 use crate::http::runs;
 use crate::notify::Notifier;
 use crate::once::mail_and_print;
@@ -35,9 +34,6 @@ pub(super) async fn run(args: AttachArgs, stop: CancellationToken) -> anyhow::Re
         .campaign
         .as_ref()
         .map(|name| engine.file.coupon_id(name));
-    for note in engine.check().await {
-        firstcome_shared::complain!("note: {note}");
-    }
     firstcome_shared::complain!(
         "looking; while something differs, again until it is as old as in_flight"
     );
@@ -69,13 +65,10 @@ async fn print(
     notifier: Option<&Notifier>,
     run: &Run,
 ) -> anyhow::Result<ExitCode> {
-    if let Some(file) = &args.report {
-        findings_csv::write_file(run, file)?;
-    }
     let code = mail_and_print(notifier, run, args.json, args.full_ids).await?;
     if !args.json && run.all_findings().next().is_some() {
         if args.full_ids {
-            for line in engine.shown().await.lines {
+            for line in engine.shown().await {
                 firstcome_shared::say!("{line}");
             }
         }
