@@ -4,8 +4,8 @@ use std::net::SocketAddr;
 use std::process::ExitCode;
 use std::time::Duration;
 
-use clap::{Args, Parser, Subcommand};
-use firstcome_shared::config::{LogArgs, listen_address};
+use clap::{Args, CommandFactory as _, Parser, Subcommand};
+use firstcome_shared::config::{LogArgs, listen_address, parse};
 use firstcome_shared::http::probe::ProbeArgs;
 use firstcome_shared::trace;
 use tokio::runtime::Builder;
@@ -58,7 +58,7 @@ pub fn main() -> ExitCode {
     // Huge pages of 2 MB would mostly stay unused. If the call fails, the process only needs more
     // memory.
     let small_pages = rustix::thread::disable_transparent_huge_pages(true);
-    let cli = ApiCli::parse();
+    let cli: ApiCli = parse(ApiCli::command());
     cli.logs.init();
     if let Err(error) = small_pages {
         tracing::warn!(

@@ -4,8 +4,8 @@
 use std::process::ExitCode;
 use std::time::Duration;
 
-use clap::{Parser, Subcommand};
-use firstcome_shared::config::LogArgs;
+use clap::{CommandFactory as _, Parser, Subcommand};
+use firstcome_shared::config::{LogArgs, parse};
 use firstcome_shared::shutdown;
 use tokio::runtime::Runtime;
 
@@ -53,7 +53,7 @@ const THREADS_END_WITHIN: Duration = Duration::from_secs(2);
 
 /// Runs the command.
 pub fn main() -> ExitCode {
-    let cli = Cli::parse();
+    let cli: Cli = parse(Cli::command());
     cli.logs.init();
     let done = Runtime::new()
         .map_err(anyhow::Error::from)

@@ -5,6 +5,7 @@
 mod kafka;
 mod logs;
 mod mysql;
+mod parse;
 mod redis;
 mod secret;
 mod start;
@@ -22,6 +23,7 @@ pub use self::redis::RedisArgs;
 pub use kafka::KafkaArgs;
 pub use logs::LogArgs;
 pub use mysql::MysqlArgs;
+pub use parse::parse;
 pub use secret::{SecretParser, secret};
 pub use start::{StartError, wait_for};
 pub use tls::TlsArgs;

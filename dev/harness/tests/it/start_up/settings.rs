@@ -101,7 +101,7 @@ async fn settings_page_is_the_help_of_all_commands() {
     );
 }
 
-/// The help names each command's settings and defaults, and no secret.
+/// The help names each command's settings and defaults, and no secret. `-h` shows at most twelve.
 /// The total stays within [`SETTINGS`], and `deploy/common.env.example` names no other settings.
 #[tokio::test]
 async fn help_shows_defaults_few_settings_and_no_secrets() {
@@ -114,9 +114,12 @@ async fn help_shows_defaults_few_settings_and_no_secrets() {
         ["OPS_TOKEN", "DATABASE_URL", "KAFKA_SASL_PASSWORD"].map(|name| world.setting(name));
     let mut all = BTreeSet::new();
     for (program, command, words) in HELP {
-        let process = world.start(program, &[command, "--help"], &[]);
-        assert_eq!(process.ended(LIMIT).await, 0);
-        let long = process.all_stdout().await;
+        let help = async |flag| {
+            let process = world.start(program, &[command, flag], &[]);
+            assert_eq!(process.ended(LIMIT).await, 0);
+            process.all_stdout().await
+        };
+        let long = help("--help").await;
         for word in words.split_whitespace() {
             assert!(
                 long.contains(word),
@@ -127,6 +130,8 @@ async fn help_shows_defaults_few_settings_and_no_secrets() {
             assert!(!long.contains(secret), "{program} {command}: {long}");
         }
         all.extend(settings_in(&long));
+        let short = settings_in(&help("-h").await);
+        assert!(short.len() <= 12, "{program} {command} -h: {short:?}");
     }
     let example = include_str!("../../../../../deploy/common.env.example").lines();
     let mut named = example.filter_map(|line| line.trim_start_matches('#').split_once('='));
