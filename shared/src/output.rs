@@ -1,4 +1,4 @@
-//! Prints lines. Unlike with `println!`, a write that fails does not end the program: the log's disk
+//! Prints lines, each at once. Unlike with `println!`, a write that fails does not end the program: the log's disk
 //! may be full, or the reader of a pipe, such as `head`, may have ended. There is no place to report
 //! the failure.
 
@@ -18,9 +18,9 @@ macro_rules! complain {
 }
 
 pub fn to_stdout(line: Arguments<'_>) {
-    drop(writeln!(stdout(), "{line}"));
+    drop(stdout().write_all(format!("{line}\n").as_bytes()));
 }
 
 pub fn to_stderr(line: Arguments<'_>) {
-    drop(writeln!(stderr(), "{line}"));
+    drop(stderr().write_all(format!("{line}\n").as_bytes()));
 }

@@ -175,7 +175,7 @@ fn rest<'a>(lines: &'a [String], beginning: &str) -> Option<&'a str> {
 /// Drains stdout to its end, so that the pipe never fills up.
 fn keep_lines(pipe: ChildStdout, mut log: File, stdout: &watch::Sender<Vec<String>>) {
     for line in BufReader::new(pipe).lines().map_while(Result::ok) {
-        let _ = writeln!(log, "[stdout] {line}");
+        let _ = log.write_all(format!("[stdout] {line}\n").as_bytes());
         stdout.send_modify(|lines| lines.push(line));
     }
 }
