@@ -6,7 +6,7 @@ mod product_texts;
 use std::collections::{BTreeMap, HashMap};
 
 use chrono::{DateTime, NaiveDate, TimeDelta, Utc};
-use firstcome_notifier::condition::Cases;
+use firstcome_notifier::condition::{Cases, Condition, Facts, Seen};
 use firstcome_notifier::conditions::{PromisesOfDrop, Snapshot, conditions};
 use firstcome_notifier::decide::{Alerts, Decision, Reason, decide};
 use firstcome_notifier::levels::{self, Change, fold};
@@ -19,6 +19,7 @@ use firstcome_shared::mysql::alerts::{
 };
 use firstcome_shared::mysql::digest::{DailyDigest, DigestDrop, DigestRepairs};
 use firstcome_shared::mysql::levels::LevelRow;
+use firstcome_shared::process_state::Standstill;
 use firstcome_shared::report::{
     ActionKind, AlertKind, Cause, DropReport, FailureCause, Finding, Kind, Outcome, Run, Status,
     UnsafePart,
@@ -332,8 +333,6 @@ fn mails_about_passes_match_their_snapshots() {
         let lost = general(Kind::RedisLost, action, result, "Redis has lost the drop");
         drop_report(drop, &format!("Coupon {drop}"), drop, vec![lost])
     };
-    let stands =
-        "no consumer works: about 4,120 promises wait for a row, and none was read for 95 s";
     let evicts = "Redis may evict admissions (maxmemory-policy is allkeys-lru): set `maxmemory-policy noeviction`";
     let evicts = of_no_drop(Kind::Stalled, evicts, None);
     let evicts = cased(Cause::Unsafe(UnsafePart::Redis), evicts);
@@ -365,25 +364,10 @@ fn mails_about_passes_match_their_snapshots() {
     for (name, pass) in passes {
         keep(name, &mail(&[(at(1), &pass)], &[], &linked()).unwrap());
     }
-    let stands = cased(
-        Cause::ConsumerStands,
-        Finding::report(Kind::Stalled, stands),
-    );
-    for (name, kind, finding) in [
-        ("stalled", AlertKind::ConsumerStands, stands),
-        ("unsafe_setting", AlertKind::UnsafeSetting, evicts),
-    ] {
-        let section = Section {
-            findings: vec![finding.clone()],
-            ..outage(kind, &finding.detail, &[])
-        };
-        product_texts::assert_written(&section.findings);
-        let section = Section {
-            findings: Vec::new(),
-            ..section
-        };
-        keep_outage(name, &section, at(1));
-    }
+    product_texts::assert_written([&evicts]);
+    let evicts = outage(AlertKind::UnsafeSetting, &evicts.detail, &[]);
+    keep_outage("unsafe_setting", &evicts, at(1));
+    keep_outage("stalled", &standstill(), at(1));
     let run = failed_claims();
     let bare = mail(&[(at(1), &run)], &[], &Links::default());
     keep("action_needed_without_links", &bare.unwrap());
@@ -429,6 +413,30 @@ fn outage(kind: AlertKind, summary: &str, why: &[&str]) -> Section {
         size: 1,
         findings: why.collect(),
     }
+}
+
+/// Consumers that stand, as processes report them.
+fn standstill() -> Section {
+    let kind = AlertKind::ConsumerStands;
+    let standstill = Standstill {
+        unread: 4_120,
+        partitions: Vec::new(),
+    };
+    let condition = Condition {
+        name: kind.word().to_owned(),
+        kind,
+        coupon: None,
+        drop: None,
+        cases: Cases::from_hashes([0]),
+        seen: Seen::Now,
+        facts: Facts::Standstill(standstill),
+    };
+    let alert = ToldRow {
+        name: kind.word().to_owned(),
+        began_at: at(0),
+        ..ToldRow::default()
+    };
+    Section::new(&condition, &alert, Reason::New, None, &[])
 }
 
 /// Compares the mail about an outage with its snapshot.
