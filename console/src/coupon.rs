@@ -107,7 +107,7 @@ mod tests {
 
     /// A coupon in Seoul with a quantity of 100 and these settings, whose only drop is in this state
     /// and opens an hour after the epoch.
-    pub(super) fn found(settings: Value, state: &str) -> CouponDrops {
+    pub(super) fn found(settings: &Value, state: &str) -> CouponDrops {
         let opens_at = "1970-01-01T01:00:00Z";
         let mut coupon = json!({
             "id": 1, "name": "Winter", "quantity": 100, "once_per": "coupon", "waiting_list": 0,

@@ -93,19 +93,19 @@ mod tests {
             ("open", true, 0, "paused while it is open"),
             ("closed", false, 0, "closed"),
         ] {
-            let mut found = found(json!({"paused": paused}), state);
+            let mut found = found(&json!({"paused": paused}), state);
             found.drops[0].rows = Some(rows);
             let zone = "Asia/Seoul".parse().ok();
             assert_eq!(coupon_state(&found, zone), says, "{state}");
         }
-        let over = found(json!({"over": true}), "sealed");
+        let over = found(&json!({"over": true}), "sealed");
         assert_eq!(coupon_state(&over, None), "over");
     }
 
     #[test]
     fn drop_that_was_ended_before_it_opened_is_cancelled() {
         for (milliseconds, says) in [(1, CANCELLED), (2, "closed")] {
-            let mut found = found(json!({}), "closed");
+            let mut found = found(&json!({}), "closed");
             let opens = found.drops[0].opens_at;
             found.drops[0].closes_at = Some(opens + TimeDelta::milliseconds(milliseconds));
             assert_eq!(coupon_state(&found, None), says);

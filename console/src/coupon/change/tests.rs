@@ -23,9 +23,9 @@ fn daily() -> Value {
 
 #[test]
 fn change_of_settings_sends_what_differs_and_asks_about_it() {
-    let once = found(json!({}), "open");
-    let daily = found(json!({"schedule": daily()}), "open");
-    let group = found(json!({"allow": "group:vip"}), "open");
+    let once = found(&json!({}), "open");
+    let daily = found(&json!({"schedule": daily()}), "open");
+    let group = found(&json!({"allow": "group:vip"}), "open");
     for (found, fields, body, question) in [
         (
             &once,
@@ -86,7 +86,7 @@ fn button_has_its_request_and_asks_unless_it_resumes() {
         ("resume", json!({"paused": true}), r#"{"paused":false}"#, ""),
         ("close", json!({}), r#"{"close_now":true}"#, "closes now"),
     ] {
-        let change = parse(&format!("how={how}"), &found(settings, "open"), 90).unwrap();
+        let change = parse(&format!("how={how}"), &found(&settings, "open"), 90).unwrap();
         assert_eq!(change.body.to_string(), body, "{how}");
         assert_eq!(change.question.is_empty(), question.is_empty(), "{how}");
         assert!(change.question.contains(question), "{how}");
@@ -95,8 +95,8 @@ fn button_has_its_request_and_asks_unless_it_resumes() {
 
 #[test]
 fn form_that_cannot_be_applied_is_refused_with_the_reason() {
-    let open = found(json!({}), "open");
-    let closed = found(json!({}), "closed");
+    let open = found(&json!({}), "open");
+    let closed = found(&json!({}), "closed");
     for (found, fields, why) in [
         (
             &open,
@@ -141,11 +141,11 @@ fn form_that_cannot_be_applied_is_refused_with_the_reason() {
 
 #[test]
 fn coupon_is_cancelled_only_before_it_opens() {
-    let to_come = found(json!({}), "scheduled");
+    let to_come = found(&json!({}), "scheduled");
     let change = parse("how=cancel", &to_come, 59).unwrap();
     assert_eq!(change.body.to_string(), r#"{"close_now":true}"#);
     assert!(parse("how=cancel", &to_come, 60).is_err());
-    let daily = found(json!({"schedule": daily()}), "scheduled");
+    let daily = found(&json!({"schedule": daily()}), "scheduled");
     let change = parse("how=cancel", &daily, 59).unwrap();
     let first_day = r#"{"close_now":true,"last_day":"1970-01-01"}"#;
     assert_eq!(change.body.to_string(), first_day);
@@ -153,8 +153,8 @@ fn coupon_is_cancelled_only_before_it_opens() {
 
 #[test]
 fn every_field_of_a_change_has_a_form() {
-    let once = found(json!({}), "scheduled");
-    let daily = found(json!({"schedule": daily()}), "scheduled");
+    let once = found(&json!({}), "scheduled");
+    let daily = found(&json!({"schedule": daily()}), "scheduled");
     let mut all = json!({});
     for (found, fields) in [
         (&once, "how=pause"),
