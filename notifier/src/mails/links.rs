@@ -123,47 +123,43 @@ impl Links {
         self.curl(&url, &[], what)
     }
 
-    /// Returns a command that changes a coupon.
-    pub(super) fn change_coupon(&self, coupon: CouponId, body: &str, what: &str) -> Option<Block> {
-        let url = format!("{}/v1/coupons/{coupon}", self.api());
-        self.curl(&url, &with_body(&format!("-X PATCH -d '{body}'")), what)
-    }
-
-    /// Returns the command that raises a quantity. While a drop is open, it refuses to lower what
-    /// somebody else has raised since. An attached system has no such command.
-    pub(super) fn raise(&self, coupon: CouponId, quantity: u64, what: &str) -> Option<Block> {
-        if self.subject() == Subject::Campaign {
-            return None;
+    /// Returns a command that changes a coupon, such as `pause 7` or `raise 7 120`, which refuses to
+    /// lower what somebody else has raised since. An attached system has none.
+    pub(super) fn coupon(&self, change: &str, what: &str) -> Option<Block> {
+        let at = self.api.as_ref();
+        let at = at.map_or_else(String::new, |address| format!(" --api-url {address}"));
+        let command = format!("firstcome-api coupon {change}{at}");
+        match self.subject() {
+            Subject::Drop => Some(Block::command(what, command)),
+            Subject::Campaign => None,
         }
-        let raise = format!("firstcome-api coupon raise {coupon} {quantity}");
-        let command = match &self.api {
-            Some(address) => format!("{raise} --api-url {address}"),
-            None => raise,
-        };
-        Some(Block::command(what, command))
     }
 
     /// Returns a command that acknowledges an alert.
     pub(super) fn acknowledge(&self, alert: i64) -> Option<Block> {
         let url = format!("{}/v1/alerts/{alert}/acknowledge", self.reconciler());
         // Containers and cron set no USER, and the reconciler refuses an empty name.
-        let body = with_body(r#"-X POST -d "{\"by\":\"${USER:-on duty}\"}""#);
+        let arguments = [
+            r#"-H "Content-Type: application/json""#,
+            r#"-X POST -d "{\"by\":\"${USER:-on duty}\"}""#,
+        ];
         let what = "Acknowledge: no more mails come until the alert changes";
-        self.curl(&url, &body, what)
+        self.curl(&url, &arguments, what)
     }
 
     /// Returns a request as a command. Each argument has a separate line, so that a phone
     /// does not break them; the shell reads them as one command. The URL is quoted, because some
     /// shells treat `?` as a pattern. An attached system gets none: its requests have other bodies.
-    fn curl(&self, url: &str, arguments: &[String], what: &str) -> Option<Block> {
+    fn curl(&self, url: &str, arguments: &[&str], what: &str) -> Option<Block> {
         match self.subject() {
             Subject::Drop => {
                 // While tokens are rotated, OPS_TOKEN has two, separated by a comma: send the
                 // first.
                 let token = "curl -H \"Authorization: Bearer ${OPS_TOKEN%%,*}\"";
-                let mut lines = vec![token.to_owned()];
-                lines.extend_from_slice(arguments);
-                lines.push(format!("\"{url}\""));
+                let url = format!("\"{url}\"");
+                let mut lines = vec![token];
+                lines.extend(arguments);
+                lines.push(&url);
                 Some(Block::command(what, lines.join(" \\\n")))
             }
             Subject::Campaign => None,
@@ -179,10 +175,4 @@ impl Links {
         };
         Block::Paragraph(format!("More: {more}."))
     }
-}
-
-/// Returns the arguments of a request with a body.
-fn with_body(arguments: &str) -> [String; 2] {
-    let json = "-H \"Content-Type: application/json\"";
-    [json, arguments].map(str::to_owned)
 }

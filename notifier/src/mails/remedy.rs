@@ -83,7 +83,7 @@ impl Placed<'_> {
                 blocks.extend(self.screen(label));
                 if let Some(coupon) = self.section.coupon_id {
                     let what = "Pause the coupon: nobody can claim until it is resumed";
-                    blocks.extend(links.change_coupon(coupon, r#"{"paused":true}"#, what));
+                    blocks.extend(links.coupon(&format!("pause {coupon}"), what));
                 }
                 let list = "List the repairs, with their fingerprint";
                 blocks.push(Block::command(list, self.once(" --dry-run")));
@@ -151,7 +151,7 @@ impl Placed<'_> {
             let what = format!(
                 "While the drop is open, give each of them a slot (quantity {from} → {to})"
             );
-            blocks.extend(links.raise(coupon, to, &what));
+            blocks.extend(links.coupon(&format!("raise {coupon} {to}"), &what));
             blocks.push(Block::command("Then", self.once("")));
         }
         blocks
