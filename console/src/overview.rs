@@ -196,8 +196,8 @@ fn alarm(listed: &ListedAlert) -> BoardProblem {
     let alert = &listed.alert;
     let kind = AlertKind::from_word(&alert.kind);
     let todo = kind.map_or("Look at the last runs.", |kind| kind.facts().to_do);
-    let by = alert.acknowledged_by.as_ref();
-    let by = by.map_or_else(String::new, |by| format!(", taken on by {}", by.text()));
+    let operator = alert.acknowledged_by.as_ref();
+    let by = operator.map_or_else(String::new, |by| format!(", taken on by {}", by.text()));
     let name = listed.coupon_name.as_deref().zip(alert.drop_id);
     BoardProblem {
         what: capital(&alert.summary.text()),

@@ -96,8 +96,8 @@ impl Page {
         sent: Sent<'_>,
         header: Option<SentHeader>,
     ) -> Result<Response<Body>, HttpRefusal> {
-        let api = self.state.services.api.as_ref();
-        let api = api.ok_or_else(|| HttpRefusal::new(StatusCode::SERVICE_UNAVAILABLE, NO_API))?;
+        let known = self.state.services.api.as_ref();
+        let api = known.ok_or_else(|| HttpRefusal::new(StatusCode::SERVICE_UNAVAILABLE, NO_API))?;
         let is_read = method == Method::GET;
         let request = self.request(method, &api.url(path), sent, header)?;
         let sent = async { anyhow::Ok(api.send(request).await?.map(Body::new)) };

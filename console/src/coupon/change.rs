@@ -100,8 +100,8 @@ fn read(form: &Fields, found: &CouponDrops, now: DateTime<Utc>) -> Result<Coupon
         return read_settings(form, &found.coupon);
     }
     let mut actions = ACTIONS.iter();
-    let action = actions.find(|action| action.how == how && (action.is_possible)(found, now));
-    let action = action.ok_or("This is not possible now")?;
+    let possible = actions.find(|action| action.how == how && (action.is_possible)(found, now));
+    let action = possible.ok_or("This is not possible now")?;
     Ok(CouponChange {
         body: (action.body)(&found.coupon),
         question: action.question.to_owned(),
