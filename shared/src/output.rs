@@ -1,6 +1,6 @@
-//! Prints lines, each at once. Unlike with `println!`, a write that fails does not end the program: the log's disk
-//! may be full, or the reader of a pipe, such as `head`, may have ended. There is no place to report
-//! the failure.
+//! Prints lines, each at once. Unlike with `println!`, a write that fails does not end the program:
+//! the log's disk may be full, or the reader of a pipe, such as `head`, may have ended. There is no
+//! place to report the failure.
 
 use std::fmt::Arguments;
 use std::io::{Write as _, stderr, stdout};
