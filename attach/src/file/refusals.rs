@@ -9,26 +9,42 @@ use super::{AttachFile, Campaign, Failed, Mode, Promised, Stage};
 use crate::text::{Parameter, Statement};
 
 /// Words whose meaning a statement of the team now has, and the lines to write instead.
-const GONE: [[&str; 2]; 3] = [
+const GONE: [[&str; 2]; 9] = [
     [
         "rows",
         "issued = \"SELECT user_id FROM coupon WHERE event_id = 7\"",
     ],
     ["users", "promised = { set = \"coupon:7:users\" }"],
+    [
+        "quantity_sql",
+        "each = \"SELECT id, name, quantity FROM …\"",
+    ],
     ["stock", "a second statement in issue, and a check"],
+    ["sale", "a check"],
+    ["ends", "a condition in each"],
+    ["time_zone", "a condition in each"],
+    [
+        "repair_limit",
+        "nothing: at most 50 rows a day are written unasked",
+    ],
+    [
+        "max_rows_per_second",
+        "nothing: a campaign rests for ten times what its look took",
+    ],
 ];
 
 /// Returns a sentence for each such word of the file.
 pub(super) fn gone(file: &Table) -> Vec<String> {
-    let campaigns = file.get("campaign").and_then(Value::as_array);
+    let blocks = file.get("campaign").and_then(Value::as_array);
+    let campaigns = blocks.into_iter().flatten().filter_map(Value::as_table);
     let mut said = Vec::new();
-    for campaign in campaigns.into_iter().flatten() {
-        let name = campaign.get("name").and_then(Value::as_str);
-        let name = name.unwrap_or_default();
-        let words = GONE.iter().filter(|[word, _]| campaign.get(word).is_some());
-        said.extend(words.map(|[word, instead]| {
-            format!("campaign {name:?}: `{word}` is gone: write {instead}")
-        }));
+    for table in campaigns.chain([file]) {
+        let name = table.get("name").and_then(Value::as_str);
+        let place = name.map_or_else(String::new, |name| format!("campaign {name:?}: "));
+        let words = GONE.iter().filter(|[word, _]| table.contains_key(*word));
+        said.extend(
+            words.map(|[word, instead]| format!("{place}`{word}` is gone: write {instead}")),
+        );
     }
     said
 }
@@ -216,6 +232,9 @@ impl AttachFile {
     /// Returns everything that is wrong, one sentence each.
     pub(super) fn refusals(&self) -> Vec<String> {
         let mut said = Vec::new();
+        if self.campaigns.is_empty() {
+            said.push("the file has neither a [[campaign]] nor a [[check]]".to_owned());
+        }
         let mut ids = BTreeSet::new();
         for campaign in &self.campaigns {
             let mut wrong = campaign.keys_without_id();

@@ -37,6 +37,9 @@ pub struct AttachArgs {
     /// Print user ids in full, and the commands and statements with them; the default masks them
     #[arg(long, requires = "once")]
     pub full_ids: bool,
+    /// Write all findings, and the numbers before and after, to this file as CSV
+    #[arg(long, value_name = "FILE", requires = "once")]
+    pub report: Option<PathBuf>,
     /// A separate database for runs, alerts and mails; --once without it records nothing
     #[arg(
         long,

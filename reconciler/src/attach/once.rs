@@ -12,6 +12,7 @@ use tokio_util::sync::CancellationToken;
 use super::args::AttachArgs;
 use super::watched::Watched;
 use crate::context::{Ask, Confirmation, PassRequest};
+use crate::findings_csv;
 use crate::http::runs;
 use crate::notify::Notifier;
 use crate::once::mail_and_print;
@@ -65,6 +66,9 @@ async fn print(
     notifier: Option<&Notifier>,
     run: &Run,
 ) -> anyhow::Result<ExitCode> {
+    if let Some(file) = &args.report {
+        findings_csv::write_file(run, file)?;
+    }
     let code = mail_and_print(notifier, run, args.json, args.full_ids).await?;
     if !args.json && run.all_findings().next().is_some() {
         if args.full_ids {
