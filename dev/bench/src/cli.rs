@@ -64,8 +64,8 @@ pub struct BenchSize {
     pub passes: [u32; 3],
     /// Number of rows to repair.
     pub missing: u32,
-    /// Number of small coupons.
-    pub small: u32,
+    /// Numbers of small coupons.
+    pub small: [u32; 2],
     /// Number of claims of a drop that Redis has lost.
     pub rebuilt: u32,
     /// Duration in seconds of the open loop, and of the neighbour's run beside an idle system.
@@ -82,7 +82,7 @@ impl Cli {
             winners: 50_000,
             passes: [10_000, 100_000, 1_000_000],
             missing: 100_000,
-            small: 2_000,
+            small: [2_000, 20_000],
             rebuilt: 3_000_000,
             open_seconds: 30,
         };
@@ -95,7 +95,7 @@ impl Cli {
             winners: 1_250,
             passes: [1_000, 10_000, 50_000],
             missing: 5_000,
-            small: 50,
+            small: [50, 200],
             rebuilt: 10_000,
             open_seconds: 5,
             ..whole
