@@ -350,11 +350,17 @@ mod tests {
                 "{text}"
             );
         }
-        let away = "Connection refused (os error 111)";
-        assert_eq!(StoreRefusal::from_error(Redis, away), None);
-        let reworded = "OOM the memory is used up";
-        let refusal = StoreRefusal::from_error(Redis, reworded);
-        assert_eq!(refusal, Some(Is::RedisMemory), "the code is enough");
+    }
+
+    #[test]
+    fn code_of_redis_is_enough_and_an_outage_is_no_refusal() {
+        for (text, refusal) in [
+            ("OOM the memory is used up", Some(StoreRefusal::RedisMemory)),
+            ("Connection refused (os error 111)", None),
+        ] {
+            let found = StoreRefusal::from_error(FailureCause::Redis, text);
+            assert_eq!(found, refusal, "{text}");
+        }
     }
 
     /// Without an address, `redis-cli` changes a Redis on the operator's own machine.

@@ -240,6 +240,20 @@ impl History {
         Ok(())
     }
 
+    fn end_code_request(
+        &mut self,
+        op: u64,
+        ended: CodeRequestEnded,
+    ) -> std::result::Result<(), String> {
+        let asked = self.code_requests.remove(&op);
+        let (code, at) = asked.ok_or_else(|| format!("use {op} never began"))?;
+        let requests = self.codes.get_mut(&code).map(|code| &mut code.requests);
+        if let Some(request) = requests.and_then(|requests| requests.get_mut(at)) {
+            request.ended = Some(ended);
+        }
+        Ok(())
+    }
+
     /// Takes an event that begins no operation.
     fn note(
         &mut self,
@@ -325,15 +339,8 @@ impl History {
                 });
             }
             RecordedEvent::CodeAnswered { op, outcome } => {
-                let asked = self.code_requests.remove(&op);
-                let (code, at) = asked.ok_or_else(|| format!("use {op} never began"))?;
-                let requests = self.codes.get_mut(&code).map(|code| &mut code.requests);
-                if let Some(request) = requests.and_then(|requests| requests.get_mut(at)) {
-                    request.ended = Some(CodeRequestEnded {
-                        line,
-                        answer: outcome,
-                    });
-                }
+                let answer = outcome;
+                self.end_code_request(op, CodeRequestEnded { line, answer })?;
             }
             RecordedEvent::CodeFinal {
                 code,
