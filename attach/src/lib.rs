@@ -87,8 +87,10 @@ impl Engine {
             anyhow::Ok(Store::new(&redis, file.redis_cluster))
         });
         let brokers = file.kafka.as_ref().map(|addresses| {
-            let properties = file.kafka_properties.as_ref().map(|it| it.0.clone());
-            let properties = properties.unwrap_or_default().into();
+            let properties = match &file.kafka_properties {
+                Some(properties) => properties.0.clone().into(),
+                None => String::new().into(),
+            };
             let security = KafkaArgs::at(&addresses.0, &properties, tls).context("kafka")?;
             anyhow::Ok(Brokers {
                 addresses: addresses.0.clone(),

@@ -87,8 +87,11 @@ impl Ours {
                 .eq(drop)
                 .and(action.eq(ActionKind::Issue.as_str()))
                 .and(result.eq(Outcome::Applied.as_str()));
-            let rows = table.filter(written).select((user_id, created_at));
-            let rows: Vec<(Option<String>, DateTime<Utc>)> = rows.load(conn).await?;
+            let rows: Vec<(Option<String>, DateTime<Utc>)> = table
+                .filter(written)
+                .select((user_id, created_at))
+                .load(conn)
+                .await?;
             let trust = runs::state(conn, &name).await?;
             let day_ago = Utc::now() - TimeDelta::days(1);
             Ok(Records {

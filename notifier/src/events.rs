@@ -115,8 +115,9 @@ fn about_alert(section: &Section, drop: Option<&NamedDrop<'_>>, mail: &AlertMail
     let coupon = drop.map(|drop| &drop.name);
     let place = coupon.map(|name| format!(" · {name}")).unwrap_or_default();
     let id = section.alert_id;
-    let link = id.and_then(|id| mail.links.page(&Links::alert(id)));
-    let link = link.unwrap_or_default();
+    let link = id
+        .and_then(|id| mail.links.page(&Links::alert(id)))
+        .unwrap_or_default();
     let summary = &section.summary;
     let mut data = json!({
         "alert_id": id, "kind": section.kind.word(), "summary": summary,

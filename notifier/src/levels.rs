@@ -144,8 +144,10 @@ impl LevelKey {
 /// Returns all findings with the coupon and the drop that they are about. One outside the reports of
 /// drops belongs to no drop, even if it names one: no look would judge it there.
 fn placed(run: &Run) -> impl Iterator<Item = (Option<CouponId>, Option<DropId>, &Finding)> {
-    let loose = run.findings.iter();
-    let loose = loose.map(|finding| (finding.coupon_id, None, finding));
+    let loose = run
+        .findings
+        .iter()
+        .map(|finding| (finding.coupon_id, None, finding));
     let of_drops = run.drops.iter().flat_map(|report| {
         let findings = report.findings.iter();
         findings.map(|finding| (Some(report.coupon_id), Some(report.drop_id), finding))

@@ -44,8 +44,11 @@ impl Look {
         // Not earlier: repairs from before the last mail about repairs count as told.
         let now = self.now(conn).await?;
         let repairs = repairs_of(run, now);
-        let old = stored::all(conn, subject).await?.into_iter();
-        let old = old.map(|level| (level.name.clone(), level)).collect();
+        let stored = stored::all(conn, subject).await?;
+        let old = stored
+            .into_iter()
+            .map(|level| (level.name.clone(), level))
+            .collect();
         let changes = fold(&old, run, subject, now);
         if changes.is_empty() && repairs.is_empty() {
             return Ok(false);

@@ -126,8 +126,10 @@ impl Links {
     /// Returns a command that changes a coupon, such as `pause 7` or `raise 7 120`, which refuses to
     /// lower what somebody else has raised since. An attached system has none.
     pub(super) fn coupon(&self, change: &str, what: &str) -> Option<Block> {
-        let at = self.api.as_ref();
-        let at = at.map_or_else(String::new, |address| format!(" --api-url {address}"));
+        let at = match &self.api {
+            Some(address) => format!(" --api-url {address}"),
+            None => String::new(),
+        };
         let command = format!("firstcome-api coupon {change}{at}");
         match self.subject() {
             Subject::Drop => Some(Block::command(what, command)),

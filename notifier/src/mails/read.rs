@@ -129,8 +129,10 @@ impl AlertMail<'_> {
         let left: HashSet<DropId> = seen.iter().filter_map(|it| it.drop).collect();
         let tables = alerts::drop_reports(conn, self.drop_ids(), &left).await?;
         let last_repair = self.repairs.last().map(|row| row.run_id.as_str());
-        let first = self.problems.first();
-        let first = first.and_then(|first| seen.iter().find(|it| it.name == first.name));
+        let first = self
+            .problems
+            .first()
+            .and_then(|problem| seen.iter().find(|it| it.name == problem.name));
         let id = last_repair.or_else(|| first?.run_id());
         let mut runs = sources.runs;
         let at = runs.iter().position(|run| Some(run.run_id.as_str()) == id);
@@ -166,8 +168,10 @@ fn explained(seen: &[Condition], known: &Alerts, decisions: &[Decision]) -> Vec<
         .collect();
     let mut lines = Vec::new();
     for condition in seen {
-        let changed = decisions.iter().map(|it| &it.alert);
-        let changed = changed.filter(|alert| alert.name == condition.name);
+        let changed = decisions
+            .iter()
+            .map(|it| &it.alert)
+            .filter(|alert| alert.name == condition.name);
         let Some(alert) = changed.chain(known.open(&condition.name)).next() else {
             continue;
         };

@@ -68,9 +68,11 @@ impl Section {
                 section.summary = format!("a run of {} is late", late.schedule.setting());
             }
             Facts::Closed(coupons) => {
-                let closed = coupons.iter().filter_map(|coupon| coupon.label());
-                let closed = closed.map(|label| Finding::report(Kind::RedisLost, label));
-                section.findings = closed.collect();
+                section.findings = coupons
+                    .iter()
+                    .filter_map(|coupon| coupon.label())
+                    .map(|label| Finding::report(Kind::RedisLost, label))
+                    .collect();
                 let closed = count(section.size, "coupon is", "coupons are");
                 section.summary = format!("{closed} closed");
             }
@@ -236,13 +238,17 @@ fn unsafe_setting(setting: &UnsafeSetting) -> Finding {
 
 fn of_standstill(standstill: &Standstill) -> String {
     let unread = count(standstill.unread, "message is", "messages are");
-    let partitions = standstill.partitions.iter().take(5);
-    let partitions: Vec<String> = partitions.map(ToString::to_string).collect();
+    let partitions: Vec<String> = standstill
+        .partitions
+        .iter()
+        .take(5)
+        .map(ToString::to_string)
+        .collect();
     if partitions.is_empty() {
         return format!("no consumer works: {unread} unread");
     }
-    let partitions = partitions.join(", ");
-    format!("the consumer of partition {partitions} does not work: {unread} unread")
+    let named = partitions.join(", ");
+    format!("the consumer of partition {named} does not work: {unread} unread")
 }
 
 fn of_store(kind: AlertKind, problems: &[StoreProblem]) -> String {
