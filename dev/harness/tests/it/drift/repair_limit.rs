@@ -72,7 +72,9 @@ async fn too_many_repairs_wait_for_a_confirmation_and_rows_are_written() {
     assert_eq!(world.sql.number(confirmed).await, 1);
     // The strangers got free slots.
     assert_settled(world, &coupon, 25, 21, &answers).await;
-    mailed(world, &["resolved", "Suspicious", "21 of 25 issued"]).await;
+    // Without the patience of a release, the closure for the repairs may stand in the same mail.
+    let mail = mailed(world, &["Suspicious", "21 of 25 issued"]).await;
+    assert!(mail.text.contains("Over after"), "{}", mail.text);
     clean_pass(world, &coupon).await;
 }
 
