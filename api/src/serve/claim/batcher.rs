@@ -97,6 +97,7 @@ async fn call(app: &App, candidates: Candidates<'_>, mut batch: Vec<PendingClaim
     let era = newest.era;
     let losers = Arc::clone(&newest.losers);
     let people: Vec<Claimant<'_>> = batch.iter().map(PendingClaim::claimant).collect();
+    let now = app.now(candidates.first.coupon);
     crash_point(Point::ClaimAsked);
     let called = app
         .redis
@@ -124,7 +125,7 @@ async fn call(app: &App, candidates: Candidates<'_>, mut batch: Vec<PendingClaim
                 coupon: candidates.first.coupon,
                 era,
                 asked_at,
-                now: app.now(candidates.first.coupon),
+                now,
             };
             let storing = deliver(app, call, batch.into_iter().zip(replies));
             // Let requests that wait on their sockets join the next call.

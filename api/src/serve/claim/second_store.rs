@@ -32,7 +32,8 @@ pub(super) struct Call {
     pub(super) era: u64,
     /// The time before the call.
     pub(super) asked_at: Instant,
-    /// Redis's time, for claims whose time of admission is unknown.
+    /// Redis's time before the call, for claims whose time of admission is unknown. A later one could
+    /// be after a return of the claim.
     pub(super) now: DateTime<Utc>,
 }
 
@@ -160,7 +161,11 @@ impl SecondStore {
     async fn write_rows(&self, call: Call, claims: &[&Claim]) -> Result<Vec<bool>, DbError> {
         let key = self.mysql.code_key().await?;
         loop {
-            let claims: Vec<Claim> = claims.iter().copied().cloned().collect();
+            let timed = claims.iter().map(|claim| Claim {
+                claimed_at: claim.claimed_at.or(Some(call.now)),
+                ..(*claim).clone()
+            });
+            let claims: Vec<Claim> = timed.collect();
             let key = key.clone();
             let write = async move |conn: &mut Conn| {
                 if has_later_era(conn, call.coupon, call.era).await? {

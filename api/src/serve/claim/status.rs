@@ -80,7 +80,8 @@ pub(crate) async fn my_claim(
     user: UserId,
 ) -> Result<MyClaim, ClaimRefusal> {
     let coupon = app.catalogue.find(id).await?;
-    let shown = drop_to_show(&coupon, app.now(id)).map(|one| one.drop);
+    let now = app.now(id);
+    let shown = drop_to_show(&coupon, now).map(|one| one.drop);
     // Taken before the gate is read. A gate that was open then closes later, so the reconciler
     // waits at least for the deadlines that count from here.
     let asked_at = Instant::now();
@@ -116,7 +117,7 @@ pub(crate) async fn my_claim(
             coupon: id,
             era: coupon.coupon.era,
             asked_at,
-            now: app.now(id),
+            now,
         };
         let stored = app.second_store.ensure(call, &[held]).await;
         stored[0].ok_or(ClaimRefusal::NotDurable)?;
