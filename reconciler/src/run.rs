@@ -96,7 +96,8 @@ fn worth_another_look(
             && (is_closed || turn < TURNS && look.drops.iter().any(|drop| !drop.exact));
         // Users are promoted, and drops are sealed, at an open gate.
         let is_opened = !is_closed && reopened.contains(&look.coupon);
-        if look.in_flight > 0 || is_opened || is_unfinished {
+        let has_young = turn == 0 && look.in_flight > 0;
+        if has_young || is_opened || is_unfinished {
             again.insert(look.coupon);
         } else {
             again.remove(&look.coupon);
@@ -211,7 +212,10 @@ impl Reconciler {
         let mut turn = 0;
         loop {
             let before = looks.len();
-            let is_confirmed = request.confirms.is_some() && began.elapsed() < CONFIRMED_WITHIN;
+            // Without a coupon, the repairs of others than the confirmed ones would be tried, too.
+            let is_tried = turn < TURNS || request.scope.coupon.is_some();
+            let is_confirmed =
+                request.confirms.is_some() && is_tried && began.elapsed() < CONFIRMED_WITHIN;
             let rows_left = rows_left.clone();
             let looked = self.look(request, which.clone(), run_id, rows_left, stop, looks);
             let looked = match looked.await {
@@ -239,7 +243,7 @@ impl Reconciler {
             if again.is_empty() {
                 return Ok(ctx);
             }
-            if is_awaited && new.iter().any(|look| look.in_flight > 0) {
+            if is_awaited && turn == 0 && new.iter().any(|look| look.in_flight > 0) {
                 sleep(millis(ctx.publish_ms) + MARGIN, stop).await?;
             } else if turn > 0 {
                 sleep(CONFIRMED_PAUSE, stop).await?;
@@ -411,5 +415,11 @@ mod tests {
             assert_eq!(repeated, turns as usize, "{looks:?}");
             assert!(worth_another_look(&looks, &[], 0, false).is_empty());
         }
+        let young = CouponLook {
+            in_flight: 1,
+            ..look(true, None)
+        };
+        let in_traffic = |turn| worth_another_look(&[young.clone()], &[], turn, true).len();
+        assert_eq!([0, 1].map(in_traffic), [1, 0], "users go on claiming");
     }
 }

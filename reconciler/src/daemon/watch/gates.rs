@@ -21,6 +21,10 @@ use crate::gate::close_in_redis;
 /// it is reopened. An API that creates a coupon opens it within moments.
 const LOOKS: u32 = 3;
 
+/// Number of looks at which a coupon may be open in an era above MySQL's, because the catalogue may
+/// be that old.
+const LOOKS_AHEAD: u32 = 8;
+
 /// At one of this many looks, the watch also looks for lost keys and for slots that are left.
 const LOOKS_FOR_SLOTS: u32 = 2;
 
@@ -45,6 +49,8 @@ enum SeenCoupon {
     LacksCounter,
     /// Open, and a key that names users is lost.
     LacksUsers,
+    /// Open in an era that MySQL has lost, or that the catalogue does not have yet.
+    AheadOfMysql,
     /// Its gate names another server.
     OtherServer,
     Closed,
@@ -54,7 +60,11 @@ impl SeenCoupon {
     fn is_closed(self) -> bool {
         match self {
             Self::OtherServer | Self::Closed => true,
-            Self::Open | Self::OlderState | Self::LacksCounter | Self::LacksUsers => false,
+            Self::Open
+            | Self::OlderState
+            | Self::LacksCounter
+            | Self::LacksUsers
+            | Self::AheadOfMysql => false,
         }
     }
 }
@@ -65,6 +75,8 @@ fn is_reopened(seen: SeenCoupon, looks: u32) -> bool {
     match seen {
         SeenCoupon::OtherServer | SeenCoupon::LacksUsers => true,
         SeenCoupon::LacksCounter | SeenCoupon::Closed => looks >= LOOKS,
+        // APIs refuse its claims, because they read the era in MySQL.
+        SeenCoupon::AheadOfMysql => looks > LOOKS_AHEAD,
         // The watch itself closes an older state first.
         SeenCoupon::Open | SeenCoupon::OlderState => false,
     }
@@ -230,8 +242,7 @@ impl Known {
         server: Option<&ServerId>,
         now: DateTime<Utc>,
     ) -> SeenCoupon {
-        // The catalogue may be a second old, and the era may have gone on since. An era that MySQL has
-        // lost is adopted by the next sweep.
+        // The catalogue may be a second old, and the era may have gone on since.
         let era = gate.era().filter(|era| *era >= coupon.era);
         if !era.is_some_and(|era| gate.is_open(server, era)) {
             let names_another = gate.era().is_some() && gate.fence(server).is_none();
@@ -248,6 +259,8 @@ impl Known {
             SeenCoupon::OlderState
         } else if lacks_counter {
             SeenCoupon::LacksCounter
+        } else if era > Some(coupon.era) {
+            SeenCoupon::AheadOfMysql
         } else {
             SeenCoupon::Open
         }
@@ -286,6 +299,8 @@ mod tests {
             (SeenCoupon::LacksCounter, LOOKS - 1, false),
             (SeenCoupon::LacksCounter, LOOKS, true),
             (SeenCoupon::LacksUsers, 1, true),
+            (SeenCoupon::AheadOfMysql, LOOKS_AHEAD, false),
+            (SeenCoupon::AheadOfMysql, LOOKS_AHEAD + 1, true),
         ] {
             assert_eq!(
                 is_reopened(seen, looks),

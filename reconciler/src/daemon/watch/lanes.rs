@@ -6,7 +6,7 @@
 use std::collections::{BTreeMap, HashMap};
 
 use firstcome_shared::domain::CouponId;
-use tokio::sync::watch;
+use tokio::sync::{mpsc, watch};
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
@@ -34,6 +34,9 @@ fn ended(mut run: Run, found: BTreeMap<CouponId, CouponLook>, result: Step<()>) 
     run
 }
 
+/// Takes the runs of a lane. Its receiver outlives the lane.
+pub(super) type EndedRuns = mpsc::UnboundedSender<Run>;
+
 #[derive(Clone, Copy)]
 pub(super) struct Lanes<'a> {
     pub(super) reconciler: &'a Reconciler,
@@ -44,10 +47,9 @@ pub(super) struct Lanes<'a> {
 impl Lanes<'_> {
     /// Lets the urgent lane reopen the coupons that a look wants. While a store is away, it tries
     /// again every few seconds.
-    pub(super) async fn reopen(self, mut wanted: watch::Receiver<Wants>) {
+    pub(super) async fn reopen(self, mut wanted: watch::Receiver<Wants>, runs: EndedRuns) {
         // Coupons that are left alone, each with the end of its pause.
         let mut pauses: HashMap<CouponId, Instant> = HashMap::new();
-        let mut last = Vec::new();
         while let Some(wants) = self.next(&mut wanted).await {
             let mut closed = wants.closed;
             pauses.retain(|_, until| Instant::now() < *until);
@@ -72,15 +74,14 @@ impl Lanes<'_> {
                 }
             }
             run.judged.coupons = judged::by_lane(&found);
-            self.record(ended(run, found, result), &mut last).await;
+            runs.send(ended(run, found, result)).ok();
             // An earlier look is out of date.
             wanted.mark_unchanged();
         }
     }
 
     /// Gives the slots that are left to users who wait or are owed one.
-    pub(super) async fn promote(self, mut wanted: watch::Receiver<Wants>) {
-        let mut last = Vec::new();
+    pub(super) async fn promote(self, mut wanted: watch::Receiver<Wants>, runs: EndedRuns) {
         while let Some(wants) = self.next(&mut wanted).await {
             if wants.with_slots.is_empty() {
                 continue;
@@ -92,8 +93,8 @@ impl Lanes<'_> {
                 .reconciler
                 .promote(drops, &run.run_id, self.stop, &mut looks);
             let result = promoted.await;
-            let run = ended(run, ledger::sum(looks, false), result);
-            self.record(run, &mut last).await;
+            runs.send(ended(run, ledger::sum(looks, false), result))
+                .ok();
             wanted.mark_unchanged();
         }
     }
@@ -105,25 +106,28 @@ impl Lanes<'_> {
         Some(wanted.borrow_and_update().clone())
     }
 
-    /// Records the run of a lane if it has done something, or found something else than the `last`
-    /// one, and notes for alerts what it saw.
-    async fn record(self, run: Run, last: &mut Vec<i64>) {
-        let now = own_findings(&run);
-        let mut stored = None;
-        if has_done(&run) || !now.is_empty() && now != *last {
-            let db = &self.reconciler.stores.db;
-            match record::finish(db, &run, false).await {
-                Ok(()) => stored = Some(run.run_id.as_str()),
-                Err(error) => {
-                    tracing::warn!(run_id = run.run_id, %error, "the run could not be recorded");
+    /// Records the runs of a lane that have done something, or found something else than the last
+    /// one, and notes for alerts what they saw. The lane does not wait for that.
+    pub(super) async fn record(self, mut ended: mpsc::UnboundedReceiver<Run>) {
+        let mut last = Vec::new();
+        while let Some(run) = ended.recv().await {
+            let now = own_findings(&run);
+            let mut stored = None;
+            if has_done(&run) || !now.is_empty() && now != last {
+                let db = &self.reconciler.stores.db;
+                match record::finish(db, &run, false).await {
+                    Ok(()) => stored = Some(run.run_id.as_str()),
+                    Err(error) => {
+                        tracing::warn!(run_id = run.run_id, %error, "the run could not be recorded");
+                    }
                 }
+                note_end(&run);
             }
-            note_end(&run);
+            if stored.is_some() || !run.judged.coupons.is_empty() || run.error.is_some() {
+                note_look(self.notifier, &run, stored).await;
+            }
+            last = now;
         }
-        if stored.is_some() || !run.judged.coupons.is_empty() || run.error.is_some() {
-            note_look(self.notifier, &run, stored).await;
-        }
-        *last = now;
     }
 }
 

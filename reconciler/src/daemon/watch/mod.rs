@@ -27,7 +27,7 @@ use firstcome_shared::mysql::DbError;
 use firstcome_shared::process_state::{SeenState, StoreState};
 use firstcome_shared::redis::Redis;
 use firstcome_shared::redis::refusing::text_of;
-use tokio::sync::watch;
+use tokio::sync::{mpsc, watch};
 use tokio::time::MissedTickBehavior;
 use tokio_util::sync::CancellationToken;
 
@@ -90,11 +90,15 @@ pub(super) async fn watch(
         notifier: &notifier,
         stop: &stop,
     };
+    let (reopened, reopenings) = mpsc::unbounded_channel();
+    let (promoted, promotions) = mpsc::unbounded_channel();
     // The lanes are not cut off: they end between two repairs.
     tokio::join!(
         looks,
-        lanes.reopen(wanted.subscribe()),
-        lanes.promote(wanted.subscribe())
+        lanes.reopen(wanted.subscribe(), reopened),
+        lanes.record(reopenings),
+        lanes.promote(wanted.subscribe(), promoted),
+        lanes.record(promotions)
     );
 }
 
