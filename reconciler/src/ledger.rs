@@ -91,7 +91,7 @@ impl Ledger {
 }
 
 /// What one look at a coupon found, at an open or a closed gate.
-#[derive(Debug, Clone, Default)]
+#[derive(Debug, Default)]
 pub(crate) struct CouponLook {
     pub coupon: CouponId,
     pub drops: Vec<DropReport>,

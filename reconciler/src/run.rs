@@ -415,11 +415,11 @@ mod tests {
             assert_eq!(repeated, turns as usize, "{looks:?}");
             assert!(worth_another_look(&looks, &[], 0, false).is_empty());
         }
-        let young = CouponLook {
+        let young = [CouponLook {
             in_flight: 1,
             ..look(true, None)
-        };
-        let in_traffic = |turn| worth_another_look(&[young.clone()], &[], turn, true).len();
+        }];
+        let in_traffic = |turn| worth_another_look(&young, &[], turn, true).len();
         assert_eq!([0, 1].map(in_traffic), [1, 0], "users go on claiming");
     }
 }
