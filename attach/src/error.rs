@@ -2,23 +2,19 @@
 
 use firstcome_shared::mysql::DbError;
 use firstcome_shared::quoted::without_values;
-use firstcome_shared::report::FailureCause;
+use firstcome_shared::report::{Cause, FailureCause};
 
 #[derive(Debug, thiserror::Error)]
 pub enum AttachError {
     /// A store does not let this process in, or does not answer a ping.
     #[error("{}: {why}", store_name(*.store))]
     Away { store: FailureCause, why: String },
-    /// Their database refuses a statement.
-    #[error("your database refuses {field}: {why}")]
-    Refused {
-        field: String,
-        /// A unique key refused the row.
-        is_duplicate: bool,
-        /// The server's number or code with its text, without values.
-        why: String,
-    },
-    /// The file does not fit a store that answers, or one answer of it did not come.
+    /// A connection broke, or an answer came too late, while the store answers others.
+    #[error("{0}")]
+    Lost(String),
+    #[error("your database refuses {field}: {}", .refusal.why)]
+    Refused { field: String, refusal: Refusal },
+    /// The file does not fit their stores.
     #[error("{0}")]
     Misfit(String),
     #[error(transparent)]
@@ -27,12 +23,34 @@ pub enum AttachError {
     Stopped,
 }
 
+/// What their database answered to a statement.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Refusal {
+    /// MySQL's number.
+    pub code: Option<u16>,
+    /// A unique key refused the row.
+    pub is_duplicate: bool,
+    /// The server's number or code with its text, without values.
+    pub why: String,
+}
+
 /// The result of a query of their stores.
 pub type Answer<T> = Result<T, AttachError>;
 
 impl AttachError {
     pub fn misfit(why: impl Into<String>) -> Self {
         Self::Misfit(why.into())
+    }
+
+    /// Returns the cause of the finding about a campaign that could not be compared.
+    pub fn cause(&self) -> Cause {
+        match self {
+            Self::Away { store, .. } => Cause::Away(*store),
+            Self::Refused { refusal, .. } => refusal
+                .code
+                .map_or(Cause::NotCompared, Cause::StatementRefused),
+            Self::Lost(_) | Self::Misfit(_) | Self::Ours(_) | Self::Stopped => Cause::NotCompared,
+        }
     }
 
     pub fn away(store: FailureCause, why: impl std::fmt::Display) -> Self {

@@ -11,8 +11,7 @@ use firstcome_shared::report::{
     Numbers as Reported, Outcome,
 };
 
-use crate::error::{Answer, AttachError};
-use crate::file::{CountKey, Counts, KeyKind, Mode, UsersKey, fill};
+use crate::file::{CountKey, Counts, KeyKind, UsersKey, fill};
 use crate::forms;
 use crate::judge::{Comparison, Difference, Numbers};
 use crate::look::{CheckRow, Event, Look, NAMED, PromisedUser, Target};
@@ -36,6 +35,7 @@ pub struct Found {
     pub finding: Finding,
     /// The repair that would end it.
     pub lost: Option<LostUser>,
+    pub is_new: bool,
     /// What only operators see.
     pub shown: Option<String>,
 }
@@ -45,6 +45,7 @@ impl Found {
         Self {
             finding: Finding::report(kind, detail),
             lost: None,
+            is_new: false,
             shown: None,
         }
     }
@@ -56,28 +57,8 @@ impl Found {
         found
     }
 
-    pub fn failed(error: &AttachError) -> Self {
-        let cause = match error {
-            AttachError::Away { store, .. } => Cause::Away(*store),
-            AttachError::Refused { .. }
-            | AttachError::Misfit(_)
-            | AttachError::Ours(_)
-            | AttachError::Stopped => Cause::NotCompared,
-        };
-        Self::stalled(cause, error.to_string())
-    }
-
     fn of_user(mut self, user: &str) -> Self {
         self.finding.user_id = Some(user.to_owned());
-        self
-    }
-
-    /// Plans the repair that would end it.
-    fn repaired_by(mut self, lost: LostUser) -> Self {
-        self.lost = Some(lost);
-        self.finding.needs_person = false;
-        self.finding.action = ActionKind::Issue;
-        self.finding.result = Outcome::Planned;
         self
     }
 
@@ -91,17 +72,22 @@ impl Found {
         *detail = format!("{detail}; {why}");
     }
 
-    pub fn ended(&mut self, repaired: &Answer<Repaired>) {
+    pub fn plan(&mut self) {
+        self.finding.needs_person = false;
+        self.finding.action = ActionKind::Issue;
+        self.finding.result = Outcome::Planned;
+    }
+
+    pub fn ended(&mut self, repaired: &Repaired) {
         self.finding.result = match repaired {
-            Ok(Repaired::Written) => Outcome::Applied,
-            Ok(Repaired::Skipped(_) | Repaired::Unknown) => Outcome::Skipped,
-            Err(_) => Outcome::Failed,
+            Repaired::Written => Outcome::Applied,
+            Repaired::Failed(_) => Outcome::Failed,
+            Repaired::Skipped(_) | Repaired::Unknown => Outcome::Skipped,
         };
         match repaired {
-            Ok(Repaired::Written) => {}
-            Ok(Repaired::Skipped(why)) => self.add(why),
-            Ok(Repaired::Unknown) => self.add("the answer to COMMIT was lost: the next look tells"),
-            Err(error) => self.add(&error.to_string()),
+            Repaired::Written => {}
+            Repaired::Skipped(why) | Repaired::Failed(why) => self.add(why),
+            Repaired::Unknown => self.add("the answer to COMMIT was lost: the next look tells"),
         }
     }
 }
@@ -126,14 +112,11 @@ pub fn explain(looked: &Looked<'_>, memory: &Memory, hasher: &Hasher) -> Vec<Fou
         compared,
         ..
     } = looked;
-    let is_ripe = |difference| memory.is_ripe(difference, look.began);
-    let is_named =
-        |user| is_ripe(Difference::Unissued(user)) || is_ripe(Difference::DuplicateRow(user));
-    let ripe = compared.differences.iter().filter(|it| is_ripe(**it));
-    let promised = look
-        .promised
-        .as_ref()
-        .filter(|_| ripe.clone().next().is_some());
+    let ripe = memory.ripe(look.began);
+    let is_named = |user| {
+        ripe.contains(&Difference::Unissued(user)) || ripe.contains(&Difference::DuplicateRow(user))
+    };
+    let promised = look.promised.as_ref().filter(|_| !ripe.is_empty());
     let users = promised.map(|promised| promised.named(target, hasher, is_named));
     let events = look.events.iter();
     let explainer = Explainer {
@@ -148,7 +131,7 @@ pub fn explain(looked: &Looked<'_>, memory: &Memory, hasher: &Hasher) -> Vec<Fou
     };
     let mut numbers: BTreeMap<Kind, usize> = BTreeMap::new();
     let mut found = Vec::new();
-    for difference in ripe {
+    for difference in compared.differences.iter().filter(|it| ripe.contains(it)) {
         let Some(next) = explainer.found(*difference) else {
             continue;
         };
@@ -181,7 +164,7 @@ impl Explainer<'_> {
         let quantity = target.quantity.unwrap_or(u64::MAX);
         Some(match difference {
             Difference::Unissued(_) if compared.is_over_promised => return None,
-            Difference::Unissued(user) => self.unissued(user)?,
+            Difference::Unissued(user) => self.unissued(difference, self.users.get(&user)?, user),
             Difference::MissingAdmission(user) => self.stranger(look.rows.strangers.get(&user)?),
             Difference::DuplicateRow(user) => {
                 let promised = self.users.get(&user).map(|user| &user.name);
@@ -195,12 +178,15 @@ impl Explainer<'_> {
             }
             Difference::FailedClaim(event) => self.event(self.events.get(&event)?)?,
             Difference::OverPromised => {
-                let owed = count(compared.owed, "coupon is", "coupons are");
-                let said = format!(
-                    "{owed} owed, and the quantity is {quantity}. Nobody is named or repaired, \
-                    since promised may hold everybody who asked"
-                );
-                Found::report(Kind::OverAdmitted, said)
+                let more = compared.owed.saturating_sub(quantity);
+                Found::report(
+                    Kind::OverAdmitted,
+                    format!(
+                        "{} owed, and the quantity is {quantity}: {more} too many. Nobody is named \
+                        or repaired, since promised may hold everybody who asked",
+                        count(compared.owed, "coupon is", "coupons are")
+                    ),
+                )
             }
             Difference::OverIssued => {
                 let coupons = look.rows.coupons;
@@ -215,48 +201,65 @@ impl Explainer<'_> {
                 let mut rows = look.check_rows.iter();
                 self.check_row(rows.find(|row| row.identity == identity)?)
             }
-            Difference::Apart => self.apart(),
+            Difference::Apart => Found::stalled(Cause::NotCompared, self.apart()),
+            Difference::KeyGone => {
+                let coupons = look.rows.coupons;
+                let key = target.block.promised.keys().first();
+                let name = key.map(|key| format!("key {:?}", fill(key.name(), &target.id)));
+                let why = format!(
+                    "{} holds nobody, and rows count {coupons} coupons: it has expired, or has \
+                    another name (or form). Leave the campaign out of each once it is over",
+                    name.as_deref().unwrap_or("promised")
+                );
+                Found::stalled(Cause::NotCompared, why)
+            }
         })
     }
 
     /// A promised user without a row. If no row can be written, only a person can help.
-    fn unissued(&self, hash: UserHash) -> Option<Found> {
-        let user = self.users.get(&hash)?;
+    fn unissued(&self, difference: Difference, user: &PromisedUser, hash: UserHash) -> Found {
         let is_integer = self.looked.look.rows.user_type == ColumnType::Integer;
-        if is_integer && !forms::is_whole(&user.name) {
+        if is_integer && forms::number(&user.name).is_none() {
             let said = "promised, and no whole number, as the column of issued is: your database \
                 might read it as another user, so no row is written";
-            return Some(Found::report(Kind::Unissued, said).of_user(&user.name));
+            return Found::report(Kind::Unissued, said).of_user(&user.name);
         }
         let event = self.events_by_user.get(&hash);
-        let kind = event.map_or(Kind::Unissued, |_| Kind::FailedClaim);
-        let mut found = Found::report(kind, "promised, and no row came").of_user(&user.name);
-        found.finding.dead_letter = event.and_then(|event| event.id.parse().ok());
-        if self.looked.target.block.mode == Mode::Observe {
-            return Some(found);
+        let mut found = match event {
+            None => Found::report(Kind::Unissued, "promised, and no row came"),
+            Some(_) => Found::report(
+                Kind::FailedClaim,
+                "a failed event of a promised user, and no row came",
+            ),
         }
-        Some(found.repaired_by(LostUser {
-            user: user.clone(),
-            event: event.map(|event| event.id.clone()),
-            is_new: self.memory.is_new(Difference::Unissued(hash)),
-        }))
+        .of_user(&user.name);
+        found.finding.dead_letter = event.and_then(|event| event.id.parse().ok());
+        found.is_new = self.memory.is_new(difference);
+        let block = self.looked.target.block;
+        if !block.issue.is_empty() {
+            found.lost = Some(LostUser {
+                user: user.clone(),
+                event: event.map(|event| event.id.clone()),
+            });
+        }
+        found
     }
 
     /// A row that counts, of a user without a promise.
     fn stranger(&self, name: &str) -> Found {
-        let mut said = "the user has a row that counts, and no promise".to_owned();
+        let said = "the user has a row that counts, and no promise";
         let Looked { target, look, .. } = self.looked;
-        let key = target.block.promised.keys().first();
-        let example = look.promised.as_ref().and_then(|it| it.example());
-        let command = |example, user| add_user(key?, target, example, user);
-        if let Some(general) = command(None, "USER") {
-            said = format!(
-                "{said}, and could claim again. If nothing was given back, this changes nothing \
-                twice: {general}"
-            );
-        }
+        let Some(key) = target.block.promised.keys().first() else {
+            return Found::report(Kind::MissingAdmission, said).of_user(name);
+        };
+        let general = add_user(key, target, None, "USER").unwrap_or_default();
+        let said = format!(
+            "{said}, and could claim again. If nothing was given back, this changes nothing twice: \
+            {general}"
+        );
         let mut found = Found::report(Kind::MissingAdmission, said).of_user(name);
-        found.shown = command(example, name);
+        let example = look.promised.as_ref().and_then(|it| it.example());
+        found.shown = add_user(key, target, example, name);
         found
     }
 
@@ -298,39 +301,32 @@ impl Explainer<'_> {
         found
     }
 
-    /// Names that do not meet. Operators see three of each side.
-    fn apart(&self) -> Found {
+    /// Shows three names of each side by their shapes.
+    fn apart(&self) -> String {
         let Looked {
             target,
             look,
             compared,
             ..
         } = self.looked;
-        let Comparison {
-            in_both,
-            lacking,
-            strangers,
-            ..
-        } = compared;
-        let why = format!(
-            "the names do not meet: {in_both} in both stores, {lacking} only promised, {strangers} \
-            only with a row (--full-ids shows three of each): do promised and issued mean the same \
-            campaign, and the same form? A key that holds nobody has expired, or has another name \
-            (or form): leave a campaign out of each once it is over"
-        );
-        let mut names = Vec::new();
-        if let Some(promised) = &look.promised {
-            let lacking = promised.users.iter().filter(|user| !look.rows.has(**user));
+        let mut promised = Vec::new();
+        if let Some(users) = &look.promised {
+            let lacking = users.users.iter().filter(|user| !look.rows.has(**user));
             let some: Vec<UserHash> = lacking.take(3).copied().collect();
-            let named = promised.named(target, self.hasher, |user| some.contains(&user));
-            names.extend(named.into_values().map(|user| user.name));
+            let named = users.named(target, self.hasher, |user| some.contains(&user));
+            promised.extend(named.values().map(|user| shape(&user.name)));
         }
-        let strangers: Vec<&String> = look.rows.strangers.values().take(3).collect();
-        let mut found = Found::stalled(Cause::NotCompared, why);
-        found.shown = Some(format!(
-            "only promised: {names:?}; only with a row: {strangers:?}"
-        ));
-        found
+        let strangers = look.rows.strangers.values().take(3);
+        let issued: Vec<String> = strangers.map(|name| shape(name)).collect();
+        format!(
+            "the names do not meet: {} in both stores, {} only promised (such as {}), {} only with \
+            a row (such as {}): do promised and issued mean the same campaign, and the same form?",
+            compared.in_both,
+            compared.lacking,
+            promised.join(", "),
+            compared.strangers,
+            issued.join(", ")
+        )
     }
 }
 
@@ -347,39 +343,61 @@ fn count_mismatch(target: &Target<'_>, count: &CountKey, numbers: &Numbers) -> S
         .field
         .as_ref()
         .map(|field| quoted(&count.form.field(&fill(field, &target.id))));
+    let Some(seen) = numbers.counter else {
+        let command = match field {
+            None => format!("SET {key} {wanted} NX"),
+            Some(field) => format!("HSETNX {key} {field} {wanted}"),
+        };
+        return format!(
+            "the counter is missing, and {owed} are owed. This adds only if nothing changed: \
+            {command}"
+        );
+    };
     let [get, add, place, argument] = match &field {
         None => ["GET", "INCRBY", "KEYS[1]", ""],
         Some(field) => ["HGET", "HINCRBY", "KEYS[1],ARGV[3]", field],
     };
-    let seen = match numbers.counter {
-        Some(counter) => counter.to_string(),
-        None => "missing".to_owned(),
-    };
-    let more = wanted.saturating_sub(numbers.counter.unwrap_or_default());
+    let more = wanted.saturating_sub(seen);
     format!(
         "the counter is {seen}, so {given} were given out, and {owed} are owed. This adds only if \
-        nothing changed: EVAL \"if (redis.call('{get}',{place}) or 'missing')==ARGV[1] then return \
+        nothing changed: EVAL \"if redis.call('{get}',{place})==ARGV[1] then return \
         redis.call('{add}',{place},ARGV[2]) end\" 1 {key} {seen} {more} {argument}"
     )
 }
 
-/// Returns the command that adds a user to a set, written as this example is; `None` if programs may
-/// write it in several ways, or with something that only they know.
+/// Returns the command that adds a user, written as this example is; `None` if programs may write
+/// it in several ways.
 fn add_user(
     key: &UsersKey,
     target: &Target<'_>,
     example: Option<&[u8]>,
     user: &str,
 ) -> Option<String> {
-    let KeyKind::Set(_) = key.kind else {
-        return None;
-    };
-    let name = quoted(&key.name_in(&target.id));
+    let name = quoted(&key.name_in(&target.id, user));
     let member = match example {
-        Some(example) => key.members.like(example, user)?,
-        None => user.as_bytes().to_vec(),
+        Some(example) if !matches!(key.kind, KeyKind::Keys(_)) => {
+            quoted(&key.members.like(example, user)?)
+        }
+        Some(_) | None => quoted(user.as_bytes()),
     };
-    Some(format!("SADD {name} {}", quoted(&member)))
+    Some(match &key.kind {
+        KeyKind::Set(_) => format!("SADD {name} {member}"),
+        KeyKind::SortedSet(_) => format!("ZADD {name} NX SCORE {member}"),
+        KeyKind::Hash(_) => format!("HSETNX {name} {member} VALUE"),
+        KeyKind::Keys(_) => format!("SET {name} VALUE NX"),
+    })
+}
+
+/// Shows how a name is written, without its letters and digits.
+fn shape(name: &str) -> String {
+    let letter = |letter: char| match letter {
+        '0'..='9' => '9',
+        'a'..='z' => 'a',
+        'A'..='Z' => 'A',
+        letter if letter.is_ascii_punctuation() => letter,
+        _ => '?',
+    };
+    name.chars().take(40).map(letter).collect()
 }
 
 /// Writes bytes as redis-cli reads them.
@@ -419,23 +437,29 @@ fn kinds(difference: Difference) -> Vec<AlertKind> {
         Difference::OverIssued => Kind::OverIssued,
         Difference::CountMismatch(_) => Kind::CountMismatch,
         Difference::Check(_) => Kind::Check,
-        Difference::Apart => Kind::Stalled,
+        Difference::Apart | Difference::KeyGone => Kind::Stalled,
     };
     vec![AlertKind::Left(kind)]
 }
 
-/// Returns the kinds that the look would have found: little, if not everything was compared. A
-/// difference that is too young to be named may be one that an earlier process has named.
-fn judged(looked: &Looked<'_>, memory: &Memory, found: &[Found]) -> Judged {
-    let mut kinds_found = found.iter().map(|it| it.finding.kind);
-    if looked.compared.is_apart || kinds_found.any(|kind| kind == Kind::Stalled) {
-        let stalled = [AlertKind::Left(Kind::Stalled), AlertKind::TheirsQueue];
-        return Judged::of(Kinds::only(stalled));
+/// Returns the kinds that the look would have found. A difference that is too young to be named
+/// may be one that an earlier process has named.
+fn judged(looked: &Looked<'_>, memory: &Memory, is_stalled: bool) -> Judged {
+    let stalled = AlertKind::Left(Kind::Stalled);
+    let check = AlertKind::Left(Kind::Check);
+    if is_stalled {
+        return Judged::of(Kinds::only([stalled, AlertKind::TheirsQueue]));
+    }
+    if looked.compared.is_apart {
+        return Judged::of(Kinds::only([stalled, check]));
     }
     let young = memory.young(looked.look.began);
     let mut open: BTreeSet<AlertKind> = young.flat_map(kinds).collect();
     if looked.compared.is_over_promised {
         open.extend(LOST);
+    }
+    if !looked.look.unchecked.is_empty() {
+        open.insert(check);
     }
     Judged::of(Kinds::all_but(open))
 }
@@ -443,10 +467,15 @@ fn judged(looked: &Looked<'_>, memory: &Memory, found: &[Found]) -> Judged {
 /// The report of a look.
 pub fn report(looked: &Looked<'_>, memory: &Memory, found: &[Found]) -> DropReport {
     let Looked { target, look, .. } = looked;
-    let findings = found.iter().map(|it| &it.finding);
-    let applied = findings.filter(|it| it.result == Outcome::Applied);
-    let written = applied.clone().count() as u64;
-    let closed = applied.filter(|it| it.kind == Kind::FailedClaim).count() as u64;
+    let causes = found.iter().map(|it| &it.finding.cause);
+    let is_stalled = causes.into_iter().any(|it| *it == Cause::ConsumerStands);
+    let mut written: u64 = 0;
+    let mut closed: u64 = 0;
+    for Found { finding, .. } in found {
+        let is_applied = finding.result == Outcome::Applied;
+        written += u64::from(is_applied);
+        closed += u64::from(is_applied && finding.kind == Kind::FailedClaim);
+    }
     let promised = look.promised.as_ref().map_or(0, |it| it.users.len() as u64);
     let before = Reported {
         count: look.count.unwrap_or_default(),
@@ -461,7 +490,7 @@ pub fn report(looked: &Looked<'_>, memory: &Memory, found: &[Found]) -> DropRepo
     let quantity = target.quantity.unwrap_or(u64::from(u32::MAX));
     DropReport {
         exact: is_whole && !is_nothing && look.rows.coupons <= quantity,
-        judged: judged(looked, memory, found),
+        judged: judged(looked, memory, is_stalled),
         before,
         after: Reported {
             rows: before.rows + written,
@@ -507,5 +536,12 @@ mod tests {
         ] {
             assert_eq!(quoted(bytes), expected);
         }
+    }
+
+    #[test]
+    fn shape_shows_how_a_name_is_written_and_no_letter_of_it() {
+        assert_eq!(shape("user:42"), "aaaa:99");
+        assert_eq!(shape("3F2a-11"), "9A9a-99");
+        assert_eq!(shape("김"), "?");
     }
 }

@@ -25,8 +25,10 @@ pub enum Difference {
     CountMismatch(Numbers),
     /// A row of a check, by the hash of its first column.
     Check(UserHash),
-    /// Names of promises and rows do not meet, or the key is empty, and rows exist.
+    /// Names of promises and rows do not meet.
     Apart,
+    /// The key is empty, and rows exist.
+    KeyGone,
 }
 
 /// The numbers that the counter is compared with.
@@ -50,7 +52,7 @@ pub struct Comparison {
     pub lacking: u64,
     pub strangers: u64,
     pub twice: u64,
-    /// The names do not meet, so that no user is named.
+    /// The names do not meet, or the key is gone, so that no user is named.
     pub is_apart: bool,
     pub is_over_promised: bool,
     /// `None`: no counter is described, or it cannot be compared.
@@ -117,8 +119,11 @@ impl Comparison {
         self.strangers = strangers.len() as u64;
         self.twice = twice.len() as u64;
         let is_gone = promised.is_empty() && rows.coupons > 0;
-        self.is_apart = is_gone || self.in_both < self.lacking.min(self.strangers);
-        if self.is_apart {
+        let is_apart = self.in_both < self.lacking.min(self.strangers);
+        self.is_apart = is_gone || is_apart;
+        if is_gone {
+            self.differences.push(Difference::KeyGone);
+        } else if is_apart {
             self.differences.push(Difference::Apart);
         } else {
             self.add(lacking, Difference::Unissued);

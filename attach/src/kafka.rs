@@ -15,20 +15,28 @@ use rdkafka::consumer::{BaseConsumer, Consumer as _};
 use rdkafka::error::{KafkaError, KafkaResult};
 use rdkafka::message::Message as _;
 use rdkafka::metadata::{MetadataPartition, MetadataTopic};
+use rdkafka::types::RDKafkaErrorCode;
 use rdkafka::{ClientConfig, Offset, TopicPartitionList};
 use serde_json::Value;
 
 use crate::error::{Answer, AttachError};
 use crate::file::FailedTopic;
-use crate::look::Event;
 use crate::queue::{Behind, Mark};
 
 /// Maximum wait for one answer.
 const ANSWER: Duration = Duration::from_secs(5);
-/// Maximum wait for the next letter, before the time is checked.
-const POLL: Duration = Duration::from_millis(100);
+/// Time between two attempts while a broker settles.
+const RETRY: Duration = Duration::from_millis(100);
 /// Limit of the letters that one look reads, in time.
 const READS: Duration = Duration::from_secs(10);
+
+/// Errors of a broker that has just started, and of a partition whose leader is being elected.
+const SETTLING: [RDKafkaErrorCode; 4] = [
+    RDKafkaErrorCode::CoordinatorLoadInProgress,
+    RDKafkaErrorCode::CoordinatorNotAvailable,
+    RDKafkaErrorCode::LeaderNotAvailable,
+    RDKafkaErrorCode::NotLeaderForPartition,
+];
 
 const OURS: &str = "firstcome-attach";
 
@@ -65,8 +73,13 @@ impl Brokers {
         self.security.apply(&mut config);
         tokio::task::spawn_blocking(move || ask(&config.create()?))
             .await
-            .map_err(|error| AttachError::misfit(error.to_string()))?
+            .map_err(|error| AttachError::Lost(error.to_string()))?
             .map_err(|error| AttachError::away(FailureCause::Kafka, error))
+    }
+
+    pub async fn ping(&self) -> Answer<()> {
+        self.ask(OURS, |client| client.fetch_metadata(None, ANSWER).map(drop))
+            .await
     }
 
     pub async fn logs(&self, topic: &str) -> Answer<Logs> {
@@ -83,7 +96,9 @@ impl Brokers {
         let committed = self
             .ask(group, move |client| committed(client, &name, &partitions))
             .await?;
-        Ok(compare(ends, &committed))
+        // Read after the offsets: an offset beyond this end belongs to another log.
+        let now = self.logs(topic).await?;
+        Ok(compare(ends, &committed, &now))
     }
 }
 
@@ -96,6 +111,21 @@ fn must_exist(topic: &str, is_empty: bool) -> Answer<()> {
     Ok(())
 }
 
+/// Retries while a broker settles.
+fn once_settled<T>(ask: impl Fn() -> KafkaResult<T>) -> KafkaResult<T> {
+    let deadline = Instant::now() + ANSWER;
+    loop {
+        let answer = ask();
+        let error = answer.as_ref().err();
+        let code = error.and_then(KafkaError::rdkafka_error_code);
+        let settles = code.is_some_and(|code| SETTLING.contains(&code));
+        if !settles || Instant::now() >= deadline {
+            return answer;
+        }
+        std::thread::sleep(RETRY);
+    }
+}
+
 fn partitions(client: &BaseConsumer, topic: &str) -> KafkaResult<Vec<i32>> {
     let metadata = client.fetch_metadata(Some(topic), ANSWER)?;
     let partitions = metadata.topics().iter().flat_map(MetadataTopic::partitions);
@@ -105,7 +135,7 @@ fn partitions(client: &BaseConsumer, topic: &str) -> KafkaResult<Vec<i32>> {
 fn logs(client: &BaseConsumer, topic: &str) -> KafkaResult<Logs> {
     let mut logs = Logs::new();
     for partition in partitions(client, topic)? {
-        let (first, end) = client.fetch_watermarks(topic, partition, ANSWER)?;
+        let (first, end) = once_settled(|| client.fetch_watermarks(topic, partition, ANSWER))?;
         logs.insert(partition, first..end);
     }
     Ok(logs)
@@ -117,7 +147,7 @@ fn committed(client: &BaseConsumer, name: &str, partitions: &[i32]) -> KafkaResu
         asked.add_partition(name, *partition);
     }
     let mut committed = Offsets::new();
-    let found = client.committed_offsets(asked, ANSWER)?;
+    let found = once_settled(|| client.committed_offsets(asked.clone(), ANSWER))?;
     for element in found.elements() {
         element.error()?;
         if let Offset::Offset(offset) = element.offset() {
@@ -128,15 +158,27 @@ fn committed(client: &BaseConsumer, name: &str, partitions: &[i32]) -> KafkaResu
 }
 
 /// What is behind the ends. A partition without a committed offset has passed if it had no message.
-fn compare(ends: &Logs, committed: &Offsets) -> Option<Behind> {
+/// An offset beyond the log belongs to a topic that was deleted since.
+fn compare(ends: &Logs, committed: &Offsets, now: &Logs) -> Option<Behind> {
     let mut left = 0;
+    let mut waits = None;
     for (partition, log) in ends {
-        let offset = committed.get(partition).unwrap_or(&log.start);
-        left += (log.end - offset.max(&log.start)).max(0);
+        let offset = committed.get(partition).copied();
+        if offset.is_some_and(|it| now.get(partition).is_none_or(|log| it > log.end)) {
+            let beyond = "is beyond its end";
+            waits = Some(format!(
+                "the committed offset of partition {partition} {beyond}"
+            ));
+        }
+        left += (log.end - offset.unwrap_or(log.start).max(log.start)).max(0);
     }
-    (left > 0).then(|| Behind {
-        waits: format!("{left} messages from before are not processed"),
+    if left == 0 && waits.is_none() {
+        return None;
+    }
+    Some(Behind {
+        waits: waits.unwrap_or(format!("{left} messages from before are not processed")),
         mark: Mark::left(left.unsigned_abs()),
+        is_stuck: false,
     })
 }
 
@@ -145,14 +187,15 @@ pub struct DeadLetters {
     topic: FailedTopic,
     /// The next offset of each partition.
     next: Offsets,
-    /// Each with its place.
-    pub open: Vec<Event>,
+    /// Users by the places of letters.
+    pub open: BTreeMap<String, String>,
 }
 
 /// Letters that were read.
 #[derive(Default)]
 struct Read {
-    letters: Vec<Event>,
+    /// Users by the places of letters.
+    users: BTreeMap<String, String>,
     next: Offsets,
     is_missing: bool,
     is_whole: bool,
@@ -163,7 +206,7 @@ impl DeadLetters {
         Self {
             topic: topic.clone(),
             next: Offsets::new(),
-            open: Vec::new(),
+            open: BTreeMap::new(),
         }
     }
 
@@ -177,12 +220,12 @@ impl DeadLetters {
             .await?;
         must_exist(&self.topic.topic, read.is_missing)?;
         self.next = read.next;
-        self.open.extend(read.letters);
+        self.open.extend(read.users);
         if read.is_whole {
             return Ok(());
         }
         let why = "failed: the topic was not read to its end in time";
-        Err(AttachError::misfit(why))
+        Err(AttachError::Lost(why.to_owned()))
     }
 }
 
@@ -202,7 +245,7 @@ fn read(client: &BaseConsumer, topic: &FailedTopic, id: &str, next: Offsets) -> 
     client.assign(&assigned)?;
     let deadline = Instant::now() + READS;
     while !left.is_empty() && Instant::now() < deadline {
-        let message = match client.poll(POLL) {
+        let message = match client.poll(RETRY) {
             None => continue,
             Some(Err(KafkaError::PartitionEOF(partition))) => {
                 left.remove(&partition);
@@ -213,10 +256,7 @@ fn read(client: &BaseConsumer, topic: &FailedTopic, id: &str, next: Offsets) -> 
         let [partition, offset] = [message.partition().into(), message.offset()];
         read.next.insert(message.partition(), offset + 1);
         if let Some(user) = message.payload().and_then(|it| user(topic, id, it)) {
-            read.letters.push(Event {
-                id: format!("{partition}:{offset}"),
-                user: Some(user),
-            });
+            read.users.insert(format!("{partition}:{offset}"), user);
         }
     }
     read.is_whole = left.is_empty();
@@ -241,20 +281,26 @@ mod tests {
     use super::*;
 
     #[test]
-    fn topic_has_passed_once_its_messages_are_committed() {
+    fn topic_has_passed_once_its_messages_are_committed_and_no_offset_is_beyond_its_end() {
         let ends = Logs::from([(0, 10..20), (1, 5..5)]);
-        for (committed, expected) in [
-            (&[(0, 20)][..], None),
-            (&[(0, 25), (1, 9)], None),
-            (&[(0, 19)], Some(Mark::left(1))),
-            (&[], Some(Mark::left(10))),
+        let later = Logs::from([(0, 10..30), (1, 5..9)]);
+        let shorter = Logs::from([(0, 0..3), (1, 0..0)]);
+        for (committed, now, expected) in [
+            (&[(0, 20)][..], &ends, None),
+            (&[(0, 25), (1, 9)], &later, None),
+            (&[(0, 19)], &ends, Some("1 messages")),
+            (&[], &ends, Some("10 messages")),
             // Retention deleted the messages from 4 to 9 unread, so only those from 10 on are
             // waited for.
-            (&[(0, 4)], Some(Mark::left(10))),
+            (&[(0, 4)], &ends, Some("10 messages")),
+            (&[(0, 20)], &shorter, Some("beyond its end")),
+            (&[(0, 20)], &Logs::new(), Some("beyond its end")),
         ] {
             let committed: Offsets = committed.iter().copied().collect();
-            let mark = compare(&ends, &committed).map(|behind| behind.mark);
-            assert_eq!(mark, expected, "{committed:?}");
+            let waits = compare(&ends, &committed, now).map(|behind| behind.waits);
+            assert_eq!(waits.is_some(), expected.is_some(), "{committed:?}");
+            let waits = waits.unwrap_or_default();
+            assert!(waits.contains(expected.unwrap_or_default()), "{waits}");
         }
     }
 

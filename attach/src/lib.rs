@@ -32,7 +32,7 @@ pub mod theirs;
 pub mod unasked;
 pub mod users;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use anyhow::Context as _;
@@ -45,13 +45,15 @@ use tokio::sync::Mutex;
 use tokio_util::sync::CancellationToken;
 
 use crate::clock::Clock;
+use crate::error::AttachError;
 use crate::file::{AttachFile, Campaign};
 use crate::kafka::Brokers;
-pub use crate::pass::{Confirm, PassOptions, Stopped};
+pub use crate::pass::{Confirm, PassOptions, Shown, Stopped};
 use crate::pass::{Pass, State};
 use crate::plan::Ours;
-use crate::sql::Database;
+use crate::sql::{Database, Purpose, Query};
 use crate::store::Store;
+use crate::text::Values;
 use crate::theirs::Theirs;
 use crate::users::Hasher;
 
@@ -66,7 +68,7 @@ pub struct Engine {
     database: Database,
     /// Those of checks that have their own.
     databases: BTreeMap<CouponId, Database>,
-    redis: Option<Store>,
+    redis: Option<Redis>,
     brokers: Option<Brokers>,
     hasher: Hasher,
     state: Arc<Mutex<State>>,
@@ -81,31 +83,27 @@ impl Engine {
         timeout_ms: u64,
     ) -> anyhow::Result<Self> {
         let redis = file.redis.as_ref().map(|url| {
-            let url = url.0.clone().into();
+            let url = url.clone().into();
             let settings = RedisArgs::at(url, file.redis_cluster, tls, timeout_ms);
-            let redis = Redis::new(&settings.context("redis")?)?;
-            anyhow::Ok(Store::new(&redis, file.redis_cluster))
+            anyhow::Ok(Redis::new(&settings.context("redis")?)?)
         });
         let brokers = file.kafka.as_ref().map(|addresses| {
-            let properties = match &file.kafka_properties {
-                Some(properties) => properties.0.clone().into(),
-                None => String::new().into(),
-            };
-            let security = KafkaArgs::at(&addresses.0, &properties, tls).context("kafka")?;
+            let properties = file.kafka_properties.clone().unwrap_or_default();
+            let security = KafkaArgs::at(addresses, &properties.into(), tls).context("kafka")?;
             anyhow::Ok(Brokers {
-                addresses: addresses.0.clone(),
+                addresses: addresses.clone(),
                 security,
             })
         });
         let mut databases = BTreeMap::new();
         for block in &file.campaigns {
             if let Some(url) = block.whole.as_ref().and_then(|it| it.database.as_ref()) {
-                databases.insert(block.coupon_id(), Database::new(&url.0, tls, timeout_ms)?);
+                databases.insert(block.coupon_id(), Database::new(url, tls, timeout_ms)?);
             }
         }
         let ours = ours.map(|url| Ours::new(MysqlArgs::at(url.clone(), tls, timeout_ms)?));
         Ok(Self {
-            database: Database::new(&file.database.0, tls, timeout_ms)?,
+            database: Database::new(&file.database, tls, timeout_ms)?,
             databases,
             redis: redis.transpose()?,
             brokers: brokers.transpose()?,
@@ -124,15 +122,15 @@ impl Engine {
         options: &PassOptions,
         run: &mut Run,
         stop: &CancellationToken,
-    ) -> Result<(), Stopped> {
+    ) -> Result<Shown, Stopped> {
         let mut state = self.state.lock().await;
-        Pass::new(self, options, stop).run(run, &mut state).await
+        let shown = Pass::new(self, options, stop).run(run, &mut state).await?;
+        state.shown = shown.clone();
+        Ok(shown)
     }
 
-    /// Returns what the last pass showed to operators only, since it has the values of users:
-    /// commands that a person may run, the statements of the first repair that waits, and rows of
-    /// checks.
-    pub async fn shown(&self) -> Vec<String> {
+    /// Returns what the last pass showed to operators.
+    pub async fn shown(&self) -> Shown {
         self.state.lock().await.shown.clone()
     }
 
@@ -154,17 +152,50 @@ impl Engine {
         }
     }
 
+    /// Prepares all statements of the file, and returns what their databases refuse. The first pass
+    /// tells what else does not fit.
+    pub async fn check(&self) -> BTreeSet<String> {
+        let mut refused = BTreeSet::new();
+        for block in &self.file.campaigns {
+            for field in block.fields() {
+                let purpose = if field.usage.writes() {
+                    Purpose::Repair
+                } else {
+                    Purpose::Read
+                };
+                let query = Query::of_look(&field.name, &field.statement, Values::default());
+                let prepared = match self.database_of(block).open(purpose).await {
+                    Ok(mut session) => session.prepare(query).await.map(drop),
+                    Err(error) => Err(error),
+                };
+                let Err(error) = prepared else {
+                    continue;
+                };
+                refused.insert(format!("campaign {:?}: {error}", block.name));
+                if matches!(error, AttachError::Away { .. }) {
+                    break;
+                }
+            }
+        }
+        refused
+    }
+
+    fn database_of(&self, block: &Campaign) -> &Database {
+        let own = self.databases.get(&block.coupon_id());
+        own.unwrap_or(&self.database)
+    }
+
     /// Returns their stores as a block needs them.
     fn theirs(&self, block: &Campaign) -> Theirs {
-        let own = self.databases.get(&block.coupon_id());
-        self.stores(Some(own.unwrap_or(&self.database).clone()))
+        self.stores(Some(self.database_of(block).clone()))
     }
 
     fn stores(&self, database: Option<Database>) -> Theirs {
+        let redis = self.redis.as_ref();
         Theirs {
             database,
             session: None,
-            redis: self.redis.clone(),
+            redis: redis.map(|redis| Store::new(redis, self.file.redis_cluster)),
             brokers: self.brokers.clone(),
         }
     }

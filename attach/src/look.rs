@@ -13,7 +13,7 @@ use crate::error::{Answer, AttachError};
 use crate::file::{Campaign, Failed, Promised};
 use crate::memory::Memory;
 use crate::sql::{Cell, ColumnType, Done, LOOK_LIMIT, Query, Session, whole};
-use crate::text::{Statement, Values};
+use crate::text::Values;
 use crate::theirs::Theirs;
 use crate::users::{Hasher, Names, UserHash, has, sorted};
 
@@ -36,14 +36,10 @@ pub struct Target<'f> {
 }
 
 impl Target<'_> {
-    pub fn query<'q>(&'q self, field: &'q str, statement: &'q Statement) -> Query<'q> {
-        Query {
-            field,
-            statement,
-            values: Values {
-                id: &self.id,
-                ..Values::default()
-            },
+    pub fn values(&self) -> Values<'_> {
+        Values {
+            id: &self.id,
+            ..Values::default()
         }
     }
 }
@@ -142,14 +138,12 @@ impl PromisedUsers {
                     Some(key) => key.user(&target.id, written),
                     None => str::from_utf8(written).ok().map(str::to_owned),
                 };
-                let Some(name) = name else {
-                    continue;
-                };
-                let user = hasher.user(&name);
-                if wanted(user) {
+                let user = name.as_ref().map(|name| hasher.user(name));
+                if let (Some(user), Some(name)) = (user.filter(|it| wanted(*it)), name) {
                     let written = written.to_vec();
-                    let promised = PromisedUser { name, key, written };
-                    found.entry(user).or_insert(promised);
+                    found
+                        .entry(user)
+                        .or_insert(PromisedUser { name, key, written });
                 }
             }
         }
@@ -175,21 +169,20 @@ impl Rows {
         hasher: &Hasher,
         promised: Option<&PromisedUsers>,
     ) -> Answer<()> {
-        let counts = match row {
-            [_] => Some(1),
-            // A comparison with NULL.
-            [_, None] => Some(0),
-            [_, Some(text)] => whole(text),
-            _ => None,
-        };
-        let Some(coupons) = counts else {
-            let why = "issued selects the user, and perhaps how many coupons a row counts: a whole \
-                number from 0 on";
-            return Err(AttachError::misfit(why));
-        };
         self.number += 1;
+        let coupons = match row.get(1) {
+            None => 1,
+            // A comparison with NULL.
+            Some(None) => 0,
+            Some(Some(text)) => quantity(text).ok_or_else(|| {
+                AttachError::misfit(
+                    "issued: its second column is how many coupons a row counts: a whole number \
+                    from 0 on",
+                )
+            })?,
+        };
         self.coupons += coupons;
-        let Some(name) = &row[0] else {
+        let Some(Some(name)) = row.first() else {
             return Ok(());
         };
         let user = hasher.user(name);
@@ -204,6 +197,11 @@ impl Rows {
         }
         Ok(())
     }
+}
+
+/// Reads a number of coupons.
+pub fn quantity(text: &str) -> Option<u64> {
+    whole(text).and_then(|number| u64::try_from(number).ok())
 }
 
 /// Whoever looks.
@@ -223,23 +221,28 @@ impl Looker<'_> {
         let Target { block, id, .. } = self.target;
         let promised = timeout(LOOK_LIMIT, self.promised()).await;
         let late = "promised: reading the keys took longer than 10 seconds";
-        look.promised = promised.map_err(|_| AttachError::misfit(late))??;
+        look.promised = promised.map_err(|_| AttachError::Lost(late.to_owned()))??;
         if let Some(count) = &block.count {
             look.count = self.theirs.redis()?.count(count, id).await?;
         }
         look.events = self.events().await?;
         if let Some(statement) = &block.issued {
-            let query = self.target.query("issued", statement);
+            let query = Query::of_look("issued", statement, self.target.values());
             let session = self.theirs.session().await?;
             look.rows = rows(session, query, self.hasher, look.promised.as_ref()).await?;
         }
         if let Some(letters) = &mut memory.letters {
             letters.read(self.theirs.brokers()?, id).await?;
-            letters.open.retain(|letter| {
-                let user = letter.user.as_ref();
-                !user.is_some_and(|user| look.rows.has(self.hasher.user(user)))
-            });
-            look.events.clone_from(&letters.open);
+            letters
+                .open
+                .retain(|_, user| !look.rows.has(self.hasher.user(user)));
+            let open = letters.open.iter();
+            look.events = open
+                .map(|(place, user)| Event {
+                    id: place.clone(),
+                    user: Some(user.clone()),
+                })
+                .collect();
         }
         self.checks(&mut look, &memory.check_rows).await?;
         look.ended = self.clock.now();
@@ -261,12 +264,11 @@ impl Looker<'_> {
                 promised.size = store.size(keys, &target.id).await?;
                 for key in keys {
                     let mut names = Names::default();
-                    store
-                        .users(key, &target.id, |user, written| {
-                            promised.users.push(hasher.user(user));
-                            names.push(written);
-                        })
-                        .await?;
+                    let each = |member: crate::store::Member<'_>| {
+                        promised.users.push(hasher.user(member.user));
+                        names.push(member.written);
+                    };
+                    store.users(key, &target.id, each).await?;
                     promised.written.push(names);
                 }
             }
@@ -279,9 +281,9 @@ impl Looker<'_> {
                     }
                     Ok(true)
                 };
-                let query = target.query("promised", statement);
+                let query = Query::of_look("promised", statement, target.values());
                 let done = theirs.session().await?.read(query, &mut each).await?;
-                must_name_users("promised", done)?;
+                must_name_a_user("promised", done, 1)?;
                 promised.written.push(names);
             }
         }
@@ -306,7 +308,7 @@ impl Looker<'_> {
             });
             Ok(true)
         };
-        let query = self.target.query("failed", statement);
+        let query = Query::of_look("failed", statement, self.target.values());
         self.theirs.session().await?.read(query, &mut each).await?;
         Ok(events)
     }
@@ -314,15 +316,17 @@ impl Looker<'_> {
     /// Runs the checks. One that cannot run ends no other, and keeps its rows.
     async fn checks(&mut self, look: &mut Look, before: &[CheckRow]) -> Answer<()> {
         for number in 1..=self.target.block.checks().len() {
+            let until = Instant::now() + LOOK_LIMIT;
             let session = self.theirs.session().await?;
-            match check(session, self.target, number, self.hasher).await {
+            match check(session, self.target, number, self.hasher, until).await {
                 Ok(rows) => look.check_rows.extend(rows),
-                Err(error) => {
+                Err(error @ (AttachError::Refused { .. } | AttachError::Misfit(_))) => {
                     let before = before.iter().filter(|row| row.check == number);
                     look.check_rows.extend(before.cloned());
                     look.unchecked
                         .push(format!("check {number} cannot run: {error}"));
                 }
+                Err(error) => return Err(error),
             }
         }
         Ok(())
@@ -343,7 +347,7 @@ pub async fn rows(
         Ok(true)
     };
     let done = session.read(query, &mut each).await?;
-    must_name_users("issued", done)?;
+    must_name_a_user("issued", done, 2)?;
     rows.user_type = done.first;
     rows.counted = sorted(rows.counted);
     rows.uncounted = sorted(rows.uncounted);
@@ -357,6 +361,7 @@ pub async fn check(
     target: &Target<'_>,
     number: usize,
     hasher: &Hasher,
+    until: Instant,
 ) -> Answer<Vec<CheckRow>> {
     let mut rows: Vec<CheckRow> = Vec::new();
     let mut each = |row: &[Cell]| {
@@ -377,14 +382,25 @@ pub async fn check(
         }
         Ok(!is_beyond)
     };
-    let field = format!("check {number}");
-    let query = target.query(&field, &target.block.checks()[number - 1]);
+    let query = Query {
+        field: &format!("check {number}"),
+        statement: &target.block.checks()[number - 1],
+        values: target.values(),
+        until,
+    };
     session.read(query, &mut each).await?;
     Ok(rows)
 }
 
-/// Refuses a first column that does not name users.
-fn must_name_users(field: &str, done: Done) -> Answer<()> {
+/// Refuses columns that do not name users.
+pub fn must_name_a_user(field: &str, done: Done, most: usize) -> Answer<()> {
+    if done.columns == 0 || done.columns > most {
+        return Err(AttachError::Misfit(format!(
+            "{field} selects {} columns: the user, and in issued perhaps how many coupons the row \
+            counts",
+            done.columns
+        )));
+    }
     if done.first == ColumnType::Other {
         return Err(AttachError::Misfit(format!(
             "{field}: its first column is neither text nor a whole number: write BIN_TO_UUID(…) \

@@ -26,7 +26,6 @@ struct Open {
     is_new: bool,
 }
 
-#[derive(Default)]
 pub struct Memory {
     /// Users whom any look saw promised; sorted.
     seen: Vec<UserHash>,
@@ -38,7 +37,9 @@ pub struct Memory {
     pub letters: Option<DeadLetters>,
     /// When the last look began.
     looked_at: Duration,
-    pub rests_until: Duration,
+    rests_until: Duration,
+    /// Since when looks fail although the stores answer.
+    failing_since: Option<Duration>,
     /// The numbers of the last look.
     numbers: Option<Numbers>,
     /// The rows of checks, which stay if a check cannot run.
@@ -46,7 +47,7 @@ pub struct Memory {
     /// Users whom a finding has named as unissued.
     named: HashSet<UserHash>,
     pub trouble: Trouble,
-    pub last_report: Option<DropReport>,
+    last_report: Option<DropReport>,
 }
 
 /// The memories of a block's campaigns.
@@ -59,9 +60,20 @@ impl Memory {
             Some(Failed::Select(_)) | None => None,
         };
         Self {
+            seen: Vec::new(),
+            with_row: Vec::new(),
+            has_looked: false,
+            open: HashMap::new(),
             queue: Queue::new(target),
             letters,
-            ..Self::default()
+            looked_at: Duration::ZERO,
+            rests_until: Duration::ZERO,
+            failing_since: None,
+            numbers: None,
+            check_rows: Vec::new(),
+            named: HashSet::new(),
+            trouble: Trouble::default(),
+            last_report: None,
         }
     }
 
@@ -106,12 +118,14 @@ impl Memory {
         self.open.get(&difference).is_some_and(|open| open.is_new)
     }
 
-    /// Whether a difference is old enough to be a finding of a look that began at this time: each
-    /// look for `in_flight` saw it and, with stages, a round began after that and ended before this
-    /// look.
-    pub fn is_ripe(&self, difference: Difference, began: Duration) -> bool {
-        let open = self.open.get(&difference);
-        open.is_some_and(|open| self.queue.is_over(open.first, began))
+    /// Returns the differences that are old enough to be findings of a look that began at this
+    /// time: each look for `in_flight` saw them and, with stages, a round began after that and
+    /// ended before this look.
+    pub fn ripe(&self, began: Duration) -> HashSet<Difference> {
+        let open = self.open.iter();
+        open.filter(|(_, open)| self.queue.is_over(open.first, began))
+            .map(|(difference, _)| *difference)
+            .collect()
     }
 
     /// Returns the others.
@@ -135,8 +149,26 @@ impl Memory {
         self.queue.advance(firsts, now, theirs).await
     }
 
+    pub fn rests(&self, now: Duration) -> bool {
+        now < self.rests_until
+    }
+
+    pub fn rest(&mut self, until: Duration) {
+        self.rests_until = until;
+    }
+
+    /// Notes that a look has failed. Returns for how long they have.
+    pub fn fails(&mut self, now: Duration) -> Duration {
+        now.saturating_sub(*self.failing_since.get_or_insert(now))
+    }
+
+    pub fn report(&mut self, report: &DropReport) {
+        self.failing_since = None;
+        self.last_report = Some(report.clone());
+    }
+
     /// Returns the last report again, for a pass in which the campaign rests: it judges nothing.
-    pub fn resting(&self) -> Option<DropReport> {
+    pub fn last_report(&self) -> Option<DropReport> {
         let mut report = self.last_report.clone()?;
         report.judged = Judged::default();
         report.before = report.after;

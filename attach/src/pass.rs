@@ -3,33 +3,40 @@
 //! in its campaign, unless a store that others need, too, is away.
 
 use std::collections::{BTreeMap, BTreeSet, HashSet};
+use std::time::Duration;
 
 use firstcome_shared::domain::{CouponId, DropId};
 use firstcome_shared::report::{
-    Cause, CouponJudged, DropReport, FailureCause, Judged, Kinds, Outcome, Run, RunJudged,
+    Cause, CouponJudged, DropReport, FailureCause, Finding, Judged, Kind, Kinds, Outcome, Run,
+    RunJudged,
 };
 use tokio_util::sync::CancellationToken;
 
 use crate::Engine;
 use crate::error::{Answer, AttachError};
 use crate::explain::{Found, Looked, blank, explain, report};
-use crate::file::Campaign;
+use crate::file::{Campaign, KeyKind, Mode};
 use crate::judge::compare;
-use crate::look::{Look, Looker, Target};
+use crate::look::{Look, Looker, Target, quantity};
 use crate::memory::{Memories, Memory};
-use crate::plan::{Records, Trust};
+use crate::plan::{OurRows, Trust};
 use crate::repair::{Repaired, Repairs};
-use crate::sql::{Cell, Query, whole};
+use crate::sql::{Cell, Query};
 use crate::text::Values;
 use crate::theirs::Theirs;
 use crate::unasked::{Facts, Trouble, UserFacts};
-use crate::users::Hasher;
 
 /// Campaigns that one `each` may select.
 const MOST_CAMPAIGNS: usize = 200;
 
+/// A look that fails although the stores answer is a finding after so long.
+const PATIENCE: Duration = Duration::from_secs(30);
+
 /// A campaign rests for so many times what its look took.
 const REST: u32 = 10;
+
+/// Lines that are shown to operators.
+const SHOWN: usize = 1_000;
 
 /// What a pass is asked to do.
 #[derive(Debug, Clone, Default)]
@@ -58,6 +65,14 @@ impl Confirm {
     }
 }
 
+/// What only an operator may see: it has the values of users.
+#[derive(Debug, Clone, Default)]
+pub struct Shown {
+    /// Commands that a person may run, the statements of the first repair that waits, and rows of
+    /// checks.
+    pub lines: Vec<String>,
+}
+
 /// The process was told to stop.
 #[derive(Debug, Clone, Copy)]
 pub struct Stopped;
@@ -66,15 +81,17 @@ pub struct Stopped;
 #[derive(Default)]
 pub struct State {
     pub blocks: BTreeMap<CouponId, Memories>,
-    /// What the last pass showed to operators.
-    pub shown: Vec<String>,
+    /// What the last pass showed.
+    pub shown: Shown,
 }
 
 pub struct Pass<'e> {
-    engine: &'e Engine,
-    options: &'e PassOptions,
-    stop: &'e CancellationToken,
-    shown: Vec<String>,
+    pub engine: &'e Engine,
+    pub options: &'e PassOptions,
+    pub stop: &'e CancellationToken,
+    shown: Shown,
+    /// Stores that are away, which is told once.
+    away: HashSet<&'static str>,
 }
 
 /// What decides about the repairs of a campaign.
@@ -82,7 +99,23 @@ struct Plan<'p> {
     looked: &'p Looked<'p>,
     facts: Facts,
     /// Users who got rows of ours.
-    ours: HashSet<String>,
+    ours: OurRows,
+    confirmed: HashSet<&'p str>,
+}
+
+impl Plan<'_> {
+    fn is_confirmed(&self, found: &Found) -> bool {
+        found.lost.is_some() && self.confirmed.contains(found.user())
+    }
+
+    /// Returns why a repair must not be made now.
+    fn why_waits(&self, found: &Found) -> Option<String> {
+        self.facts.why_waits(UserFacts {
+            is_new: found.is_new,
+            got_ours: self.ours.users.contains(found.user()),
+            is_recordable: found.finding.recorded_user().is_some(),
+        })
+    }
 }
 
 impl<'e> Pass<'e> {
@@ -91,16 +124,16 @@ impl<'e> Pass<'e> {
             engine,
             options,
             stop,
-            shown: Vec::new(),
+            shown: Shown::default(),
+            away: HashSet::new(),
         }
     }
 
     /// Looks at everything that was asked for.
-    pub async fn run(mut self, run: &mut Run, state: &mut State) -> Result<(), Stopped> {
-        run.drops.clear();
-        run.findings.clear();
+    pub async fn run(mut self, run: &mut Run, state: &mut State) -> Result<Shown, Stopped> {
         run.partial = self.options.campaign.is_some();
         run.judged = RunJudged::default();
+        self.ping_kafka(run).await;
         for block in &self.engine.file.campaigns {
             let coupon = block.coupon_id();
             if self.options.campaign.is_some_and(|asked| asked != coupon) {
@@ -112,20 +145,30 @@ impl<'e> Pass<'e> {
                 Err(AttachError::Stopped) => return Err(Stopped),
                 Err(error) => {
                     run.partial = true;
-                    report_error(run, coupon, &error);
+                    self.report_error(run, coupon, &error);
                     if is_of_all(&error) {
-                        break;
+                        return Ok(self.shown);
                     }
                 }
             }
         }
-        state.shown = self.shown;
         if !run.partial {
             run.judged.whole = Judged::of(Kinds::All);
             // Campaigns that have left the file.
             run.judged.others = about(given_up());
         }
-        Ok(())
+        Ok(self.shown)
+    }
+
+    /// Says whether Kafka is away, which looks only ask when something differs.
+    async fn ping_kafka(&mut self, run: &mut Run) {
+        let mut campaigns = self.engine.file.campaigns.iter();
+        if let Some(brokers) = &self.engine.brokers
+            && campaigns.any(Campaign::needs_kafka)
+            && let Err(error) = brokers.ping().await
+        {
+            self.report_error(run, CouponId(0), &error);
+        }
     }
 
     async fn block(
@@ -161,6 +204,19 @@ impl<'e> Pass<'e> {
         Ok(())
     }
 
+    /// Reports an error of a whole block. That a store is away concerns no block, and is told once.
+    fn report_error(&mut self, run: &mut Run, coupon: CouponId, error: &AttachError) {
+        let mut finding = stalled(error);
+        finding.coupon_id = Some(coupon);
+        if let AttachError::Away { store, .. } = error {
+            finding.coupon_id = None;
+            if !self.away.insert(store.as_str()) {
+                return;
+            }
+        }
+        run.findings.push(finding);
+    }
+
     /// Looks at one campaign if it is due, and reports an error that is its own.
     async fn target(
         &mut self,
@@ -170,20 +226,30 @@ impl<'e> Pass<'e> {
         elsewhere: Trouble,
         run: &mut Run,
     ) -> Answer<DropReport> {
-        if !self.options.is_requested && self.engine.clock.now() < memory.rests_until {
-            return Ok(memory.resting().unwrap_or_else(|| blank(target)));
+        let began = self.engine.clock.now();
+        if !self.options.is_requested && memory.rests(began) {
+            return Ok(memory.last_report().unwrap_or_else(|| blank(target)));
         }
         let mut report = blank(target);
         match self.campaign(target, theirs, memory, elsewhere).await {
-            Ok(compared) => {
-                memory.last_report = Some(compared.clone());
-                report = compared;
+            Ok(report) => {
+                memory.report(&report);
+                return Ok(report);
             }
             Err(error) if is_of_all(&error) => return Err(error),
-            Err(error @ AttachError::Away { .. }) => report_error(run, report.coupon_id, &error),
-            Err(error) => report.findings.push(Found::failed(&error).finding),
+            Err(error @ AttachError::Away { .. }) => {
+                self.report_error(run, report.coupon_id, &error);
+            }
+            Err(AttachError::Lost(_)) if !self.has_lasted(memory, began) => {}
+            Err(error) => report.findings.push(stalled(&error)),
         }
         Ok(report)
+    }
+
+    /// Whether looks of a campaign have failed for so long that it is a finding.
+    fn has_lasted(&self, memory: &mut Memory, now: Duration) -> bool {
+        let failing = memory.fails(now);
+        self.options.is_requested || failing >= PATIENCE
     }
 
     /// Looks at a campaign, and repairs what may be repaired.
@@ -206,85 +272,117 @@ impl<'e> Pass<'e> {
         let look = looker.look(memory).await?;
         let compared = compare(target, &look, &engine.hasher);
         let is_at_rest = memory.add(&look, &compared);
-        rest(target, memory, &look);
-        if memory.has_left(&look)
-            && let Some(ours) = &engine.ours
-        {
-            ours.record(target.block, Trust::Left).await?;
-        }
+        Self::rest(target, memory, &look);
         let looked = Looked {
             target,
             look,
             compared,
             is_at_rest,
         };
+        let trust = self
+            .trust(target.block, memory.has_left(&looked.look))
+            .await?;
         let mut found = match memory.queue.stalled(looked.look.ended) {
             Some(why) => vec![Found::stalled(Cause::ConsumerStands, why)],
             None => explain(&looked, memory, &engine.hasher),
         };
         let unchecked = looked.look.unchecked.iter();
         found.extend(unchecked.map(|why| Found::stalled(Cause::NotCompared, why)));
-        if found.iter().any(|it| it.lost.is_some()) {
+        if target.block.mode == Mode::Repair && found.iter().any(|it| it.lost.is_some()) {
             let mut trouble = memory.trouble;
             trouble += elsewhere;
-            let records = match &engine.ours {
-                Some(ours) => ours.records(target).await?,
-                None => Records::default(),
+            let ours = match &engine.ours {
+                Some(ours) => ours.rows(target.drop_id).await?,
+                None => OurRows::default(),
             };
-            let plan = Plan {
-                facts: facts(&looked, &records, trouble, never_filled),
+            let mut plan = Plan {
+                facts: facts(&looked, trust, trouble, never_filled, ours.today),
                 looked: &looked,
-                ours: records.users,
+                ours,
+                confirmed: self.confirmed(target.drop_id),
             };
+            found
+                .iter_mut()
+                .filter(|it| it.lost.is_some())
+                .for_each(Found::plan);
             self.show_plan(target, &found);
-            match self.repair(plan, theirs, &mut found).await {
+            match self.repair(&mut plan, theirs, &mut found).await {
                 // What the look has found is told all the same.
                 Err(error @ (AttachError::Misfit(_) | AttachError::Refused { .. })) => {
-                    found.push(Found::failed(&error));
+                    found.push(Found::stalled(Cause::NotCompared, error.to_string()));
                 }
                 repaired => repaired?,
             }
         }
-        let named = found.iter().filter(|it| it.lost.is_some());
-        memory.name(named.map(|it| engine.hasher.user(it.user())));
+        memory.name(
+            found
+                .iter()
+                .filter(|it| it.lost.is_some())
+                .map(|it| engine.hasher.user(it.user())),
+        );
         let mut report = report(&looked, memory, &found);
         for found in found {
-            self.shown.extend(found.shown);
+            self.show(found.shown);
             report.findings.push(found.finding);
         }
         Ok(report)
     }
 
-    /// Repairs what may be repaired, and says of the others why they wait.
-    async fn repair(&self, plan: Plan<'_>, theirs: &mut Theirs, found: &mut [Found]) -> Answer<()> {
-        let engine = self.engine;
-        let Plan {
-            looked,
-            mut facts,
-            ours,
-        } = plan;
-        let target = looked.target;
-        let is_confirmed = |found: &Found| {
-            let confirm = self.options.confirm.as_ref();
-            let user = found.user().to_owned();
-            found.lost.is_some() && confirm.is_some_and(|it| it.0.contains(&(target.drop_id, user)))
+    /// Lets a campaign rest. A check of the whole file rests longer, but is repeated once its rows
+    /// are old enough.
+    fn rest(target: &Target<'_>, memory: &mut Memory, look: &Look) {
+        let took = look.ended.saturating_sub(look.began) * REST;
+        let every = target.block.whole.as_ref().map(|whole| whole.every);
+        let mut rest = took.max(every.unwrap_or_default());
+        if memory.young(look.began).next().is_some() {
+            rest = took.max(rest.min(target.block.in_flight()));
+        }
+        memory.rest(look.ended + rest);
+    }
+
+    /// Returns what is recorded about the block, and notes that a user has left without a row.
+    async fn trust(&self, block: &Campaign, has_left: bool) -> Answer<Trust> {
+        let Some(ours) = &self.engine.ours else {
+            return Ok(Trust::None);
         };
-        let is_asked = found.iter().any(is_confirmed);
-        let may_be_unasked = facts.why_all_wait().is_none();
+        if has_left {
+            ours.record(block, Trust::Left).await?;
+        }
+        Ok(ours.trust(block).await?)
+    }
+
+    fn confirmed(&self, drop: DropId) -> HashSet<&'e str> {
+        let confirm = self.options.confirm.iter().flat_map(|confirm| &confirm.0);
+        let here = confirm.filter(|(confirmed, _)| *confirmed == drop);
+        here.map(|(_, user)| user.as_str()).collect()
+    }
+
+    /// Repairs what may be repaired, and says of the others why they wait.
+    async fn repair(
+        &mut self,
+        plan: &mut Plan<'_>,
+        theirs: &mut Theirs,
+        found: &mut [Found],
+    ) -> Answer<()> {
+        let engine = self.engine;
+        let looked = plan.looked;
+        let may_be_unasked = plan.facts.why_all_wait().is_none();
+        let is_confirmed = found.iter().any(|it| plan.is_confirmed(it));
         let mut repairs = None;
-        if !self.options.dry_run && (is_asked || may_be_unasked) {
-            let mut begun =
-                Repairs::begin(&engine.database, &engine.hasher, theirs, looked).await?;
+        if !self.options.dry_run && (is_confirmed || may_be_unasked) {
+            let database = &engine.database;
+            let mut begun = Repairs::begin(database, &engine.hasher, theirs, looked).await?;
             if may_be_unasked {
-                let users = with_rows_of_theirs(looked, &engine.hasher, &ours);
-                facts.refuses_second_row = begun.refuses_second_row(&users).await?;
+                let users = self.with_rows_of_theirs(plan);
+                plan.facts.refuses_second_row = begun.refuses_second_row(&users).await?;
             }
-            // From the next pass on, rows of other users may be written, too.
-            if is_asked
-                && facts.trust == Trust::None
+            // From the next pass on, rows of other users may be written, too: then their database has
+            // proved that it refuses a second row.
+            if is_confirmed
+                && plan.facts.trust == Trust::None
                 && let Some(ours) = &engine.ours
             {
-                ours.record(target.block, Trust::Confirmed).await?;
+                ours.record(looked.target.block, Trust::Confirmed).await?;
             }
             repairs = Some(begun);
         }
@@ -292,11 +390,7 @@ impl<'e> Pass<'e> {
             let Some(lost) = found.lost.clone() else {
                 continue;
             };
-            let user = UserFacts {
-                is_new: lost.is_new,
-                got_ours: ours.contains(found.user()),
-            };
-            let waits = facts.why_waits(user).filter(|_| !is_confirmed(found));
+            let waits = plan.why_waits(found).filter(|_| !plan.is_confirmed(found));
             if let Some(waits) = waits {
                 found.add(&format!("it waits for a confirmation: {waits}"));
                 continue;
@@ -304,14 +398,28 @@ impl<'e> Pass<'e> {
             let Some(repairs) = repairs.as_mut().filter(|_| !self.stop.is_cancelled()) else {
                 continue;
             };
-            let repaired = repairs.repair(&lost).await;
-            facts.made_today += u64::from(matches!(repaired, Ok(Repaired::Written)));
-            found.ended(&repaired);
-            if repairs.is_over() {
-                break;
+            match repairs.repair(&lost).await {
+                Ok(repaired) => {
+                    plan.facts.made_today += u64::from(repaired == Repaired::Written);
+                    found.ended(&repaired);
+                    if repaired == Repaired::Unknown {
+                        break;
+                    }
+                }
+                // What was written before stays in the report.
+                Err(error) => {
+                    found.ended(&Repaired::Failed(error.to_string()));
+                    break;
+                }
             }
         }
         Ok(())
+    }
+
+    fn show(&mut self, line: Option<String>) {
+        if self.shown.lines.len() < SHOWN {
+            self.shown.lines.extend(line);
+        }
     }
 
     /// Shows the statements of the first repair, with its values.
@@ -326,66 +434,62 @@ impl<'e> Pass<'e> {
         };
         let resolve = target.block.resolve.iter().filter(|_| lost.event.is_some());
         for statement in resolve.chain(&target.block.issue) {
-            self.shown.push(format!("{};", statement.shown(values)));
+            self.show(Some(format!("{};", statement.shown(values))));
         }
     }
-}
 
-/// Lets a campaign rest. A check of the whole file rests longer, but is repeated once its rows are
-/// old enough.
-fn rest(target: &Target<'_>, memory: &mut Memory, look: &Look) {
-    let took = look.ended.saturating_sub(look.began) * REST;
-    let every = target.block.whole.as_ref().map(|whole| whole.every);
-    let mut rest = took.max(every.unwrap_or_default());
-    if memory.young(look.began).next().is_some() {
-        rest = took.max(rest.min(target.block.in_flight()));
+    /// Returns users who have rows of theirs.
+    fn with_rows_of_theirs(&self, plan: &Plan<'_>) -> Vec<String> {
+        let Looked {
+            target,
+            look,
+            compared,
+            ..
+        } = plan.looked;
+        let Some(promised) = &look.promised else {
+            return Vec::new();
+        };
+        promised
+            .named(target, &self.engine.hasher, |user| {
+                compared.with_rows.contains(&user)
+            })
+            .into_values()
+            .map(|user| user.name)
+            .filter(|name| !plan.ours.users.contains(name))
+            .collect()
     }
-    memory.rests_until = look.ended + rest;
-}
-
-/// Returns a few users who have rows of theirs.
-fn with_rows_of_theirs(
-    looked: &Looked<'_>,
-    hasher: &Hasher,
-    ours: &HashSet<String>,
-) -> Vec<String> {
-    let Looked {
-        target,
-        look,
-        compared,
-        ..
-    } = looked;
-    let Some(promised) = &look.promised else {
-        return Vec::new();
-    };
-    let named = promised.named(target, hasher, |user| compared.with_rows.contains(&user));
-    let names = named.into_values().map(|user| user.name);
-    names.filter(|name| !ours.contains(name)).collect()
 }
 
 /// Returns what decides about the repairs of all users. The proof that a second row is refused
 /// comes later.
 fn facts(
     looked: &Looked<'_>,
-    records: &Records,
+    trust: Trust,
     trouble: Trouble,
     never_filled: Option<String>,
+    made_today: u64,
 ) -> Facts {
     let Looked {
+        target,
         look,
         compared,
         is_at_rest,
-        ..
     } = looked;
-    let size = look.promised.as_ref().and_then(|it| it.size);
+    let block = target.block;
+    let keys = block.promised.keys();
+    let mut one_a_user = keys
+        .iter()
+        .filter(|key| matches!(key.kind, KeyKind::Keys(_)));
     let counter = compared.numbers.filter(|numbers| {
         // Between the readings of both, users may have claimed, so that it may count more.
         let agrees = numbers.given == numbers.owed || (!is_at_rest && numbers.given > numbers.owed);
         !agrees
     });
     Facts {
-        trust: records.trust,
-        is_counted: size.is_some(),
+        trust,
+        is_counted: !keys.is_empty() && one_a_user.next().is_none(),
+        describes_queue: block.queue.is_some(),
+        describes_checks: block.check.is_some(),
         never_filled,
         check: look.check_rows.first().map(|row| row.check),
         counter: counter.map(|numbers| {
@@ -397,20 +501,9 @@ fn facts(
         trouble,
         in_both: compared.in_both,
         lacking: compared.lacking,
-        made_today: records.today,
+        made_today,
         refuses_second_row: true,
     }
-}
-
-/// Reports an error of a whole block. That a store is away concerns no block, and is told once.
-fn report_error(run: &mut Run, coupon: CouponId, error: &AttachError) {
-    let mut finding = Found::failed(error).finding;
-    if !matches!(error, AttachError::Away { .. }) {
-        finding.coupon_id = Some(coupon);
-    } else if run.findings.iter().any(|it| it.cause == finding.cause) {
-        return;
-    }
-    run.findings.push(finding);
 }
 
 /// Adds a report. A check of the whole file has no campaign.
@@ -426,6 +519,13 @@ fn add(run: &mut Run, target: &Target<'_>, mut report: DropReport) {
         run.findings.append(&mut report.findings);
     } else {
         run.drops.push(report);
+    }
+}
+
+fn stalled(error: &AttachError) -> Finding {
+    Finding {
+        cause: error.cause(),
+        ..Finding::report(Kind::Stalled, error.to_string())
     }
 }
 
@@ -449,7 +549,7 @@ fn is_of_all(error: &AttachError) -> bool {
     match error {
         AttachError::Away { store, .. } => *store == FailureCause::Mysql,
         AttachError::Ours(_) | AttachError::Stopped => true,
-        AttachError::Refused { .. } | AttachError::Misfit(_) => false,
+        AttachError::Lost(_) | AttachError::Refused { .. } | AttachError::Misfit(_) => false,
     }
 }
 
@@ -473,7 +573,7 @@ pub async fn targets<'f>(block: &'f Campaign, theirs: &mut Theirs) -> Answer<Vec
         };
         let number = number.as_ref().map(|text| {
             let why = "each: its third column is the quantity, from 0 on, or NULL";
-            whole(text).ok_or_else(|| AttachError::misfit(why))
+            quantity(text).ok_or_else(|| AttachError::misfit(why))
         });
         if targets.iter().any(|target| target.id == *id) {
             return Err(AttachError::Misfit(format!("each selects id {id} twice")));
@@ -493,11 +593,7 @@ pub async fn targets<'f>(block: &'f Campaign, theirs: &mut Theirs) -> Answer<Vec
         });
         Ok(true)
     };
-    let query = Query {
-        field: "each",
-        statement: each,
-        values: Values::default(),
-    };
+    let query = Query::of_look("each", each, Values::default());
     theirs.session().await?.read(query, &mut read).await?;
     Ok(targets)
 }

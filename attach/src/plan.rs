@@ -8,6 +8,7 @@ use anyhow::{Context as _, ensure};
 use chrono::{DateTime, TimeDelta, Utc};
 use diesel::prelude::{BoolExpressionMethods as _, ExpressionMethods as _, QueryDsl as _};
 use diesel_async::RunQueryDsl as _;
+use firstcome_shared::domain::DropId;
 use firstcome_shared::mysql::migrations::{self, Tables};
 use firstcome_shared::mysql::{Conn, Db, DbResult, DbSettings, runs};
 use firstcome_shared::report::{ActionKind, Outcome};
@@ -15,7 +16,6 @@ use firstcome_shared::schema::reconcile_findings;
 use strum::{EnumString, IntoStaticStr};
 
 use crate::file::Campaign;
-use crate::look::Target;
 
 /// Our database.
 #[derive(Clone)]
@@ -36,13 +36,12 @@ pub enum Trust {
     Left,
 }
 
-/// What is recorded about the repairs of a campaign.
+/// Rows of ours in one campaign.
 #[derive(Debug, Default)]
-pub struct Records {
-    pub trust: Trust,
-    /// Rows of ours within a day.
+pub struct OurRows {
+    /// Within a day.
     pub today: u64,
-    /// Users of all rows of ours.
+    /// Of all recorded rows.
     pub users: HashSet<String>,
 }
 
@@ -58,48 +57,54 @@ impl Ours {
         })
     }
 
-    /// Creates our tables. Refuses a database with other tables: the shop's, or those of a Firstcome
-    /// that hands out coupons itself.
+    /// Creates our tables. Refuses a database with other tables, which may be the shop's own, and
+    /// the database of a Firstcome that hands out coupons itself.
     pub async fn migrate(&self) -> anyhow::Result<()> {
         let tables = self.db.tables().await.context("DATABASE_URL")?;
-        let has = |name: &str| tables.iter().any(|table| table == name);
         ensure!(
-            tables.is_empty() || (has("reconcile_runs") && !has("coupons")),
+            tables.is_empty() || tables.iter().any(|table| table == "reconcile_runs"),
             "DATABASE_URL: that database has tables of others: write one of its own (CREATE \
             DATABASE reconciler)"
+        );
+        ensure!(
+            tables.iter().all(|table| table != "coupons"),
+            "DATABASE_URL: Firstcome's own coupons are there; use another database"
         );
         let migrated = migrations::migrate(&self.settings, Tables::Records).await;
         migrated.map(drop).context("DATABASE_URL")
     }
 
+    pub async fn trust(&self, block: &Campaign) -> DbResult<Trust> {
+        let name = name(block);
+        let read = async move |conn: &mut Conn| runs::state(conn, &name).await;
+        let text = self.db.run("read a plan's record", read).await?;
+        let trust = text.and_then(|text| text.parse().ok());
+        Ok(trust.unwrap_or_default())
+    }
+
     pub async fn record(&self, block: &Campaign, trust: Trust) -> DbResult<()> {
         let name = name(block);
         let record = async move |conn: &mut Conn| runs::set_state(conn, &name, trust.into()).await;
-        self.db.run("write a plan's record", record).await
+        self.db.run("write a plan's record", record).await.map(drop)
     }
 
-    pub async fn records(&self, target: &Target<'_>) -> DbResult<Records> {
-        let name = name(target.block);
-        let drop = target.drop_id.0;
-        let read = async move |conn: &mut Conn| {
-            use reconcile_findings::{action, created_at, drop_id, result, table, user_id};
-            let written = drop_id
-                .eq(drop)
-                .and(action.eq(ActionKind::Issue.as_str()))
-                .and(result.eq(Outcome::Applied.as_str()));
-            let rows: Vec<(Option<String>, DateTime<Utc>)> = table
-                .filter(written)
-                .select((user_id, created_at))
-                .load(conn)
-                .await?;
-            let trust = runs::state(conn, &name).await?;
-            let day_ago = Utc::now() - TimeDelta::days(1);
-            Ok(Records {
-                trust: trust.and_then(|it| it.parse().ok()).unwrap_or_default(),
-                today: rows.iter().filter(|(_, at)| *at > day_ago).count() as u64,
-                users: rows.into_iter().filter_map(|(user, _)| user).collect(),
+    pub async fn rows(&self, drop: DropId) -> DbResult<OurRows> {
+        let rows: Vec<(Option<String>, DateTime<Utc>)> = self
+            .db
+            .run("rows of ours", async move |conn| {
+                use reconcile_findings::{action, created_at, drop_id, result, table, user_id};
+                let written = drop_id
+                    .eq(drop.0)
+                    .and(action.eq(ActionKind::Issue.as_str()))
+                    .and(result.eq(Outcome::Applied.as_str()));
+                let rows = table.filter(written).select((user_id, created_at));
+                rows.load(conn).await
             })
-        };
-        self.db.run("read records of repairs", read).await
+            .await?;
+        let day_ago = Utc::now() - TimeDelta::days(1);
+        Ok(OurRows {
+            today: rows.iter().filter(|(_, at)| *at > day_ago).count() as u64,
+            users: rows.into_iter().filter_map(|(user, _)| user).collect(),
+        })
     }
 }

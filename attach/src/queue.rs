@@ -36,6 +36,8 @@ pub struct Behind {
     /// How much waits, in words.
     pub waits: String,
     pub mark: Mark,
+    /// Its consumer seems to fail at one message.
+    pub is_stuck: bool,
 }
 
 /// What changes while a stage's consumer works.
@@ -64,7 +66,6 @@ impl Mark {
 }
 
 /// The queue of a campaign, and its rounds, one after the other.
-#[derive(Default)]
 pub struct Queue {
     id: String,
     stages: Vec<Stage>,
@@ -105,7 +106,9 @@ impl Queue {
             id: target.id.clone(),
             stages: target.block.stages().to_vec(),
             in_flight: target.block.in_flight(),
-            ..Self::default()
+            running: None,
+            ended: None,
+            filled: BTreeSet::new(),
         }
     }
 
@@ -197,12 +200,16 @@ impl Queue {
         if now.saturating_sub(*moved_at) < STALLED {
             return None;
         }
+        let to_do = if behind.is_stuck {
+            "its consumer fails at that entry: acknowledge it, or move it elsewhere"
+        } else {
+            "start its consumer, or correct the name in queue"
+        };
         let number = round.stage + 1;
         let stage = self.stages.get(round.stage)?;
         Some(format!(
             "queue stage {number}, {stage}, has not moved for five minutes: {}. Its claims wait \
-            there and are not lost: start its consumer, move an entry away at which it fails, or \
-            correct the name in queue",
+            there and are not lost: {to_do}",
             behind.waits
         ))
     }
@@ -227,7 +234,7 @@ impl Queue {
 }
 
 impl Theirs {
-    /// Reads the end that a stage has to pass.
+    /// Reads the end that a stage has to pass. Refuses topics and streams that do not exist.
     async fn end(&mut self, stage: &Stage, id: &str) -> Answer<End> {
         Ok(match stage {
             Stage::Topic { kafka, .. } => End::Topic(self.brokers()?.logs(&fill(kafka, id)).await?),
@@ -261,12 +268,8 @@ impl Theirs {
                     id,
                     ..Values::default()
                 };
-                self.rows_left(Query {
-                    field: "queue.sql",
-                    statement: sql,
-                    values,
-                })
-                .await
+                self.rows_left(Query::of_look("queue.sql", sql, values))
+                    .await
             }
             (Stage::Topic { .. } | Stage::Stream { .. }, _) => Ok(None),
         }
@@ -283,7 +286,8 @@ impl Theirs {
         let left = number.ok_or_else(|| AttachError::misfit(misfit))?;
         Ok((left != 0).then(|| Behind {
             waits: format!("{left} claims are in it"),
-            mark: Mark::left(left),
+            mark: Mark::left(left.unsigned_abs()),
+            is_stuck: false,
         }))
     }
 }

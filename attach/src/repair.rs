@@ -7,15 +7,17 @@
 //! locks are those of their sale. Only the first repair of a pass may take longer where reading all
 //! rows does.
 
-use tokio::time::timeout;
+use std::time::Duration;
+
+use tokio::time::{Instant, timeout};
 
 use crate::error::{Answer, AttachError};
 use crate::explain::Looked;
 use crate::file::Campaign;
-use crate::look::{PromisedUser, check, rows};
-use crate::sql::{Database, PROOF_LIMIT, Purpose, Reference, Session};
+use crate::look::{PromisedUser, Target, check, rows};
+use crate::sql::{Database, PROOF_LIMIT, Purpose, Query, REPAIR_LIMIT, Reference, Session};
 use crate::store::{REPAIR_ANSWER, Store};
-use crate::text::Statement;
+use crate::text::{Statement, Values};
 use crate::theirs::Theirs;
 use crate::users::{Hasher, has};
 
@@ -25,28 +27,32 @@ pub struct LostUser {
     pub user: PromisedUser,
     /// The open event of the same claim.
     pub event: Option<String>,
-    /// This process saw the user arrive.
-    pub is_new: bool,
 }
 
-/// How a repair ended that was not refused.
+/// How a repair ended.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Repaired {
     /// The row is there.
     Written,
     /// Nothing was changed: it is not needed any more, or not allowed.
     Skipped(String),
+    /// It was rolled back.
+    Failed(String),
     /// The answer to COMMIT was lost. The next look knows.
     Unknown,
 }
 
 /// The repairs of a campaign in a pass, with limits from the look that planned them.
 pub struct Repairs<'a> {
-    looked: &'a Looked<'a>,
+    target: &'a Target<'a>,
     hasher: &'a Hasher,
     database: Database,
     session: Session,
     store: Option<Store>,
+    /// Entries that the keys may have. `None`: it cannot be asked.
+    grows_to: Option<u64>,
+    /// How much longer the first repair may take.
+    proof: Duration,
     /// A row of this pass was proved by reading `issued`.
     is_proved: bool,
 }
@@ -60,25 +66,33 @@ impl<'a> Repairs<'a> {
         theirs: &mut Theirs,
         looked: &'a Looked<'_>,
     ) -> Answer<Self> {
-        let block = looked.target.block;
+        let Looked {
+            target,
+            look,
+            compared,
+            ..
+        } = looked;
         let mut session = database.open(Purpose::Repair).await?;
         let server = session.server().await?;
-        if server != theirs.session().await?.server().await? {
+        if server.id != theirs.session().await?.server().await?.id {
             let why = "database: reads and writes reach two servers: name the primary";
             return Err(AttachError::misfit(why));
         }
-        if server.last() != Some(&Some("0".to_owned())) {
+        if server.is_read_only {
             let why = "database: this server is read-only, as a replica is: name the primary";
             return Err(AttachError::misfit(why));
         }
         let tables = session.unsafe_tables().await?;
-        if let Some(table) = tables.iter().find(|table| is_named(block, table)) {
+        if let Some(table) = tables.iter().find(|table| is_named(target.block, table)) {
             return Err(AttachError::Misfit(format!(
                 "table {table} is not transactional: a repair there cannot be taken back"
             )));
         }
         let references = session.references().await?;
-        if let Some(key) = references.iter().find(|key| may_deadlock(block, key)) {
+        if let Some(key) = references
+            .iter()
+            .find(|key| may_deadlock(target.block, key))
+        {
             let Reference { table, to } = key;
             return Err(AttachError::Misfit(format!(
                 "issue: a row of {table} locks the row of {to} that it refers to. Two that then \
@@ -89,12 +103,17 @@ impl<'a> Repairs<'a> {
         if let Some(store) = &mut theirs.redis {
             store.must_be_master().await?;
         }
+        let size = look.promised.as_ref().and_then(|promised| promised.size);
+        let quantity = target.quantity.unwrap_or(u64::MAX);
+        let left = quantity.saturating_sub(compared.owed);
         Ok(Self {
-            looked,
+            target,
             hasher,
             database: database.clone(),
             session,
             store: theirs.redis.clone(),
+            grows_to: size.map(|size| size.saturating_add(left)),
+            proof: (look.rows.took * 2).min(PROOF_LIMIT),
             is_proved: false,
         })
     }
@@ -103,20 +122,21 @@ impl<'a> Repairs<'a> {
     /// with their row will be collided with by the row of a late message. Always rolled back.
     pub async fn refuses_second_row(&mut self, users: &[String]) -> Answer<bool> {
         for user in users {
-            self.session.begin().await?;
+            let until = Instant::now() + REPAIR_LIMIT;
+            self.session.begin(until).await?;
             let mut is_refused = false;
-            for number in 0..self.looked.target.block.issue.len() {
+            for number in 0..self.target.block.issue.len() {
                 // A sold-out stock changes no row, and proves nothing by itself.
-                match self.issue(number, user).await {
+                match self.issue(number, user, until).await {
                     Ok(_) => {}
-                    Err(AttachError::Refused { is_duplicate, .. }) => {
-                        is_refused = is_duplicate;
+                    Err(AttachError::Refused { refusal, .. }) => {
+                        is_refused = refusal.is_duplicate;
                         break;
                     }
                     Err(error) => return Err(error),
                 }
             }
-            self.session.command("ROLLBACK").await?;
+            self.session.rollback(until).await?;
             if !is_refused {
                 return Ok(false);
             }
@@ -124,77 +144,113 @@ impl<'a> Repairs<'a> {
         Ok(!users.is_empty())
     }
 
-    /// Returns how many rows a statement of `issue` has changed.
-    async fn issue(&mut self, number: usize, user: &str) -> Answer<u64> {
-        let target = self.looked.target;
+    async fn issue(&mut self, number: usize, user: &str, until: Instant) -> Answer<u64> {
         let field = format!("issue {}", number + 1);
-        let mut query = target.query(&field, &target.block.issue[number]);
-        query.values.user = user;
+        let values = Values {
+            user,
+            ..self.target.values()
+        };
+        let statement = &self.target.block.issue[number];
+        self.change(&field, statement, values, until).await
+    }
+
+    async fn change(
+        &mut self,
+        field: &str,
+        statement: &Statement,
+        values: Values<'_>,
+        until: Instant,
+    ) -> Answer<u64> {
+        let query = Query {
+            field,
+            statement,
+            values,
+            until,
+        };
         self.session.change(query).await
     }
 
-    /// Writes the row of one user. After an error, it was rolled back.
+    /// Writes the row of one user.
     pub async fn repair(&mut self, lost: &LostUser) -> Answer<Repaired> {
-        self.session.begin().await?;
-        let proved = self.write_and_prove(lost).await;
-        if let Ok(Repaired::Written) = proved {
-            if self.session.command("COMMIT").await.is_err() {
-                self.session.close();
-                return Ok(Repaired::Unknown);
+        let until = Instant::now() + REPAIR_LIMIT;
+        self.session.begin(until).await?;
+        let stopped = match self.write_and_prove(lost, until).await {
+            Ok(skips) => skips.map(Repaired::Skipped),
+            Err(error) => Some(Repaired::Failed(error.to_string())),
+        };
+        if let Some(stopped) = stopped {
+            if self.session.rollback(self.proved_by(until)).await.is_err() {
+                // The session is closed, and the server rolls back.
+                self.session = self.database.open(Purpose::Repair).await?;
             }
-            self.is_proved = true;
-        } else if self.session.command("ROLLBACK").await.is_err() {
-            // The session is closed, and the server rolls back.
-            self.session = self.database.open(Purpose::Repair).await?;
+            return Ok(stopped);
         }
-        proved
+        if self.session.commit(self.proved_by(until)).await.is_err() {
+            return Ok(Repaired::Unknown);
+        }
+        self.is_proved = true;
+        Ok(Repaired::Written)
     }
 
-    /// Whether no further row may be written in this pass.
-    pub fn is_over(&self) -> bool {
-        !self.session.is_open()
+    /// Extends the limit of the first repair, which reads all rows.
+    fn proved_by(&self, until: Instant) -> Instant {
+        if self.is_proved {
+            until
+        } else {
+            until + self.proof
+        }
     }
 
-    /// Writes the row, and returns whether it may be committed.
-    async fn write_and_prove(&mut self, lost: &LostUser) -> Answer<Repaired> {
+    /// Returns why the row must not be written; `None` if it may be committed.
+    async fn write_and_prove(&mut self, lost: &LostUser, until: Instant) -> Answer<Option<String>> {
         let user = lost.user.name.as_str();
         // A check that fails now could be silent by coincidence afterwards.
-        if let Some(number) = self.failing_check().await? {
-            return Ok(Repaired::Skipped(format!("check {number} returns a row")));
+        if let Some(number) = self.failing_check(until).await? {
+            return Ok(Some(format!("check {number} returns a row")));
         }
-        let target = self.looked.target;
-        if let (Some(failed), Some(resolve)) = (&lost.event, &target.block.resolve) {
-            let mut query = target.query("resolve", resolve);
-            query.values.user = user;
-            query.values.failed = failed;
-            must_be_one("resolve", self.session.change(query).await?)?;
+        if let (Some(failed), Some(resolve)) = (&lost.event, &self.target.block.resolve) {
+            let values = Values {
+                user,
+                failed,
+                ..self.target.values()
+            };
+            let changed = self.change("resolve", resolve, values, until).await?;
+            must_be_one("resolve", changed)?;
         }
-        for number in 0..target.block.issue.len() {
-            let changed = self.issue(number, user).await?;
+        for number in 0..self.target.block.issue.len() {
+            let changed = self.issue(number, user, until).await?;
             must_be_one(&format!("issue {}", number + 1), changed)?;
         }
-        self.must_be_issued_once(user).await?;
-        if let Some(number) = self.failing_check().await? {
+        let until = self.proved_by(until);
+        self.must_be_issued_once(user, until).await?;
+        if let Some(number) = self.failing_check(until).await? {
             let why = format!("check {number} then returns a row");
             return Err(AttachError::Misfit(why));
         }
-        let Ok(asked) = timeout(REPAIR_ANSWER, self.why_not_promised(&lost.user)).await else {
-            return Err(AttachError::misfit("your Redis did not answer in time"));
-        };
-        Ok(match asked? {
-            Some(why) => Repaired::Skipped(why.to_owned()),
-            None => Repaired::Written,
+        let asked = timeout(REPAIR_ANSWER, self.why_not_promised(&lost.user));
+        asked.await.unwrap_or_else(|_| {
+            let why = "your Redis did not answer in time";
+            Err(AttachError::Lost(why.to_owned()))
         })
     }
 
-    /// Reads `issued` inside the transaction, which may take longer for that.
-    async fn must_be_issued_once(&mut self, user: &str) -> Answer<()> {
-        let Looked { target, look, .. } = self.looked;
-        let Some(statement) = target.block.issued.as_ref().filter(|_| !self.is_proved) else {
+    /// Reads `issued` inside the transaction.
+    async fn must_be_issued_once(&mut self, user: &str, until: Instant) -> Answer<()> {
+        let Some(statement) = self
+            .target
+            .block
+            .issued
+            .as_ref()
+            .filter(|_| !self.is_proved)
+        else {
             return Ok(());
         };
-        self.session.extend((look.rows.took * 2).min(PROOF_LIMIT));
-        let query = target.query("issued", statement);
+        let query = Query {
+            field: "issued",
+            statement,
+            values: self.target.values(),
+            until,
+        };
         let rows = rows(&mut self.session, query, self.hasher, None).await?;
         let user = self.hasher.user(user);
         let number = rows.counted.iter().filter(|it| **it == user).count();
@@ -207,12 +263,20 @@ impl<'a> Repairs<'a> {
     }
 
     /// Returns the number of the first check that returns a row, until a row was proved.
-    async fn failing_check(&mut self) -> Answer<Option<usize>> {
-        let target = self.looked.target;
-        let numbers = 1..=target.block.checks().len();
+    async fn failing_check(&mut self, until: Instant) -> Answer<Option<usize>> {
+        let Self {
+            target,
+            session,
+            hasher,
+            ..
+        } = self;
+        let checks = target.block.checks().len();
+        let numbers = 1..=checks;
         for number in numbers.filter(|_| !self.is_proved) {
-            let rows = check(&mut self.session, target, number, self.hasher).await?;
-            if !rows.is_empty() {
+            if !check(session, target, number, hasher, until)
+                .await?
+                .is_empty()
+            {
                 return Ok(Some(number));
             }
         }
@@ -220,31 +284,22 @@ impl<'a> Repairs<'a> {
     }
 
     /// Returns why the user is not owed a row any more. Of a SELECT, what the look has read counts.
-    async fn why_not_promised(&mut self, user: &PromisedUser) -> Answer<Option<&'static str>> {
-        let Looked {
-            target,
-            look,
-            compared,
-            ..
-        } = self.looked;
-        let keys = target.block.promised.keys();
+    async fn why_not_promised(&mut self, user: &PromisedUser) -> Answer<Option<String>> {
+        let keys = self.target.block.promised.keys();
         let (Some(store), Some(key)) = (&mut self.store, keys.get(user.key)) else {
             return Ok(None);
         };
-        if !store.holds(key, &target.id, &user.written).await? {
-            return Ok(Some("the user is not promised a coupon any more"));
+        let id = &self.target.id;
+        if !store.holds(key, id, &user.written).await? {
+            let why = "the user is not promised a coupon any more";
+            return Ok(Some(why.to_owned()));
         }
-        let left = target
-            .quantity
-            .unwrap_or(u64::MAX)
-            .saturating_sub(compared.owed);
-        let before = look.promised.as_ref().and_then(|promised| promised.size);
-        let now = store.size(keys, &target.id).await?;
-        let more = now
-            .zip(before)
-            .map(|(now, before)| now.saturating_sub(before));
-        let is_more = more.is_some_and(|more| more > left);
-        Ok(is_more.then_some("more was promised meanwhile than was left"))
+        let size = store.size(keys, id).await?;
+        let is_more = size
+            .zip(self.grows_to)
+            .is_some_and(|(size, most)| size > most);
+        let why = "more was promised meanwhile than was left";
+        Ok(is_more.then(|| why.to_owned()))
     }
 }
 

@@ -13,7 +13,10 @@ use crate::store::Store;
 /// Pending entries read per page.
 const PENDING: usize = 100;
 
-/// The fields of a group in a reply of XINFO.
+/// If an entry was delivered more often than this, its consumer probably cannot process it.
+const MANY: u64 = 10;
+
+/// The fields of a stream or a group in a reply of XINFO.
 type Fields = HashMap<String, Value>;
 
 fn text(fields: &Fields, name: &str) -> Option<String> {
@@ -22,31 +25,37 @@ fn text(fields: &Fields, name: &str) -> Option<String> {
 
 impl Store {
     pub async fn list_behind(&mut self, key: &str) -> Answer<Option<Behind>> {
-        self.key_behind(key, ["LLEN", "LRANGE"]).await
+        self.key_behind(key, ["list", "LLEN", "LRANGE"]).await
     }
 
     pub async fn sorted_set_behind(&mut self, key: &str) -> Answer<Option<Behind>> {
-        self.key_behind(key, ["ZCARD", "ZRANGE"]).await
+        self.key_behind(key, ["zset", "ZCARD", "ZRANGE"]).await
     }
 
     /// A missing key is an empty one: Redis deletes empty lists.
-    async fn key_behind(&mut self, key: &str, words: [&str; 2]) -> Answer<Option<Behind>> {
-        let [length, range] = words;
+    async fn key_behind(&mut self, key: &str, words: [&str; 3]) -> Answer<Option<Behind>> {
+        let [kind, length, range] = words;
+        if !self.must_be(key.as_bytes(), kind).await? {
+            return Ok(None);
+        }
         let length: u64 = self.query((length, key)).await?;
         let first: Vec<Vec<u8>> = self.query((range, key, 0, 0)).await?;
         let last: Vec<Vec<u8>> = self.query((range, key, -1, -1)).await?;
         Ok((length > 0).then(|| Behind {
             waits: format!("{length} claims are in it"),
             mark: Mark::new(length, [first.concat(), last.concat()]),
+            is_stuck: false,
         }))
     }
 
-    /// Returns the id of the last entry of a stream.
+    /// Returns the last id of a stream.
     pub async fn last_id(&mut self, stream: &str) -> Answer<String> {
-        let asked = ("XREVRANGE", stream, "+", "-", "COUNT", 1);
-        let last: Vec<(String, Value)> = self.query(asked).await?;
-        let mut ids = last.into_iter().map(|(id, _)| id);
-        Ok(ids.next().unwrap_or_else(|| "0-0".to_owned()))
+        let misfit = |why| AttachError::Misfit(format!("queue: key {stream:?} {why}"));
+        if !self.must_be(stream.as_bytes(), "stream").await? {
+            return Err(misfit("is no stream: it is missing"));
+        }
+        let fields: Fields = self.query(("XINFO", "STREAM", stream)).await?;
+        text(&fields, "last-generated-id").ok_or_else(|| misfit("tells no last id"))
     }
 
     async fn group(&mut self, stream: &str, name: &str) -> Answer<Fields> {
@@ -67,11 +76,12 @@ impl Store {
     ) -> Answer<Option<Behind>> {
         let fields = self.group(stream, group).await?;
         let delivered = text(&fields, "last-delivered-id").unwrap_or_default();
-        let behind = |waits: String, first: &str| {
+        let behind = |waits: String, first: &str, is_stuck| {
             let place = format!("{delivered} {first}").into_bytes();
             Ok(Some(Behind {
                 waits,
                 mark: Mark::new(0, [place.clone(), place]),
+                is_stuck,
             }))
         };
         // Deleted entries are delivered to nobody.
@@ -81,7 +91,7 @@ impl Store {
             .await?;
         if !next.is_empty() {
             let lag = text(&fields, "lag").unwrap_or_else(|| "some".to_owned());
-            return behind(format!("{lag} claims are not delivered"), "");
+            return behind(format!("{lag} claims are not delivered"), "", false);
         }
         let mut from = "-".to_owned();
         loop {
@@ -95,7 +105,7 @@ impl Store {
                         "claims are delivered and not acknowledged, the first ({id}) {deliveries} \
                         times, the last time to consumer {owner:?}"
                     );
-                    return behind(waits, id);
+                    return behind(waits, id, *deliveries > MANY);
                 }
             }
             match pending.last() {

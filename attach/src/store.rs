@@ -19,11 +19,30 @@ const MOST_KEYS: u64 = 1_000_000;
 /// Limit of one answer during a repair, whose transaction holds locks of theirs.
 pub const REPAIR_ANSWER: Duration = Duration::from_millis(200);
 
+/// Answers of a server that serves nobody: it is loading, runs a long script, is a replica without
+/// its master, misses a part of the cluster, or refuses the login. Any other refusal concerns a key
+/// or a command, so that other campaigns can be compared.
+const AWAY: [&str; 7] = [
+    "LOADING",
+    "BUSY",
+    "MASTERDOWN",
+    "CLUSTERDOWN",
+    "TRYAGAIN",
+    "NOAUTH",
+    "WRONGPASS",
+];
+
 /// Their Redis. Cheap to clone.
 #[derive(Clone)]
 pub struct Store {
     conn: SharedConnection,
     is_cluster: bool,
+}
+
+/// A member of a key as it is written, and its user.
+pub struct Member<'a> {
+    pub user: &'a str,
+    pub written: &'a [u8],
 }
 
 impl Store {
@@ -43,15 +62,21 @@ impl Store {
         }
     }
 
-    /// Distinguishes a server that serves nobody (it is away, loads, or refuses the login) from one
-    /// that refuses a command, or is slow to answer it.
+    /// Distinguishes a server that is away from a refusal or a slow command.
     async fn cause(&mut self, error: RedisError) -> AttachError {
+        let code = error.code().map(str::to_owned);
         let why = without_values(error);
-        let ping = redis::cmd("PING");
-        match ping.query_async::<Value>(&mut self.conn).await {
-            Err(_) => AttachError::away(FailureCause::Redis, why),
-            Ok(_) => AttachError::Misfit(format!("your Redis refuses a command: {why}")),
+        match code {
+            Some(code) if AWAY.contains(&code.as_str()) => {}
+            Some(_) => return AttachError::Misfit(format!("your Redis refuses a command: {why}")),
+            None => {
+                let ping = redis::cmd("PING");
+                if ping.query_async::<Value>(&mut self.conn).await.is_ok() {
+                    return AttachError::Lost(format!("your Redis did not answer: {why}"));
+                }
+            }
         }
+        AttachError::away(FailureCause::Redis, why)
     }
 
     /// Refuses a replica: its data may be old. A server that refuses `ROLE` is accepted; in a
@@ -71,34 +96,46 @@ impl Store {
         Ok(())
     }
 
-    /// Passes every user of a key, and the member as it is written, to `each`, perhaps more than
-    /// once.
+    /// Returns whether the key exists. Refuses one of another type.
+    pub async fn must_be(&mut self, name: &[u8], wanted: &str) -> Answer<bool> {
+        let kind: String = self.query(("TYPE", name)).await?;
+        if kind == wanted || kind == "none" {
+            return Ok(kind == wanted);
+        }
+        let name = String::from_utf8_lossy(name);
+        let why = format!("key {name:?} is no {wanted}: it is a {kind}");
+        Err(AttachError::Misfit(why.replace("zset", "sorted set")))
+    }
+
+    /// Passes every user of a key to `each`, perhaps more than once.
     pub async fn users(
         &mut self,
         key: &UsersKey,
         id: &str,
-        mut each: impl FnMut(&str, &[u8]),
+        mut each: impl FnMut(Member<'_>),
     ) -> Answer<()> {
-        let (scan, width) = match key.kind {
-            KeyKind::Set(_) => ("SSCAN", 1),
-            KeyKind::SortedSet(_) => ("ZSCAN", 2),
-            KeyKind::Hash(_) => ("HSCAN", 2),
-            KeyKind::Keys(_) => {
-                self.must_be_few_keys().await?;
-                ("SCAN", 1)
-            }
+        let (scan, kind, width) = match key.kind {
+            KeyKind::Set(_) => ("SSCAN", "set", 1),
+            KeyKind::SortedSet(_) => ("ZSCAN", "zset", 2),
+            KeyKind::Hash(_) => ("HSCAN", "hash", 2),
+            KeyKind::Keys(_) => ("SCAN", "", 1),
         };
-        let name = key.name_in(id);
+        let name = key.name_in(id, "");
+        if kind.is_empty() {
+            self.must_be_few_keys().await?;
+        } else if !self.must_be(&name, kind).await? {
+            return Ok(());
+        }
         // A letter that the pattern would read as a wildcard matches any one.
         let pattern = fill(key.name(), id)
             .replace(['*', '[', ']', '\\', '^'], "?")
             .replace("{user}", "*");
         let mut decoded = 0;
-        let mut strange = 0;
+        let mut strange = Vec::new();
         let mut cursor = "0".to_owned();
         loop {
             let mut words = vec![scan.as_bytes()];
-            if matches!(key.kind, KeyKind::Keys(_)) {
+            if kind.is_empty() {
                 words.extend([cursor.as_bytes(), b"MATCH", pattern.as_bytes()]);
             } else {
                 words.extend([name.as_slice(), cursor.as_bytes()]);
@@ -111,16 +148,17 @@ impl Store {
                     continue;
                 }
                 let Some(user) = key.user(id, written) else {
-                    strange += 1;
+                    strange.push(written.clone());
                     continue;
                 };
                 decoded += 1;
                 if !key.except.contains(&user) {
-                    each(&user, written);
+                    let user = user.as_str();
+                    each(Member { user, written });
                 }
             }
             if next == "0" {
-                return must_be_few(key, decoded, strange);
+                return must_be_few(key, decoded, &strange);
             }
             cursor = next;
         }
@@ -150,14 +188,14 @@ impl Store {
                 KeyKind::Hash(_) => "HLEN",
                 KeyKind::Keys(_) => return Ok(None),
             };
-            all += self.query::<u64>((size, key.name_in(id))).await?;
+            all += self.query::<u64>((size, key.name_in(id, ""))).await?;
         }
         Ok(Some(all))
     }
 
     /// Whether a member that a look saw is still there.
     pub async fn holds(&mut self, key: &UsersKey, id: &str, written: &[u8]) -> Answer<bool> {
-        let name = key.name_in(id);
+        let name = key.name_in(id, "");
         let found: Option<Vec<u8>> = match &key.kind {
             KeyKind::Set(_) => return self.query(("SISMEMBER", name, written)).await,
             KeyKind::Keys(_) => return self.query(("EXISTS", written)).await,
@@ -190,16 +228,16 @@ impl Store {
 }
 
 /// Refuses a key if more than 1 % of its members are in another form.
-fn must_be_few(key: &UsersKey, decoded: usize, strange: usize) -> Answer<()> {
-    if strange == 0 || (decoded > 0 && strange <= (decoded / 100).max(1)) {
+fn must_be_few(key: &UsersKey, decoded: usize, strange: &[Vec<u8>]) -> Answer<()> {
+    let number = strange.len();
+    let is_few = decoded > 0 && number <= (decoded / 100).max(1);
+    let Some(first) = strange.first().filter(|_| !is_few) else {
         return Ok(());
-    }
-    let all = decoded + strange;
+    };
+    let said = key.members.strange(first);
     let name = key.name();
-    let form = key.members.form;
+    let all = decoded + number;
     Err(AttachError::Misfit(format!(
-        "promised: {strange} of {all} members of key {name:?} are not {form}: write form = \"plain\", \
-        \"json\" or \"java\" (String or Long), or with a text around the user member = \
-        \"user:{{user}}\""
+        "promised: {number} of {all} members of key {name:?} are {said}"
     )))
 }

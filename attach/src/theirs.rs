@@ -21,7 +21,7 @@ impl Theirs {
         {
             self.session = Some(database.open(Purpose::Read).await?);
         }
-        let missing = || AttachError::misfit("a SELECT is read at the next look");
+        let missing = || AttachError::Lost("a SELECT is read at the next look".to_owned());
         self.session.as_mut().ok_or_else(missing)
     }
 

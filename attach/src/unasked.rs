@@ -1,8 +1,9 @@
 //! Which repairs need nobody. Pure.
 //!
 //! A row is written unasked only if a person has confirmed a plan of this text, this process saw
-//! the user arrive, their database refuses a second row, nothing in the block contradicts the
-//! promises, and it stays a few. Everything else waits for a confirmation of names.
+//! the user arrive, every way to the row is described and passed, their database refuses a second
+//! row, nothing in the block contradicts the promises, and it stays a few. Everything else waits
+//! for a confirmation of names.
 
 use firstcome_shared::report::wording::count;
 
@@ -40,6 +41,8 @@ pub struct Facts {
     pub trust: Trust,
     /// `promised` are keys that hold their users, so that they can be counted again.
     pub is_counted: bool,
+    pub describes_queue: bool,
+    pub describes_checks: bool,
     /// A list or sorted set of the queue that was never seen filled.
     pub never_filled: Option<String>,
     /// The number of a check that returns a row.
@@ -63,6 +66,8 @@ pub struct UserFacts {
     pub is_new: bool,
     /// They got a row of ours before.
     pub got_ours: bool,
+    /// Our records can hold the name.
+    pub is_recordable: bool,
 }
 
 impl Facts {
@@ -71,6 +76,7 @@ impl Facts {
         let reasons = [
             (!user.is_new).then_some("the user was there when this process began, or had a row"),
             user.got_ours.then_some("it got a row of ours before"),
+            (!user.is_recordable).then_some("our records cannot hold its name"),
             (!self.refuses_second_row).then_some(
                 "your database accepts a second row of a user: ALTER TABLE … ADD UNIQUE (…)",
             ),
@@ -105,6 +111,8 @@ impl Facts {
                 !self.is_counted,
                 "promised is a SELECT, or one key a user, and cannot be counted again",
             ),
+            said(!self.describes_queue, "queue is not written"),
+            said(!self.describes_checks, "check is not written"),
             self.never_filled
                 .as_ref()
                 .map(|stage| format!("{stage} was never seen filled")),
@@ -136,6 +144,8 @@ mod tests {
         Facts {
             trust: Trust::Confirmed,
             is_counted: true,
+            describes_checks: true,
+            describes_queue: true,
             in_both: 10,
             lacking: 9,
             refuses_second_row: true,
@@ -147,6 +157,7 @@ mod tests {
     const USER: UserFacts = UserFacts {
         is_new: true,
         got_ours: false,
+        is_recordable: true,
     };
 
     #[test]
@@ -162,6 +173,8 @@ mod tests {
             (off(&|facts, _| facts.trust = Trust::None), "first plan"),
             (off(&|facts, _| facts.trust = Trust::Left), "reservations"),
             (off(&|facts, _| facts.is_counted = false), "promised is"),
+            (off(&|facts, _| facts.describes_queue = false), "queue"),
+            (off(&|facts, _| facts.describes_checks = false), "check is"),
             (
                 off(&|facts, _| facts.trouble.strangers = 1),
                 "1 user with a row",
@@ -186,6 +199,7 @@ mod tests {
             ),
             (off(&|_, user| user.is_new = false), "was there"),
             (off(&|_, user| user.got_ours = true), "a row of ours before"),
+            (off(&|_, user| user.is_recordable = false), "our records"),
         ] {
             assert!(found.contains(expected), "{found:?} {expected}");
         }

@@ -52,9 +52,10 @@ impl UsersKey {
         name
     }
 
-    /// Returns the key's name as Redis has it.
-    pub fn name_in(&self, id: &str) -> Vec<u8> {
-        self.key_form.key(&fill(self.name(), id))
+    /// Returns the key's name as Redis has it; of one key a user, that of this user.
+    pub fn name_in(&self, id: &str, user: &str) -> Vec<u8> {
+        self.key_form
+            .key(&fill(self.name(), id).replace(USER, user))
     }
 
     /// Returns the user of a member, or of the name of a key; `None` if it has another form.
@@ -64,7 +65,7 @@ impl UsersKey {
         };
         let name = fill(name, id);
         let (before, after) = name.split_once(USER)?;
-        let name = self.key_form.decode(written)?;
+        let (name, _) = self.key_form.decode(written)?;
         Some(name.strip_prefix(before)?.strip_suffix(after)?.to_owned())
     }
 
@@ -112,19 +113,20 @@ impl TryFrom<UsersWords> for UsersKey {
             .next()
             .filter(|_| written.next().is_none())
             .ok_or("promised: write one of set, sorted_set, hash, keys")?;
-        match &kind {
-            KeyKind::Hash(_) if words.value.is_none() => {
-                return Err(
-                    "promised.hash: which values mean that the coupon is theirs? value = \"1\", a \
-                    list, or \"*\""
-                        .to_owned(),
-                );
+        let refusal = match (&kind, &words.value) {
+            (KeyKind::Hash(_), Some(_)) => "",
+            (KeyKind::Hash(_), None) => {
+                "promised.hash: which values mean that the coupon is theirs? value = \"1\", a \
+                list, or \"*\""
             }
-            KeyKind::Keys(name) if name.matches(USER).count() != 1 => {
-                let why = "promised.keys: write {user} once, as in \"coupon:{id}:{user}\"";
-                return Err(why.to_owned());
+            (_, Some(_)) => "promised: value belongs to a hash",
+            (KeyKind::Keys(name), None) if name.matches(USER).count() != 1 => {
+                "promised.keys: write {user} once, as in \"coupon:{id}:{user}\""
             }
-            KeyKind::Set(_) | KeyKind::SortedSet(_) | KeyKind::Hash(_) | KeyKind::Keys(_) => {}
+            (KeyKind::Set(_) | KeyKind::SortedSet(_) | KeyKind::Keys(_), None) => "",
+        };
+        if !refusal.is_empty() {
+            return Err(refusal.to_owned());
         }
         let mut values = match words.value {
             None => Vec::new(),

@@ -18,43 +18,26 @@ use toml::{Table, Value};
 use crate::text::Statement;
 
 pub use self::keys::{CountKey, Counts, KeyKind, Stage, UsersKey, fill};
+pub use self::refusals::{Field, Usage};
 
 /// The stores and the campaigns. A check of the whole file is a campaign that has nothing else.
 #[derive(Debug, Clone, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct AttachFile {
-    /// Of their MySQL, MariaDB or PostgreSQL.
-    pub database: Address,
-    /// Of their Redis. Not needed if only rows are checked.
-    pub redis: Option<Address>,
+    /// Address of their MySQL, MariaDB or PostgreSQL, or `$NAME` of a variable that holds it.
+    pub database: String,
+    /// Address of their Redis, likewise. Not needed if only rows are checked.
+    pub redis: Option<String>,
     #[serde(default)]
     pub redis_cluster: bool,
-    /// Brokers of their Kafka.
-    pub kafka: Option<Address>,
-    /// Properties of librdkafka, such as a login.
-    pub kafka_properties: Option<Address>,
+    /// Brokers of their Kafka, likewise.
+    pub kafka: Option<String>,
+    /// Properties of librdkafka, such as a login, likewise.
+    pub kafka_properties: Option<String>,
     #[serde(default, rename = "campaign")]
     pub campaigns: Vec<Campaign>,
     #[serde(default, rename = "check")]
     checks: Vec<CheckWords>,
-}
-
-/// An address, which is written itself or as `$NAME` of the variable that holds it.
-#[derive(Debug, Clone, Deserialize)]
-#[serde(try_from = "String")]
-pub struct Address(pub String);
-
-impl TryFrom<String> for Address {
-    type Error = String;
-
-    fn try_from(text: String) -> Result<Self, String> {
-        let Some(name) = text.strip_prefix('$') else {
-            return Ok(Self(text));
-        };
-        let set = std::env::var(name);
-        set.map(Self)
-            .map_err(|_| format!("the variable {name} is not set"))
-    }
 }
 
 /// A `[[campaign]]`: one coupon, or with `each` one for each row that it selects.
@@ -102,7 +85,7 @@ pub struct WholeCheck {
     pub to_do: String,
     pub every: Duration,
     /// Another database than that of the file, such as a replica.
-    pub database: Option<Address>,
+    pub database: Option<String>,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Deserialize)]
@@ -166,7 +149,7 @@ struct CheckWords {
     to_do: String,
     #[serde(default, deserialize_with = "duration")]
     every: Option<Duration>,
-    database: Option<Address>,
+    database: Option<String>,
 }
 
 impl From<CheckWords> for Campaign {
@@ -187,7 +170,10 @@ impl From<CheckWords> for Campaign {
 impl Campaign {
     /// Returns the id under which the block is recorded.
     pub fn coupon_id(&self) -> CouponId {
-        CouponId::of_campaign(&self.name)
+        match self.whole {
+            None => CouponId::of_campaign(&self.name),
+            Some(_) => CouponId::of_campaign(&format!("check\n{}", self.name)),
+        }
     }
 
     /// A difference younger than this may be a claim on its way.
@@ -223,6 +209,7 @@ impl AttachFile {
         let checks = std::mem::take(&mut file.checks);
         file.campaigns
             .extend(checks.into_iter().map(Campaign::from));
+        file.fill_in_variables()?;
         let wrong = file.refusals();
         ensure!(wrong.is_empty(), "{}", wrong.join("\n"));
         let addresses = [
@@ -231,13 +218,30 @@ impl AttachFile {
             file.kafka.as_ref(),
         ];
         // User and password may change while the store stays the same.
-        let stores = addresses.map(|address| address.and_then(|it| it.0.rsplit('@').next()));
+        let stores = addresses.map(|address| address.and_then(|it| it.rsplit('@').next()));
         let stores = format!("{stores:?}");
         let blocks = table.get("campaign").and_then(Value::as_array);
         for (campaign, block) in file.campaigns.iter_mut().zip(blocks.into_iter().flatten()) {
             campaign.fingerprint = hash64(format!("{stores}{block:?}"));
         }
         Ok(file)
+    }
+
+    /// Replaces `$NAME` by the variable of this name.
+    fn fill_in_variables(&mut self) -> anyhow::Result<()> {
+        let checks = self
+            .campaigns
+            .iter_mut()
+            .filter_map(|campaign| campaign.whole.as_mut()?.database.as_mut());
+        let optional = [&mut self.redis, &mut self.kafka, &mut self.kafka_properties];
+        let addresses = optional.into_iter().filter_map(Option::as_mut);
+        for address in addresses.chain([&mut self.database]).chain(checks) {
+            if let Some(name) = address.strip_prefix('$') {
+                *address = std::env::var(name)
+                    .with_context(|| format!("the variable {name} is not set"))?;
+            }
+        }
+        Ok(())
     }
 
     /// Returns the names of campaigns and checks by the ids under which they are recorded.

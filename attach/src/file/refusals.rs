@@ -35,8 +35,12 @@ const GONE: [[&str; 2]; 9] = [
 
 /// Returns a sentence for each such word of the file.
 pub(super) fn gone(file: &Table) -> Vec<String> {
-    let blocks = file.get("campaign").and_then(Value::as_array);
-    let campaigns = blocks.into_iter().flatten().filter_map(Value::as_table);
+    let campaigns = file
+        .get("campaign")
+        .and_then(Value::as_array)
+        .into_iter()
+        .flatten()
+        .filter_map(Value::as_table);
     let mut said = Vec::new();
     for table in campaigns.chain([file]) {
         let name = table.get("name").and_then(Value::as_str);
@@ -51,14 +55,14 @@ pub(super) fn gone(file: &Table) -> Vec<String> {
 
 /// A statement with its place in a campaign.
 #[derive(Debug)]
-struct Field {
-    name: String,
-    statement: Statement,
-    usage: Usage,
+pub struct Field {
+    pub name: String,
+    pub statement: Statement,
+    pub usage: Usage,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Usage {
+pub enum Usage {
     /// Selects the campaigns.
     Each,
     /// Reads one of them.
@@ -70,6 +74,10 @@ enum Usage {
 }
 
 impl Usage {
+    pub fn writes(self) -> bool {
+        matches!(self, Self::Issue | Self::Resolve)
+    }
+
     /// Returns the names that have a value.
     fn parameters(self) -> &'static [Parameter] {
         match self {
@@ -120,7 +128,7 @@ impl Field {
     fn other_words(&self) -> Option<String> {
         let [first, second, third] = [0, 1, 2].map(|at| self.statement.word(at));
         let name = &self.name;
-        if !matches!(self.usage, Usage::Issue | Usage::Resolve) {
+        if !self.usage.writes() {
             let reads = matches!(first.as_str(), "SELECT" | "WITH");
             let said = format!("{name} begins with {first}: only SELECT or WITH is read");
             return (!reads).then_some(said);
@@ -149,7 +157,7 @@ impl Field {
 
 impl Campaign {
     /// Returns all statements.
-    fn fields(&self) -> Vec<Field> {
+    pub fn fields(&self) -> Vec<Field> {
         let mut fields = Vec::new();
         let each = self.each.iter();
         fields.extend(each.map(|it| Field::new("each", it, Usage::Each)));
@@ -185,6 +193,19 @@ impl Campaign {
         fields
     }
 
+    pub fn needs_kafka(&self) -> bool {
+        let mut stages = self.stages().iter();
+        matches!(self.failed, Some(Failed::Topic(_)))
+            || stages.any(|it| matches!(it, Stage::Topic { .. }))
+    }
+
+    fn needs_redis(&self) -> bool {
+        let mut stages = self.stages().iter();
+        !self.promised.keys().is_empty()
+            || self.count.is_some()
+            || stages.any(|it| it.must_be_empty() || matches!(it, Stage::Stream { .. }))
+    }
+
     /// Refuses keys that are the same for all campaigns of an `each`.
     fn keys_without_id(&self) -> Vec<String> {
         let mut refusals = Vec::new();
@@ -207,14 +228,29 @@ impl Campaign {
     fn contradictions(&self) -> Vec<&'static str> {
         let is_promised = !matches!(self.promised, Promised::NotDescribed);
         let is_compared = is_promised || self.count.is_some();
+        let is_whole = self.whole.is_some();
         let repairs = self.mode == Mode::Repair;
+        let names_nobody = !self.issue.is_empty()
+            && self
+                .issue
+                .iter()
+                .all(|it| !it.parameters().contains(&Parameter::User));
+        let resolve = self.resolve.as_ref();
         let refusals = [
-            (self.whole.is_none() && self.each.is_some() == self.quantity.is_some())
+            self.name.trim().is_empty().then_some("name is empty"),
+            (!is_whole && self.each.is_some() == self.quantity.is_some())
                 .then_some("write each, or quantity"),
             (is_compared && self.issued.is_none())
                 .then_some("issued is missing: the rows that answer promises"),
             (!is_compared && self.checks().is_empty())
                 .then_some("write promised, count or check: nothing is compared"),
+            names_nobody.then_some("issue: no statement names :user"),
+            resolve
+                .is_some_and(|it| !it.parameters().contains(&Parameter::Failed))
+                .then_some("resolve: it must name :failed, the event"),
+            (resolve.is_some() && !matches!(self.failed, Some(Failed::Select(_))))
+                .then_some("resolve: it needs failed, a SELECT of events"),
+            (repairs && !is_promised).then_some("mode = \"repair\": promised is missing"),
             (repairs && self.issue.is_empty()).then_some("mode = \"repair\": issue is missing"),
             (repairs && self.queue.is_none()).then_some(
                 "mode = \"repair\": queue: what stands between your answer and the row? [] if the \
@@ -223,6 +259,10 @@ impl Campaign {
             (repairs && self.check.is_none()).then_some(
                 "mode = \"repair\": check: which of your numbers counts these rows, too? [] if none",
             ),
+            self.whole
+                .as_ref()
+                .is_some_and(|it| it.to_do.trim().is_empty())
+                .then_some("to_do: say what to do about the rows"),
         ];
         refusals.into_iter().flatten().collect()
     }
@@ -240,13 +280,21 @@ impl AttachFile {
             let mut wrong = campaign.keys_without_id();
             let fields = campaign.fields().into_iter();
             wrong.extend(fields.flat_map(|field| field.refusals(campaign)));
+            let addresses = [
+                (campaign.needs_redis() && self.redis.is_none())
+                    .then_some("redis: its address is missing at the top of the file"),
+                (campaign.needs_kafka() && self.kafka.is_none())
+                    .then_some("kafka: its address is missing at the top of the file"),
+                (!ids.insert(campaign.coupon_id())).then_some("another one has this name"),
+            ];
             wrong.extend(campaign.contradictions().into_iter().map(str::to_owned));
-            if !ids.insert(campaign.coupon_id()) {
-                wrong.push("another one has this name".to_owned());
-            }
+            wrong.extend(addresses.into_iter().flatten().map(str::to_owned));
             let name = &campaign.name;
-            let wrong = wrong.into_iter();
-            said.extend(wrong.map(|why| format!("campaign {name:?}: {why}")));
+            said.extend(
+                wrong
+                    .into_iter()
+                    .map(|why| format!("campaign {name:?}: {why}")),
+            );
         }
         said
     }
@@ -299,14 +347,15 @@ mod tests {
         let file = r#"
             [[campaign]]
             name = "Winter"
-            stock = "SELECT 1"
+            quantity_sql = "SELECT 1"
         "#;
         let said = gone(&toml::from_str(file).unwrap());
-        assert_eq!(said.len(), 1);
-        let line = "`stock` is gone: write a second statement in issue, and a check";
-        assert!(
-            said[0].contains("Winter") && said[0].contains(line),
-            "{said:?}"
+        assert_eq!(
+            said,
+            [
+                "campaign \"Winter\": `quantity_sql` is gone: write each = \"SELECT id, name, \
+                quantity FROM …\"",
+            ]
         );
     }
 }

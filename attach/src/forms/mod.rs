@@ -5,14 +5,12 @@ mod java;
 mod members;
 
 use serde::Deserialize;
-use strum::Display;
 
 pub use members::Members;
 
 /// The form in which their program writes users to Redis.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Deserialize, Display)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Deserialize)]
 #[serde(rename_all = "lowercase")]
-#[strum(serialize_all = "lowercase")]
 pub enum Form {
     #[default]
     Plain,
@@ -23,7 +21,31 @@ pub enum Form {
     Java,
 }
 
+/// How one member is written.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Spelling {
+    Plain,
+    JsonText,
+    JsonNumber,
+    /// With the name of its class, as Jackson's default typing writes it.
+    JsonTyped,
+    JavaText,
+    JavaNumber,
+}
+
+/// The class of a typed number in JSON.
+const JAVA_LONG: &str = "java.lang.Long";
+
 impl Form {
+    /// Returns its word in the file.
+    pub fn word(self) -> &'static str {
+        match self {
+            Self::Plain => "plain",
+            Self::Json => "json",
+            Self::Java => "java",
+        }
+    }
+
     /// Returns the form that bytes have at first sight.
     fn guess(bytes: &[u8]) -> Self {
         match bytes {
@@ -33,14 +55,14 @@ impl Form {
         }
     }
 
-    /// Returns the text of a member; `None` if it has another form.
-    pub fn decode(self, bytes: &[u8]) -> Option<String> {
+    /// Returns the text of a member, and how it is written; `None` if it has another form.
+    pub fn decode(self, bytes: &[u8]) -> Option<(String, Spelling)> {
         match self {
             Self::Plain => {
                 let text = str::from_utf8(bytes).ok()?;
                 let is_plain =
                     Self::guess(bytes) == Self::Plain && !text.contains(char::is_control);
-                is_plain.then(|| text.to_owned())
+                is_plain.then(|| (text.to_owned(), Spelling::Plain))
             }
             Self::Json => decode_json(bytes),
             Self::Java => java::decode(bytes),
@@ -51,33 +73,66 @@ impl Form {
     pub fn key(self, name: &str) -> Vec<u8> {
         match self {
             Self::Plain | Self::Json => name.as_bytes().to_vec(),
-            Self::Java => java::text(name),
+            Self::Java => java::text(name).unwrap_or_else(|| name.as_bytes().to_vec()),
         }
     }
 
     /// Returns the name of a field of a hash.
     pub fn field(self, name: &str) -> Vec<u8> {
+        let spelling = match self {
+            Self::Plain => Spelling::Plain,
+            Self::Json => Spelling::JsonText,
+            Self::Java => Spelling::JavaText,
+        };
+        let written = spelling.encode(name);
+        written.unwrap_or_else(|| name.as_bytes().to_vec())
+    }
+}
+
+impl Spelling {
+    /// Writes a text; `None` if this spelling cannot hold it, or if programs may write it in
+    /// several ways, such as with or without escapes in JSON.
+    pub fn encode(self, text: &str) -> Option<Vec<u8>> {
         match self {
-            Self::Plain | Self::Java => self.key(name),
-            Self::Json => format!("\"{name}\"").into_bytes(),
+            Self::Plain => Form::Plain.decode(text.as_bytes()).map(|_| text.into()),
+            Self::JsonText => {
+                let is_safe = text.chars().all(is_never_escaped);
+                is_safe.then(|| format!("\"{text}\"").into_bytes())
+            }
+            Self::JsonNumber => number(text).map(|number| number.to_string().into_bytes()),
+            Self::JsonTyped => {
+                let number = number(text)?;
+                Some(format!("[\"{JAVA_LONG}\",{number}]").into_bytes())
+            }
+            Self::JavaText => java::text(text),
+            Self::JavaNumber => number(text).map(java::number),
         }
     }
 }
 
-/// Whether a text is a number in its canonical notation.
-pub fn is_whole(text: &str) -> bool {
-    let number = text.parse::<i128>();
-    number.is_ok_and(|number| number.to_string() == text)
+/// Reads a number in its canonical notation.
+pub fn number(text: &str) -> Option<i64> {
+    let number: i64 = text.parse().ok()?;
+    (number.to_string() == text).then_some(number)
 }
 
-fn decode_json(bytes: &[u8]) -> Option<String> {
+/// Whether all programs write this letter in JSON without an escape. Gson escapes HTML characters,
+/// Jackson on request everything that is not ASCII, and some libraries the slash.
+fn is_never_escaped(letter: char) -> bool {
+    matches!(letter, ' '..='~')
+        && !matches!(letter, '"' | '\\' | '/' | '<' | '>' | '&' | '=' | '\'')
+}
+
+fn decode_json(bytes: &[u8]) -> Option<(String, Spelling)> {
     use serde_json::Value::{Array, Number, String};
 
     match serde_json::from_slice(bytes).ok()? {
-        String(text) => Some(text),
-        Number(id) => Some(id.to_string()).filter(|id| is_whole(id)),
-        Array(pair) => match <[_; 2]>::try_from(pair).ok()? {
-            [String(class), Number(id)] if class == "java.lang.Long" => Some(id.to_string()),
+        String(text) => Some((text, Spelling::JsonText)),
+        Number(number) => Some((number.as_i64()?.to_string(), Spelling::JsonNumber)),
+        Array(pair) => match pair.as_slice() {
+            [String(class), Number(number)] if class == JAVA_LONG => {
+                Some((number.as_i64()?.to_string(), Spelling::JsonTyped))
+            }
             _ => None,
         },
         _ => None,

@@ -14,7 +14,7 @@ use firstcome_shared::report::FailureCause;
 use tokio::time::error::Elapsed;
 use tokio::time::{Instant, timeout, timeout_at};
 
-use crate::error::{Answer, AttachError};
+use crate::error::{Answer, AttachError, Refusal};
 use crate::text::{Statement, Values};
 use mysql::MysqlDriver;
 use postgres::{PostgresDriver, PostgresSettings};
@@ -50,14 +50,26 @@ pub enum Purpose {
 /// statement of a transaction must never run on another connection.
 pub struct Session {
     driver: Option<Driver>,
-    /// The end of the transaction; without one, each statement has a limit of its own.
-    until: Option<Instant>,
 }
 
 #[allow(clippy::large_enum_variant, reason = "a few for each file")]
 enum Driver {
     Mysql(MysqlDriver),
     Postgres(PostgresDriver),
+}
+
+/// Why a driver did not do something.
+enum Failed {
+    Refused(Refusal),
+    Lost(String),
+    /// It is no fault of the connection.
+    Other(AttachError),
+}
+
+impl From<AttachError> for Failed {
+    fn from(error: AttachError) -> Self {
+        Self::Other(error)
+    }
 }
 
 /// A value as text; `None`: NULL.
@@ -70,12 +82,15 @@ pub struct Reference {
     pub to: String,
 }
 
-/// Reads a number of coupons or claims. A SUM comes with zeros behind a point.
-pub fn whole(text: &str) -> Option<u64> {
-    let number = match text.split_once('.') {
-        Some((whole, zeros)) if zeros.trim_matches('0').is_empty() => whole,
-        _ => text,
-    };
+/// Reads a whole number. A SUM comes with zeros behind a point.
+pub fn whole(text: &str) -> Option<i64> {
+    let number = text.split_once('.').map_or(text, |(whole, zeros)| {
+        if zeros.bytes().all(|digit| digit == b'0') {
+            whole
+        } else {
+            text
+        }
+    });
     number.parse().ok()
 }
 
@@ -89,11 +104,13 @@ pub struct Query<'a> {
     pub field: &'a str,
     pub statement: &'a Statement,
     pub values: Values<'a>,
+    pub until: Instant,
 }
 
-/// A statement that has ended.
+/// A statement that has ended, or was only prepared.
 #[derive(Debug, Clone, Copy, Default)]
 pub struct Done {
+    pub columns: usize,
     pub first: ColumnType,
     /// Rows that it changed.
     pub changed: u64,
@@ -111,6 +128,13 @@ pub enum ColumnType {
     Other,
 }
 
+/// The server that a session reached.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Server {
+    pub id: String,
+    pub is_read_only: bool,
+}
+
 impl Database {
     /// Connects to nothing yet.
     pub fn new(url: &str, tls: &TlsArgs, timeout_ms: u64) -> anyhow::Result<Self> {
@@ -123,23 +147,23 @@ impl Database {
     }
 
     pub async fn open(&self, purpose: Purpose) -> Answer<Session> {
-        let connected = timeout(LOOK_LIMIT, self.connect(purpose)).await;
-        let late = || AttachError::misfit("no connection in time");
-        let driver = connected.unwrap_or_else(|_| Err(late()));
-        let away = |error| {
-            let why = match error {
-                AttachError::Refused { why, .. } => why,
-                other => other.to_string(),
-            };
-            AttachError::away(FailureCause::Mysql, why)
+        let driver = match timeout(LOOK_LIMIT, self.connect(purpose)).await {
+            Ok(Ok(driver)) => driver,
+            Ok(Err(Failed::Other(error))) => return Err(error),
+            Ok(Err(Failed::Refused(Refusal { why, .. }) | Failed::Lost(why))) => {
+                return Err(AttachError::away(FailureCause::Mysql, why));
+            }
+            Err(_) => {
+                let why = "no connection in time";
+                return Err(AttachError::away(FailureCause::Mysql, why));
+            }
         };
         Ok(Session {
-            driver: Some(driver.map_err(away)?),
-            until: None,
+            driver: Some(driver),
         })
     }
 
-    async fn connect(&self, purpose: Purpose) -> Answer<Driver> {
+    async fn connect(&self, purpose: Purpose) -> Result<Driver, Failed> {
         let mut driver = match self {
             Self::Mysql(settings) => Driver::Mysql(MysqlDriver::connect(settings).await?),
             Self::Postgres(settings) => Driver::Postgres(PostgresDriver::connect(settings).await?),
@@ -156,6 +180,15 @@ impl Database {
 }
 
 impl<'a> Query<'a> {
+    pub fn of_look(field: &'a str, statement: &'a Statement, values: Values<'a>) -> Self {
+        Self {
+            field,
+            statement,
+            values,
+            until: Instant::now() + LOOK_LIMIT,
+        }
+    }
+
     /// Returns the values in the order of the parameters.
     fn in_order(&self) -> Vec<&'a str> {
         let parameters = self.statement.parameters().into_iter();
@@ -163,28 +196,30 @@ impl<'a> Query<'a> {
     }
 
     /// Refuses a statement of which the server does not see every name as a parameter.
-    fn must_be_seen(&self, parameters: usize) -> Answer<()> {
+    fn must_be_seen(&self, parameters: usize) -> Result<(), Failed> {
         let written = self.statement.parameters();
         if written.len() == parameters {
             return Ok(());
         }
         let name = written.first().map_or(":id", |it| it.name());
         let field = self.field;
-        Err(AttachError::Misfit(format!(
+        Err(Failed::Other(AttachError::Misfit(format!(
             "{field}: a `{name}` stands in quotes or in a comment, or a `?` beside it"
-        )))
+        ))))
     }
 }
 
 impl Driver {
-    async fn run(&mut self, query: &Query<'_>, each: EachRow<'_>) -> Answer<Done> {
+    /// Runs a statement; without `each`, only prepares it.
+    async fn run(&mut self, query: &Query<'_>, each: Option<EachRow<'_>>) -> Result<Done, Failed> {
         match self {
             Self::Mysql(driver) => driver.run(query, each).await,
             Self::Postgres(driver) => driver.run(query, each).await,
         }
     }
 
-    async fn command(&mut self, command: &str) -> Answer<Done> {
+    /// Runs a command of ours.
+    async fn command(&mut self, command: &str) -> Result<Done, Failed> {
         match self {
             Self::Mysql(driver) => driver.command(command).await?,
             Self::Postgres(driver) => driver.command(command).await?,
@@ -206,45 +241,45 @@ impl Session {
         self.driver.is_some()
     }
 
-    pub fn close(&mut self) {
-        self.driver = None;
-    }
-
     /// Passes each row to `each` as it arrives.
     pub async fn read(&mut self, query: Query<'_>, each: EachRow<'_>) -> Answer<Done> {
-        let mut driver = self.take()?;
-        let ran = timeout_at(self.until(), driver.run(&query, each)).await;
-        self.ended(query.field, driver, ran)
+        self.run(query, Some(each)).await
     }
 
     /// Returns how many rows a statement has changed.
     pub async fn change(&mut self, query: Query<'_>) -> Answer<u64> {
-        let done = self.read(query, &mut |_| Ok(true)).await?;
+        let done = self.run(query, Some(&mut |_| Ok(true))).await?;
         Ok(done.changed)
     }
 
-    /// Begins a transaction of a second at most.
-    pub async fn begin(&mut self) -> Answer<()> {
-        self.until = Some(Instant::now() + REPAIR_LIMIT);
-        self.command("START TRANSACTION").await
+    /// Prepares a statement, which is not run.
+    pub async fn prepare(&mut self, query: Query<'_>) -> Answer<Done> {
+        self.run(query, None).await
     }
 
-    /// Lets the transaction take longer.
-    pub fn extend(&mut self, by: Duration) {
-        self.until = Some(self.until() + by);
+    pub async fn begin(&mut self, until: Instant) -> Answer<()> {
+        self.command("START TRANSACTION", until).await
     }
 
-    fn until(&self) -> Instant {
-        self.until.unwrap_or_else(|| Instant::now() + LOOK_LIMIT)
+    /// After an error, nobody knows whether it was committed.
+    pub async fn commit(&mut self, until: Instant) -> Answer<()> {
+        self.command("COMMIT", until).await
     }
 
-    /// Returns what identifies the server, and "0" if it accepts writes.
-    pub async fn server(&mut self) -> Answer<Vec<Cell>> {
+    pub async fn rollback(&mut self, until: Instant) -> Answer<()> {
+        self.command("ROLLBACK", until).await
+    }
+
+    pub async fn server(&mut self) -> Answer<Server> {
         let about = match self.driver {
             Some(Driver::Postgres(_)) => postgres::ABOUT,
             Some(Driver::Mysql(_)) | None => mysql::ABOUT,
         };
-        self.cells(about).await
+        let mut about = self.cells(about).await?;
+        Ok(Server {
+            is_read_only: about.pop().flatten().as_deref() != Some("0"),
+            id: about.pop().flatten().unwrap_or_default(),
+        })
     }
 
     /// Returns the tables whose changes cannot be rolled back. All of PostgreSQL's can.
@@ -279,49 +314,54 @@ impl Session {
             cells.extend_from_slice(row);
             Ok(true)
         };
-        let query = Query {
-            field: "database",
-            statement: &statement,
-            values: Values::default(),
-        };
+        let query = Query::of_look("database", &statement, Values::default());
         self.read(query, &mut each).await?;
         Ok(cells)
     }
 
-    /// Runs a command of ours. After an error at COMMIT, nobody knows whether it was committed.
-    pub async fn command(&mut self, command: &str) -> Answer<()> {
+    async fn run(&mut self, query: Query<'_>, each: Option<EachRow<'_>>) -> Answer<Done> {
         let mut driver = self.take()?;
-        let ran = timeout_at(self.until(), driver.command(command)).await;
+        let ran = timeout_at(query.until, driver.run(&query, each)).await;
+        self.ended(query.field, driver, ran)
+    }
+
+    async fn command(&mut self, command: &str, until: Instant) -> Answer<()> {
+        let mut driver = self.take()?;
+        let ran = timeout_at(until, driver.command(command)).await;
         self.ended(command, driver, ran).map(drop)
     }
 
     fn take(&mut self) -> Answer<Driver> {
-        let broken = || AttachError::misfit("the connection to your database broke");
+        let broken = || AttachError::Lost("the connection to your database broke".to_owned());
         self.driver.take().ok_or_else(broken)
     }
 
     /// Keeps the connection after a whole answer and after a refusal.
     fn ended(
         &mut self,
-        name: &str,
+        field: &str,
         driver: Driver,
-        ran: Result<Answer<Done>, Elapsed>,
+        ran: Result<Result<Done, Failed>, Elapsed>,
     ) -> Answer<Done> {
-        let Ok(mut answer) = ran else {
-            tokio::spawn(driver.end());
-            return Err(AttachError::Misfit(format!(
-                "{name}: your database gave no answer in time: a lock on its table, or a slow \
-                statement"
-            )));
-        };
-        match &mut answer {
-            Ok(done) => self.driver = Some(driver).filter(|_| !done.is_cut),
-            Err(AttachError::Refused { field, .. }) => {
-                name.clone_into(field);
-                self.driver = Some(driver);
+        match ran {
+            Ok(Ok(done)) => {
+                self.driver = Some(driver).filter(|_| !done.is_cut);
+                Ok(done)
             }
-            Err(_) => {}
+            Ok(Err(Failed::Refused(refusal))) => {
+                self.driver = Some(driver);
+                let field = field.to_owned();
+                Err(AttachError::Refused { field, refusal })
+            }
+            Ok(Err(Failed::Lost(why))) => Err(AttachError::Lost(why)),
+            Ok(Err(Failed::Other(error))) => Err(error),
+            Err(_) => {
+                tokio::spawn(driver.end());
+                Err(AttachError::Lost(format!(
+                    "{field}: your database gave no answer in time: a lock on its table, or a \
+                    slow statement"
+                )))
+            }
         }
-        answer
     }
 }

@@ -2,14 +2,16 @@
 
 use firstcome_shared::mysql::{Db, DbSettings};
 use firstcome_shared::quoted::without_values;
+use firstcome_shared::report::FailureCause;
 use mysql_async::consts::{ColumnFlags, ColumnType as Type};
 use mysql_async::prelude::Queryable as _;
 use mysql_async::{Column, Conn, Error, Params, Row, Value};
 
 use super::{
-    Cell, ColumnType, Done, EachRow, LOOK_LIMIT, PROOF_LIMIT, Purpose, Query, SILENT_SECONDS,
+    Cell, ColumnType, Done, EachRow, Failed, LOOK_LIMIT, PROOF_LIMIT, Purpose, Query,
+    SILENT_SECONDS,
 };
-use crate::error::{Answer, AttachError};
+use crate::error::{AttachError, Refusal};
 
 /// A unique key refuses the row.
 const DUPLICATE: u16 = 1062;
@@ -60,24 +62,27 @@ pub(super) fn settings(purpose: Purpose) -> Vec<String> {
     }
 }
 
-impl From<Error> for AttachError {
+impl From<Error> for Failed {
     fn from(error: Error) -> Self {
         let Error::Server(error) = error else {
-            return Self::Misfit(without_values(error));
+            return Self::Lost(without_values(error));
         };
-        Self::Refused {
-            field: String::new(),
+        Self::Refused(Refusal {
+            code: Some(error.code),
             is_duplicate: error.code == DUPLICATE,
             why: format!("{} {}", error.code, without_values(&error.message)),
-        }
+        })
     }
 }
 
 impl MysqlDriver {
-    pub(super) async fn connect(settings: &DbSettings) -> Answer<Self> {
+    pub(super) async fn connect(settings: &DbSettings) -> Result<Self, Failed> {
         let conn = Db::plain(settings).await.map_err(|error| {
             let why = error.to_string();
-            AttachError::Misfit(why.replace("DATABASE_URL", "`database` of the file"))
+            AttachError::away(
+                FailureCause::Mysql,
+                why.replace("DATABASE_URL", "`database` of the file"),
+            )
         })?;
         Ok(Self {
             conn,
@@ -85,14 +90,22 @@ impl MysqlDriver {
         })
     }
 
-    pub(super) async fn run(&mut self, query: &Query<'_>, each: EachRow<'_>) -> Answer<Done> {
+    pub(super) async fn run(
+        &mut self,
+        query: &Query<'_>,
+        each: Option<EachRow<'_>>,
+    ) -> Result<Done, Failed> {
         let text = query.statement.with(|_| "?".to_owned());
         let statement = self.conn.prep(text).await?;
         query.must_be_seen(statement.num_params().into())?;
         let columns = statement.columns();
         let mut done = Done {
+            columns: columns.len(),
             first: columns.first().map(column_type).unwrap_or_default(),
             ..Done::default()
+        };
+        let Some(each) = each else {
+            return Ok(done);
         };
         let values: Vec<Value> = query.in_order().into_iter().map(Value::from).collect();
         let params = if values.is_empty() {
@@ -111,7 +124,7 @@ impl MysqlDriver {
         Ok(done)
     }
 
-    pub(super) async fn command(&mut self, command: &str) -> Answer<()> {
+    pub(super) async fn command(&mut self, command: &str) -> Result<(), Failed> {
         Ok(self.conn.query_drop(command).await?)
     }
 

@@ -16,10 +16,10 @@ use tokio_postgres_rustls::MakeRustlsConnect;
 use uuid::Uuid;
 
 use super::{
-    Cell, ColumnType, Done, EachRow, LOOK_LIMIT, PROOF_LIMIT, Purpose, Query, REPAIR_LIMIT,
+    Cell, ColumnType, Done, EachRow, Failed, LOOK_LIMIT, PROOF_LIMIT, Purpose, Query, REPAIR_LIMIT,
     SILENT_SECONDS,
 };
-use crate::error::{Answer, AttachError};
+use crate::error::{AttachError, Refusal};
 
 pub(super) const ABOUT: &str = "SELECT concat_ws('/', inet_server_addr(), inet_server_port(), \
     pg_postmaster_start_time()), pg_is_in_recovery()";
@@ -68,24 +68,24 @@ pub(super) fn settings(purpose: Purpose) -> Vec<String> {
     }]
 }
 
-impl From<Error> for AttachError {
+impl From<Error> for Failed {
     /// The text of an error alone is "db error": its cause says what it is.
     fn from(error: Error) -> Self {
         match error.as_db_error() {
             // The session was ended: idle in a transaction, or the server stops.
             Some(cause) if cause.code().code().starts_with("57P") => {
-                Self::Misfit(cause.message().to_owned())
+                Self::Lost(cause.message().to_owned())
             }
-            Some(cause) => Self::Refused {
-                field: String::new(),
+            Some(cause) => Self::Refused(Refusal {
+                code: None,
                 is_duplicate: *cause.code() == SqlState::UNIQUE_VIOLATION,
                 why: format!(
                     "{} {}",
                     cause.code().code(),
                     without_values(cause.message())
                 ),
-            },
-            None => Self::Misfit(match error.source() {
+            }),
+            None => Self::Lost(match error.source() {
                 Some(cause) => without_values(format!("{error}: {cause}")),
                 None => without_values(&error),
             }),
@@ -95,7 +95,7 @@ impl From<Error> for AttachError {
 
 impl PostgresDriver {
     /// Connects, and spawns the task that serves the connection until its client is dropped.
-    pub(super) async fn connect(settings: &PostgresSettings) -> Answer<Self> {
+    pub(super) async fn connect(settings: &PostgresSettings) -> Result<Self, Failed> {
         let connecting = settings.config.connect(settings.tls.clone());
         let (client, connection) = connecting.await?;
         tokio::spawn(connection);
@@ -105,7 +105,11 @@ impl PostgresDriver {
         })
     }
 
-    pub(super) async fn run(&mut self, query: &Query<'_>, each: EachRow<'_>) -> Answer<Done> {
+    pub(super) async fn run(
+        &mut self,
+        query: &Query<'_>,
+        each: Option<EachRow<'_>>,
+    ) -> Result<Done, Failed> {
         let mut number = 0;
         let text = query.statement.with(|_| {
             // Each occurrence gets a number of its own, so that one in quotes is missed.
@@ -117,8 +121,12 @@ impl PostgresDriver {
         let columns = statement.columns();
         let first = columns.first().map(|column| column_type(column.type_()));
         let mut done = Done {
+            columns: columns.len(),
             first: first.unwrap_or_default(),
             ..Done::default()
+        };
+        let Some(each) = each else {
+            return Ok(done);
         };
         let params = query.in_order().into_iter().map(TextParam);
         let mut rows = pin!(self.client.query_raw(&statement, params).await?);
@@ -132,7 +140,7 @@ impl PostgresDriver {
         Ok(done)
     }
 
-    pub(super) async fn command(&mut self, command: &str) -> Answer<()> {
+    pub(super) async fn command(&mut self, command: &str) -> Result<(), Failed> {
         Ok(self.client.batch_execute(command).await?)
     }
 
@@ -177,11 +185,11 @@ fn column_type(column: &Type) -> ColumnType {
     }
 }
 
-fn cells(row: &Row) -> Answer<Vec<Cell>> {
+fn cells(row: &Row) -> Result<Vec<Cell>, Failed> {
     (0..row.len()).map(|at| cell(row, at)).collect()
 }
 
-fn cell(row: &Row, at: usize) -> Answer<Cell> {
+fn cell(row: &Row, at: usize) -> Result<Cell, Failed> {
     match *row.columns()[at].type_() {
         Type::INT2 => text::<i16>(row, at),
         Type::INT4 => text::<i32>(row, at),
@@ -193,13 +201,13 @@ fn cell(row: &Row, at: usize) -> Answer<Cell> {
         Type::TEXT | Type::VARCHAR | Type::BPCHAR | Type::NAME | Type::UNKNOWN => {
             text::<String>(row, at)
         }
-        ref other => Err(AttachError::Misfit(format!(
+        ref other => Err(Failed::Other(AttachError::Misfit(format!(
             "a column is of type {other}: write it as CAST(… AS text) or CAST(… AS bigint)"
-        ))),
+        )))),
     }
 }
 
-fn text<T: FromSqlOwned + ToString>(row: &Row, at: usize) -> Answer<Cell> {
+fn text<T: FromSqlOwned + ToString>(row: &Row, at: usize) -> Result<Cell, Failed> {
     let value: Option<T> = row.try_get(at)?;
     Ok(value.as_ref().map(ToString::to_string))
 }

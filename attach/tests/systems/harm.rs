@@ -31,6 +31,22 @@ check = []",
     ..DOWN
 };
 
+const STATES: System = System {
+    opens: &[
+        "CREATE TABLE coupon (id INT AUTO_INCREMENT PRIMARY KEY, user_id BIGINT UNIQUE, is_active INT NOT NULL DEFAULT 1)",
+    ],
+    file: "[[campaign]]
+name = 'Winter'
+quantity = 100
+promised = { set = '@users' }
+issued = 'SELECT user_id, is_active FROM coupon'
+queue = []
+mode = 'repair'
+issue = ['INSERT INTO coupon (user_id) VALUES (:user)']
+check = []",
+    ..SET
+};
+
 /// Refuses a file, and returns why.
 fn refused(text: &str) -> String {
     let text = format!("database = 'mysql://x/y'\nredis = 'redis://x'\n{text}");
@@ -99,16 +115,20 @@ async fn unpaid_hold_gets_no_row_and_a_text_whose_users_left_is_not_trusted() {
 
 #[tokio::test]
 async fn refused_user_in_a_hash_gets_no_row() {
-    let set = "{ set = '@users' }";
+    let promised = "promised = { set = '@users' }";
+    let file = SET
+        .file
+        .replace(promised, "promised = { hash = '@users', value = 'ISSUED' }");
     let hash = System {
         admits: &["HSET @users {U} ISSUED"],
-        ..SET.saying(set, "{ hash = '@users', value = 'ISSUED' }")
+        file: file.leak(),
+        ..SET
     };
     let (world, daemon) = hash.trusted().await;
     world.run(&["HSET @users 30 FAILED 31 PENDING"]).await;
     assert_eq!(told(&daemon.settle().await), [""; 0]);
-    let without = SET.saying(set, "{ hash = '@users' }");
-    assert!(refused(without.file).contains("which values mean that the coupon is theirs?"));
+    let without = SET.file.replace(promised, "promised = { hash = '@users' }");
+    assert!(refused(&without).contains("which values mean that the coupon is theirs?"));
 }
 
 /// A refusal gives the seat back, so the counter is lower than what is owed.
@@ -128,11 +148,7 @@ async fn user_whose_refusal_gave_the_seat_back_gets_no_row() {
 
 #[tokio::test]
 async fn cancelled_coupon_is_neither_written_nor_taken_from_the_sale() {
-    let states = System {
-        opens: &["CREATE TABLE coupon (user_id BIGINT UNIQUE, is_active INT NOT NULL DEFAULT 1)"],
-        ..SET.saying("SELECT user_id", "SELECT user_id, is_active")
-    };
-    let (world, daemon) = states.trusted().await;
+    let (world, daemon) = STATES.trusted().await;
     // One cancels and leaves the set, the other stays in it.
     world
         .run(&[
@@ -140,7 +156,7 @@ async fn cancelled_coupon_is_neither_written_nor_taken_from_the_sale() {
             "SREM @users 5",
         ])
         .await;
-    states.admit(&world, 30).await;
+    STATES.admit(&world, 30).await;
     assert_eq!(told(&daemon.settle().await), ["1 unissued applied"]);
     assert_eq!(rows(&world).await, 22);
     assert_eq!(world.redis::<i64>("SISMEMBER @users 5").await, 0);
@@ -201,29 +217,33 @@ async fn strangers_of_another_campaign_are_named_and_repairs_wait() {
     assert_eq!(world.redis::<i64>("SCARD @users").await, 22);
 }
 
-fn events() -> System {
-    System {
-        opens: &[
-            firstcome_shops::published::COUPON,
-            "CREATE TABLE failed (id INT, user_id BIGINT, done INT NOT NULL DEFAULT 0)",
-        ],
-        ..SET.saying(
-            "queue = []",
-            "queue = []
+const EVENTS: System = System {
+    opens: &[
+        firstcome_shops::published::COUPON,
+        "CREATE TABLE failed (id INT, user_id BIGINT, done INT NOT NULL DEFAULT 0)",
+    ],
+    file: "[[campaign]]
+name = 'Winter'
+quantity = 100
+promised = { set = '@users' }
+issued = 'SELECT user_id FROM coupon'
 failed = 'SELECT id, user_id FROM failed WHERE done = 0'
-resolve = 'UPDATE failed SET done = 1 WHERE id = :failed'",
-        )
-    }
-}
+queue = []
+mode = 'repair'
+resolve = 'UPDATE failed SET done = 1 WHERE id = :failed'
+issue = ['INSERT INTO coupon (user_id) VALUES (:user)']
+check = []",
+    ..SET
+};
 
 #[tokio::test]
 async fn event_is_closed_only_with_the_row_that_is_written_for_it() {
-    let (world, daemon) = events().trusted().await;
+    let (world, daemon) = EVENTS.trusted().await;
     // Two of other topics, whose users have rows, and one of a lost message.
     world
         .run(&["INSERT INTO failed (id, user_id) VALUES (1, 5), (2, 6), (3, 30)"])
         .await;
-    SET.admit(&world, 30).await;
+    EVENTS.admit(&world, 30).await;
     let found = daemon.settle().await;
     assert_eq!(
         told(&found),
@@ -241,11 +261,11 @@ async fn event_is_closed_only_with_the_row_that_is_written_for_it() {
 /// The condition of `resolve` is not unique.
 #[tokio::test]
 async fn statement_that_changes_two_rows_or_none_is_rolled_back() {
-    let (world, daemon) = events().trusted().await;
+    let (world, daemon) = EVENTS.trusted().await;
     world
         .run(&["INSERT INTO failed (id, user_id) VALUES (3, 30), (3, 5)"])
         .await;
-    SET.admit(&world, 30).await;
+    EVENTS.admit(&world, 30).await;
     let found = daemon.settle().await;
     assert!(why(&found).contains("resolve changed 2 rows"), "{found:#?}");
     let open = "SELECT COUNT(*) FROM failed WHERE done = 0";
@@ -276,8 +296,13 @@ async fn at_most_fifty_rows_are_written_unasked_and_none_if_more_lack_one() {
         ["30 unissued planned"],
         "more lack a row than have one"
     );
-    let many = SET.saying("quantity = 100", "quantity = 100000");
-    let (world, daemon) = many.trusted().await;
+    let many = SET.file.replace("quantity = 100", "quantity = 100000");
+    let (world, daemon) = System {
+        file: many.leak(),
+        ..SET
+    }
+    .trusted()
+    .await;
     world.add_members("@users", users(1_000..2_000)).await;
     world.add_rows(users(1_000..2_000)).await;
     assert_eq!(told(&daemon.settle().await), [""; 0]);
@@ -306,10 +331,10 @@ async fn names_that_do_not_meet_are_one_finding_with_examples() {
     world.add_members("@users", upper).await;
     let found = daemon.settle().await;
     assert_eq!(told(&found), ["1 stalled skipped"]);
-    assert!(why(&found).contains("0 in both stores"), "{found:#?}");
-    let shown = daemon.engine.shown().await.concat();
-    let is_shown = shown.contains("0193A1F2-") && shown.contains("0193a1f2-");
-    assert!(is_shown, "{shown}");
+    assert!(
+        why(&found).contains("999A9A9-") && why(&found).contains("999a9a9-"),
+        "{found:#?}"
+    );
 }
 
 #[tokio::test]
@@ -319,7 +344,7 @@ async fn empty_key_beside_rows_is_one_finding() {
     let found = daemon.settle().await;
     assert_eq!(told(&found), ["1 stalled skipped"]);
     assert!(
-        why(&found).contains("has expired, or has another name"),
+        why(&found).contains("it has expired, or has another name"),
         "{found:#?}"
     );
 }
@@ -346,14 +371,16 @@ async fn member_that_the_column_would_convert_is_named_and_never_written() {
 
 #[tokio::test]
 async fn placeholder_is_excepted_and_rows_without_a_user_count() {
+    let file = SET
+        .file
+        .replace("'@users' }", "'@users', except = ['init'] }");
     let system = System {
         opens: &[
             "CREATE TABLE coupon (id INT AUTO_INCREMENT PRIMARY KEY, user_id BIGINT UNIQUE)",
             "SADD @users init",
         ],
+        file: file.replace("quantity = 100", "quantity = 21").leak(),
         ..SET
-            .saying("'@users' }", "'@users', except = ['init'] }")
-            .saying("quantity = 100", "quantity = 21")
     };
     let (world, daemon) = system.sold().await;
     world
@@ -369,10 +396,9 @@ async fn confirmed_names_that_still_hold_are_repaired_and_a_growing_plan_is_conf
     world.add_members("@users", users(30..33)).await;
     daemon.settle().await;
     let shown = daemon.pass().await;
-    // One gets its row, one leaves, and another comes, whose row nothing has proved.
+    // One gets its row, one leaves, and another comes.
     world.add_rows(users(30..31)).await;
     world.run(&["SREM @users 31", "SADD @users 33"]).await;
-    daemon.settle().await;
     let found = daemon.confirm_shown_by(&shown).await;
     let written = found.iter().filter(|it| it.result == Outcome::Applied);
     let written: Vec<_> = written.filter_map(|it| it.user_id.as_deref()).collect();
@@ -396,7 +422,7 @@ async fn mode_repair_asks_for_queue_and_check_and_old_words_name_the_new_line() 
             "issue is missing",
         ),
     ] {
-        let why = refused(SET.saying(without, "").file);
+        let why = refused(&SET.file.replace(without, ""));
         assert!(why.contains(expected), "{why}");
     }
     let old =

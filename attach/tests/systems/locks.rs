@@ -19,7 +19,7 @@ const LIMIT: Duration = Duration::from_secs(60);
 const STOCK: &str = "UPDATE stock SET sold = sold + 1 WHERE id = 7";
 
 /// `issue` takes the stock row first, as their consumer does.
-pub(crate) const STOCKED: System = System {
+const STOCKED: System = System {
     opens: &[
         firstcome_shops::published::COUPON,
         "CREATE TABLE stock (id INT PRIMARY KEY, sold INT NOT NULL)",
@@ -102,7 +102,11 @@ async fn lock_of_a_repair_ends_within_ten_seconds_if_its_host_vanishes() {
 
 #[tokio::test]
 async fn statement_that_takes_longer_than_a_second_is_stopped() {
-    let system = STOCKED.saying("(:user)", "(:user + SLEEP(20))");
+    let slow = STOCKED.file.replace("(:user)", "(:user + SLEEP(20))");
+    let system = System {
+        file: slow.leak(),
+        ..STOCKED
+    };
     let (world, daemon) = system.sold().await;
     system.admit(&world, 30).await;
     daemon.settle().await;
@@ -152,8 +156,13 @@ async fn row_that_locks_its_number_is_not_written_before_the_number_is_moved() {
         "'UPDATE stock SET sold = sold + 1 WHERE id = 7'",
         "'INSERT INTO coupon VALUES (7, :user)'",
     );
-    let turned = format!("{second}, {first}");
-    let system = LINKED_SHOP.saying(&format!("{first}, {second}"), &turned);
+    let file = LINKED_SHOP
+        .file
+        .replace(&format!("{first}, {second}"), &format!("{second}, {first}"));
+    let system = System {
+        file: file.leak(),
+        ..LINKED_SHOP
+    };
     let (world, daemon) = system.sold().await;
     system.admit(&world, 30).await;
     daemon.settle().await;
@@ -212,8 +221,8 @@ async fn their_inserts_go_on_while_a_table_is_altered_beside_a_look() {
     let many = 200_000;
     world.add_members("@users", users(0..many)).await;
     world.add_rows(users(0..many)).await;
-    let large = SET.saying("quantity = 100", "quantity = 1000000");
-    let daemon = world.daemon(large.file);
+    let file = SET.file.replace("quantity = 100", "quantity = 1000000");
+    let daemon = world.daemon(&file);
     let look = tokio::spawn(async move { daemon.settle().await });
     let altering = MysqlSessions::new(&world.database);
     let alter = tokio::spawn(async move {

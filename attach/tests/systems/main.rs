@@ -15,5 +15,4 @@ mod repairs;
 mod schedules;
 mod shapes;
 mod system;
-
 mod world;

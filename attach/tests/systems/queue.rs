@@ -306,8 +306,8 @@ async fn dead_letter_topic_is_read_without_a_group_and_a_letter_ends_with_its_ro
 #[tokio::test]
 async fn stream_or_group_that_does_not_exist_is_told() {
     for (setup, expected) in [
-        ("PING", "no such key"),
-        ("RPUSH @stream x", "holding the wrong kind of value"),
+        ("PING", "is no stream: it is missing"),
+        ("RPUSH @stream x", "is no stream: it is a list"),
         ("XADD @stream * a b", "has no group \"workers\""),
     ] {
         let world = World::new(&[firstcome_shops::published::COUPON]).await;

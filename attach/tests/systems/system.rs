@@ -3,7 +3,7 @@
 
 use anyhow::{Context as _, ensure};
 use firstcome_shared::report::Finding;
-use firstcome_shops::{Access, Repair, System, for_user};
+use firstcome_shops::{Repair, System, for_user};
 
 use crate::daemon::{Daemon, told};
 use crate::world::World;
@@ -43,10 +43,7 @@ pub(crate) async fn prove(systems: &[System]) {
 async fn prove_one(system: &System) -> anyhow::Result<()> {
     let lines = system.file.lines().count();
     ensure!(lines <= LINES, "{lines} lines");
-    let mut world = World::on(system.product, &[]).await;
-    if system.redis == Access::Login {
-        world = world.with_login().await;
-    }
+    let world = World::on(system.product, &[]).await;
     world.run(system.opens).await;
     for user in 1..=SOLD {
         run(&world, system.admits, user).await;
@@ -87,11 +84,8 @@ async fn lose_message(system: &System, world: &World, daemon: &Daemon) -> anyhow
     };
     must_be(&confirmed, &["1 unissued applied"]).context("a lost message")
 }
-
 /// A sale of a system.
-pub(crate) trait Sold: Sized {
-    /// The system with another line in its file.
-    fn saying(self, from: &str, to: &str) -> Self;
+pub(crate) trait Sold {
     /// Sells, and lets a person confirm the first plan, the row of user 21. From then on, rows of
     /// new users need nobody.
     async fn trusted(&self) -> (World, Daemon);
@@ -102,11 +96,6 @@ pub(crate) trait Sold: Sized {
 }
 
 impl Sold for System {
-    fn saying(self, from: &str, to: &str) -> Self {
-        let file = self.file.replacen(from, to, 1).leak();
-        Self { file, ..self }
-    }
-
     async fn trusted(&self) -> (World, Daemon) {
         let (world, daemon) = self.sold().await;
         self.admit(&world, SOLD + 1).await;

@@ -15,14 +15,6 @@ pub enum Product {
     Postgres,
 }
 
-/// How their Redis is reached.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Access {
-    Open,
-    /// A login, and another database than the first.
-    Login,
-}
-
 /// Who writes a lost row.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Repair {
@@ -50,7 +42,6 @@ const fn fault(steps: &'static [&'static str], named: &'static [&'static str]) -
 pub struct System {
     pub name: &'static str,
     pub product: Product,
-    pub redis: Access,
     pub opens: &'static [&'static str],
     /// What their API does for a winner.
     pub admits: &'static [&'static str],

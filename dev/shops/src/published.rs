@@ -1,6 +1,6 @@
 //! 21 coupon systems as published projects build them, each rebuilt from its description.
 
-use crate::{Access, Product, Repair, System, fault};
+use crate::{Product, Repair, System, fault};
 
 pub const COUPON: &str =
     "CREATE TABLE coupon (id BIGINT AUTO_INCREMENT PRIMARY KEY, user_id BIGINT NOT NULL UNIQUE)";
@@ -35,7 +35,6 @@ const COUNT: &[&str] = &["1 count_mismatch skipped"];
 pub const DOWN: System = System {
     name: "",
     product: Product::Mysql,
-    redis: Access::Open,
     opens: &[COUPON, "SET @stock 30"],
     admits: &["DECR @stock", "SADD @users {U}"],
     issues: &["INSERT INTO coupon (user_id) VALUES ({U})"],

@@ -418,7 +418,7 @@ fn found(finds: &str, age: i64) -> Vec<Finding> {
     let plain = |slot: i64| finding(word, &Cause::Plain, Some(slot));
     match (word, cases) {
         ("stalled", "compare" | "lost") => vec![finding(word, &Cause::NotCompared, None)],
-        ("stalled", _) => vec![finding(word, &Cause::Closed, None)],
+        ("stalled", _) => vec![finding(word, &Cause::StatementRefused(1290), None)],
         ("queue", _) => vec![finding("stalled", &Cause::ConsumerStands, None)],
         ("left_to_others", _) => vec![Finding::new(
             Kind::RedisLost,

@@ -99,7 +99,7 @@ const SITUATIONS: [(&str, Shown); 90] = [
     ("62 their store away for a minute", Played(&[(60, "d T:mysql"), (60, "d T")], "30 New theirs_mysql, 60 Over theirs_mysql")),
     ("63 a sale hides a count", Played(&[(60, "d L1:count_mismatch=1"), (300, "d L1/but-count_mismatch"), (60, "d L1")], "0 New count_mismatch.1.1, 360 Over count_mismatch.1.1")),
     ("64 keys expire before and after a repair", Played(&[(60, "d L1:unissued=1 L2:unissued=1"), (60, "d L1/gone L2")], "0 New unissued.1.1, 0 New unissued.2.2, 60 Over unissued.1.1 (given up), 60 Over unissued.2.2")),
-    ("65 another reason of a standstill", Played(&[(60, "d L1:stalled=compare"), (600, "d L1:stalled=closed"), (60, "d L1")], "30 New stalled.1.1, 330 Changed stalled.1.1, 660 Over stalled.1.1")),
+    ("65 another reason of a standstill", Played(&[(60, "d L1:stalled=compare"), (600, "d L1:stalled=statement"), (60, "d L1")], "30 New stalled.1.1, 330 Changed stalled.1.1, 660 Over stalled.1.1")),
     ("66 few new ones among many that are acknowledged", Played(&[(60, "d L1:failed_claim=1..40 ack"), (2 * HOUR, "d L1:failed_claim=1..45"), (60, "d L1")], "0 New failed_claim.1.1, 7260 Over failed_claim.1.1")),
     ("67 a list that is cut", Played(&[(60, "d L1:failed_claim*5000"), (600, "d L1:failed_claim*4999"), (60, "d L1")], "0 New failed_claim.1.1, 660 Over failed_claim.1.1")),
     ("68 a deep finding stays between deep looks", Played(&[(30, "d L1/deep:bad_use=1!"), (HOUR, "d L1")], "0 New bad_use.1.1")),

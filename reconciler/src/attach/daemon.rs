@@ -70,14 +70,16 @@ pub(super) async fn run(args: AttachArgs, stop: CancellationToken) -> anyhow::Re
     announce(ours.db.clone(), row, seen.clone(), reads, stop.clone()).await;
     let campaigns = engine.file.clone();
     let watched = Watched::begin(&ours.db, &campaigns).await?;
+    // Each pass reports what it cannot compare; the other campaigns are compared.
+    for note in engine.check().await {
+        tracing::warn!("{note}");
+    }
     tasks.spawn(notifier.clone().run_sender(stop.clone()));
     tasks.spawn(follow_queues(engine.clone(), stop.clone()));
     let worker = Worker::Attached(Box::new(engine));
     let passes = Passes::new(worker, notifier.clone(), tasks.clone(), stop.clone());
     let mut routes = health(&ours.db).merge(health::metrics_route(metrics));
-    if let Some(token) = &args.ops_token {
-        let view = args.ops_view_token.as_ref();
-        let token = OpsToken::new(token, view).map_err(anyhow::Error::msg)?;
+    if let Some(token) = token(&args)? {
         // Use separate connections, so that many requests cannot take those of passes.
         let mut settings = ours.settings.clone();
         settings.pool_size = CONNECTIONS;
@@ -142,6 +144,15 @@ fn health(db: &Db) -> Router {
         async move { db.ping().await.map_err(|error| error.to_string()) }
     };
     health::routes(vec![("mysql", health::check(mysql))], Vec::new())
+}
+
+fn token(args: &AttachArgs) -> anyhow::Result<Option<OpsToken>> {
+    let view = args.ops_view_token.as_ref();
+    let token = args
+        .ops_token
+        .as_ref()
+        .map(|token| OpsToken::new(token, view));
+    token.transpose().map_err(anyhow::Error::msg)
 }
 
 /// Moves the rounds of queues between passes, until stopped.

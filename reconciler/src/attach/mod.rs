@@ -64,12 +64,12 @@ pub(crate) async fn pass(
         is_requested: request.ask.is_awaited(),
         confirm,
     };
-    if matches!(request.ask, Ask::Cli { .. }) {
-        engine.once(&options, run, stop).await?;
+    let passed = if matches!(request.ask, Ask::Cli { .. }) {
+        engine.once(&options, run, stop).await
     } else {
-        engine.pass(&options, run, stop).await?;
-    }
-    Ok(())
+        engine.pass(&options, run, stop).await
+    };
+    passed.map(drop).map_err(PassError::from)
 }
 
 /// Runs the daemon, or one pass.

@@ -35,6 +35,9 @@ pub(super) async fn run(args: AttachArgs, stop: CancellationToken) -> anyhow::Re
         .campaign
         .as_ref()
         .map(|name| engine.file.coupon_id(name));
+    for note in engine.check().await {
+        firstcome_shared::complain!("note: {note}");
+    }
     firstcome_shared::complain!(
         "looking; while something differs, again until it is as old as in_flight"
     );
@@ -72,7 +75,7 @@ async fn print(
     let code = mail_and_print(notifier, run, args.json, args.full_ids).await?;
     if !args.json && run.all_findings().next().is_some() {
         if args.full_ids {
-            for line in engine.shown().await {
+            for line in engine.shown().await.lines {
                 firstcome_shared::say!("{line}");
             }
         }

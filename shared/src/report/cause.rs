@@ -32,6 +32,8 @@ pub enum Cause {
     Away(FailureCause),
     /// The drop, the campaign or its dead letters cannot be compared; the detail quotes why.
     NotCompared,
+    /// Their MySQL refuses a statement of the campaign with this error number.
+    StatementRefused(u16),
     /// A sealed drop has fewer rows than when it was sealed.
     LacksRows { sealed_with: u64, rows: u64 },
     /// MySQL has lost a coupon that Redis has.
@@ -83,6 +85,7 @@ impl Cause {
             | Self::ConsumerStands
             | Self::Forged
             | Self::NotCompared
+            | Self::StatementRefused(_)
             | Self::LacksRows { .. }
             | Self::LostCoupon
             | Self::LostSettings { .. }
