@@ -135,12 +135,13 @@ impl Engine {
     }
 
     /// Moves the rounds of queues between passes: a list must be seen empty, and may be so for a
-    /// moment only. Errors are those of the next pass.
-    pub async fn advance(&self) {
+    /// moment only. A stage in a table needs their `database`; without it, a pass reads the stage.
+    /// Errors are those of the next pass.
+    pub async fn advance(&self, database: Option<Database>) {
         let Ok(mut state) = self.state.try_lock() else {
             return;
         };
-        let mut theirs = self.stores(None);
+        let mut theirs = self.stores(database);
         for memory in state
             .blocks
             .values_mut()

@@ -55,7 +55,7 @@ impl Engine {
     /// Waits until a further pass can tell more. Returns whether there is one.
     async fn wait(&self, until: Duration, stop: &CancellationToken) -> Result<bool, Stopped> {
         loop {
-            self.advance().await;
+            self.advance(Some(self.database.clone())).await;
             let now = self.clock.now();
             let state = self.state.lock().await;
             if !state.any(|memory| memory.has_young(until, now, None)) {

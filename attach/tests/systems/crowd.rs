@@ -151,7 +151,7 @@ async fn crowd(size: Size) {
 /// Waits until exactly these users are named. No pass names another.
 async fn find(daemon: &Daemon, planted: &BTreeSet<String>) -> Vec<Finding> {
     eventually_some("all planted users are named", LIMIT, async || {
-        daemon.engine.advance().await;
+        daemon.engine.advance(None).await;
         let run = daemon.pass().await;
         let found: Vec<Finding> = run.all_findings().cloned().collect();
         let named: BTreeSet<String> = found.iter().filter_map(|it| it.user_id.clone()).collect();

@@ -160,7 +160,7 @@ async fn follow_queues(engine: Engine, stop: CancellationToken) {
     loop {
         tokio::select! {
             () = stop.cancelled() => return,
-            () = tokio::time::sleep(Duration::from_secs(1)) => engine.advance().await,
+            () = tokio::time::sleep(Duration::from_secs(1)) => engine.advance(None).await,
         }
     }
 }

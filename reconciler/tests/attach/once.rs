@@ -48,3 +48,20 @@ async fn once_exits_with_2_if_a_campaign_could_not_be_compared_and_names_the_sta
         "{text}"
     );
 }
+
+/// No pass runs while it waits for the stage.
+#[tokio::test]
+async fn once_waits_for_a_queue_in_a_table() {
+    let shop = shop().await;
+    let stage = "queue = [{ sql = 'SELECT COUNT(*) FROM coupon WHERE event_id = 8' }]";
+    let file = FILE.replace("queue = []", stage);
+    assert!(file.contains(stage), "{file}");
+    let shown = alone(&shop, &file, &["--once", "--full-ids"]).output();
+    let shown = shown.unwrap();
+    let text = printed(&shown);
+    assert_eq!(shown.status.code(), Some(1), "{shown:?}");
+    assert!(
+        text.contains("unissued") && !text.contains("stalled"),
+        "{text}"
+    );
+}
