@@ -23,10 +23,9 @@ const HARNESS: &str = "firstcome-harness";
 const SEEDS: &str = "60";
 /// No more drawn schedules begin after this time since the start of the tests of the system, so
 /// that the tests end within six minutes.
-const UNTIL: Duration = Duration::from_secs(330);
-/// Drawn schedules begin for at least and at most these minutes, unless `MINUTES` is set. In two
-/// and a half minutes, two idle cores run forty.
-const MINUTES: [f64; 2] = [2.0, 3.0];
+const UNTIL: Duration = Duration::from_secs(290);
+/// Drawn schedules begin for at least and at most these minutes, unless `MINUTES` is set.
+const MINUTES: [f64; 2] = [1.0, 2.0];
 
 /// The numbers of random cases in tests that draw fewer for every change.
 pub(crate) const MORE_CASES: [(&str, &str); 3] = [
