@@ -25,7 +25,7 @@ const ROW_TURNS: usize = 7;
 /// steps of 10 ms.
 const LEAST_ROWS: u32 = 50_000;
 /// Number of turns in an open loop, and its connections.
-const CLOCK_TURNS: u32 = 5;
+const CLOCK_TURNS: u32 = 15;
 const CLOCK_CONNECTIONS: usize = 512;
 
 pub(super) async fn measure(bench: &Bench) -> Result<Vec<Measurement>> {
