@@ -148,6 +148,12 @@ impl Browser {
             .ok()
     }
 
+    /// Returns what the window shows, as a PNG in base64.
+    pub async fn screenshot(&self) -> String {
+        let shown = self.cdp("Page.captureScreenshot", &json!({})).await;
+        shown["data"].as_str().expect("a picture").to_owned()
+    }
+
     /// Clicks like a mouse. The test fails if the element is hidden or covered.
     pub async fn click(&self, css: &str) {
         let found = self

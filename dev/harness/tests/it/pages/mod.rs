@@ -3,4 +3,5 @@
 mod attached;
 mod claiming;
 mod from_mail;
+mod pictures;
 mod support;
