@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 const HEAD: &str = "# Settings
 
-For operators: every setting of every program, as `--help` gives it. Generated: change the help, then run
+For operators: every setting, as `--help` gives it; for `attach` see `attach --help`. Generated: change the help, then run
 `WRITE_SETTINGS=1 cargo test -p firstcome-harness --test it settings_page`. Each is also a flag (`--listen-addr`).
 `SSL_CERT_FILE` and `OTEL_*` are variables only. What each needs in production: [SETUP](SETUP.md#settings).
 ";
