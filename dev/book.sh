@@ -17,7 +17,7 @@ stage=$(mktemp -d)
 trap 'rm -rf "$stage"' EXIT
 mkdir "$stage/src"
 # The documents, and what they link to.
-git archive HEAD '*.md' LICENSE docs deploy examples attach/tests/systems | tar --extract --directory "$stage/src"
+git archive HEAD '*.md' LICENSE docs deploy examples dev/shops/src | tar --extract --directory "$stage/src"
 rm -r "$stage/src/.github"
 cd "$stage/src"
 

@@ -37,6 +37,9 @@ env -u CARGO_ENCODED_RUSTFLAGS CARGO_PROFILE_RELEASE_STRIP=symbols RUSTFLAGS="$(
     CFLAGS="$(mapped -ffile-prefix-map)" dev/auditable.sh --release --target "$musl" "${programs[@]/#/-p}"
 built=$target/$musl/release
 for program in "${programs[@]}"; do
+    # It needs no library of the machine, and runs.
+    { ldd "$built/$program" 2>&1 || true; } | grep -qE 'statically linked|not a dynamic executable'
+    "$built/$program" --version
     "$cache/auditable-1/bin/auditable2cdx" "$built/$program" >"$into/$program-$platform.cdx.json"
 done
 

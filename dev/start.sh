@@ -18,7 +18,7 @@ case $job in
         ;;
     test)
         otherwise=
-        takes="takes about 8 minutes on two cores"
+        takes="takes about 10 minutes on two cores"
         REQUIRED=1
         ;;
     *)
@@ -68,7 +68,7 @@ installs=
 if compgen -G "${CARGO_TARGET_DIR:-target}/*/firstcome-run" >/dev/null; then
     say "${installs:-installs nothing; }builds what has changed; $takes"
 else
-    say "${installs:-installs nothing; }builds the programs, which takes 4 to 12 minutes; then $takes"
+    say "${installs:-installs nothing; }builds the programs, which takes 5 to 12 minutes; then $takes"
 fi
 if ! dev/setup.sh; then
     [ -z "$otherwise" ] || say "${otherwise#. }"
