@@ -163,5 +163,5 @@ fn systemd_restarts_services_without_a_limit() {
             assert!(head.contains("\nStartLimitIntervalSec=0\n"), "{unit}");
         }
     }
-    assert_eq!(services, 3);
+    assert_eq!(services, 4);
 }
