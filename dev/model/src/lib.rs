@@ -80,11 +80,41 @@ impl Case {
 pub fn cases() -> Vec<Case> {
     let mut all = Vec::new();
     add(&mut all, "claims", true, claims::cases::whole());
-    add(&mut all, "claims without", false, claims::cases::omitted());
+    add(
+        &mut all,
+        "claims without",
+        false,
+        claims::cases::omitted(true),
+    );
     add(&mut all, "gate", true, gate::cases::whole());
-    add(&mut all, "gate without", false, gate::cases::omitted());
+    add(&mut all, "gate without", false, gate::cases::omitted(true));
     add(&mut all, "attach", true, attach::cases::whole());
-    add(&mut all, "attach without", false, attach::cases::omitted());
+    add(
+        &mut all,
+        "attach without",
+        false,
+        attach::cases::omitted(true),
+    );
+    all
+}
+
+/// Returns the protocols of [`cases`] that omit a rule, in the same order and worlds, with all their
+/// rules.
+pub fn with_omitted_rules() -> Vec<Case> {
+    let mut all = Vec::new();
+    add(
+        &mut all,
+        "claims with",
+        false,
+        claims::cases::omitted(false),
+    );
+    add(&mut all, "gate with", false, gate::cases::omitted(false));
+    add(
+        &mut all,
+        "attach with",
+        false,
+        attach::cases::omitted(false),
+    );
     all
 }
 

@@ -157,10 +157,14 @@ pub fn whole() -> Vec<World<Protocol>> {
     .collect()
 }
 
-pub fn omitted() -> Vec<World<Protocol>> {
+/// Returns the worlds of the omitted rules, with or without the omission.
+pub fn omitted(omits: bool) -> Vec<World<Protocol>> {
     OMITTED
         .iter()
-        .map(|(rule, system, events)| World::without(rule, protocol(Some(*rule), *system, events)))
+        .map(|(rule, system, events)| {
+            let omitted = omits.then_some(*rule);
+            World::without(rule, protocol(omitted, *system, events))
+        })
         .collect()
 }
 

@@ -43,12 +43,7 @@ const OMITTED: &[(Omitted, usize, Drops, &[Fault])] = &[
     (EraCompared, 2, OfTwoCoupons, &[LockLost, Flush]),
     (OpenCompared, 2, OfTwoCoupons, &[LockLost, Flush]),
     (EraOfItsOwn, 2, OfTwoCoupons, &[LockLost, Flush, Flush]),
-    (
-        EraAboveGate,
-        2,
-        OfTwoCoupons,
-        &[LockLost, Flush, Failover, Failover, Flush],
-    ),
+    (EraAboveGate, 2, OfOneCoupon, &[LockLost, Flush, Failover]),
     (HigherEraAdopted, 1, OfTwoCoupons, &[Flush, Failover]),
     (
         ShutApart,
@@ -76,11 +71,13 @@ pub fn whole() -> Vec<World<Protocol>> {
     all.collect()
 }
 
-pub fn omitted() -> Vec<World<Protocol>> {
+/// Returns the worlds of the omitted rules, with or without the omission.
+pub fn omitted(omits: bool) -> Vec<World<Protocol>> {
     OMITTED
         .iter()
         .map(|(rule, reconcilers, drops, faults)| {
-            World::without(rule, protocol(Some(*rule), *reconcilers, *drops, faults))
+            let omitted = omits.then_some(*rule);
+            World::without(rule, protocol(omitted, *reconcilers, *drops, faults))
         })
         .collect()
 }
