@@ -130,7 +130,7 @@ async fn pass_that_ends_anywhere_leaves_rows_and_numbers_whole() {
     let whole = "SELECT COUNT(DISTINCT user_id) = COUNT(*) AND COUNT(*) = (SELECT sold FROM stock) \
         FROM coupon";
     let mut promised = 20;
-    for polls in 1.. {
+    for polls in 1..500 {
         if rows(&world).await == i64::from(promised) {
             promised += 1;
             STOCKED.admit(&world, promised).await;
@@ -139,15 +139,14 @@ async fn pass_that_ends_anywhere_leaves_rows_and_numbers_whole() {
         daemon.settle().await;
         let ended = first_polls(polls, pin!(daemon.confirm())).await;
         assert_eq!(world.number(whole).await, 1, "after {polls} polls");
-        if let Some(found) = ended {
+        // The COMMIT of the process before may have come after its rows were counted, so that
+        // nothing was left to write.
+        if ended.is_some_and(|found| told(&found).concat().contains("unissued applied")) {
             assert!(polls > 20, "{polls} polls");
-            assert!(
-                told(&found).concat().contains("unissued applied"),
-                "{found:#?}"
-            );
             return;
         }
     }
+    panic!("no repair has ended");
 }
 
 #[tokio::test]

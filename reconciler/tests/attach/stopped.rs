@@ -103,11 +103,15 @@ async fn vanish(product: Product, signal: Signal, gate: &str) {
     printed(&frozen).await;
     let whole =
         "SELECT COUNT(*) + (SELECT sold FROM stock) + (SELECT written FROM ledger) FROM coupon";
-    assert_eq!(
-        world.number(whole).await,
-        36,
-        "{product:?} {signal:?} {gate}"
-    );
+    // A killed process commits nothing. A frozen one whose statement waits may be overtaken by the
+    // sale, since PostgreSQL gives the row to whoever comes first: then no limit has passed when it
+    // goes on, and its repair is whole.
+    let may_be: &[i64] = match signal {
+        Signal::KILL => &[36],
+        _ => &[36, 39],
+    };
+    let is = world.number(whole).await;
+    assert!(may_be.contains(&is), "{product:?} {signal:?} {gate}: {is}");
 
     let text = printed(&start(&world, &confirm)).await;
     assert_eq!(world.number(whole).await, 39, "{text}");
