@@ -17,6 +17,9 @@ use crate::theirs::Theirs;
 use crate::unasked::Trouble;
 use crate::users::{UserHash, has, merge};
 
+/// Looks and a queue that fail are told after so long.
+const PATIENCE: Duration = Duration::from_secs(30);
+
 /// What earlier looks saw of a difference.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 struct Open {
@@ -38,7 +41,7 @@ pub struct Memory {
     /// When the last look began.
     looked_at: Duration,
     rests_until: Duration,
-    /// Since when looks fail although the stores answer.
+    /// Since when looks fail although the stores answer, or the queue cannot be read.
     failing_since: Option<Duration>,
     /// The numbers of the last look.
     numbers: Option<Numbers>,
@@ -135,18 +138,36 @@ impl Memory {
             .map(|(difference, _)| *difference)
     }
 
-    /// Whether a difference that was seen until then is too young for a look at this time; for
-    /// `None`, for the last look. If the queue stands, nothing becomes older.
-    pub fn has_young(&self, until: Duration, now: Duration, at: Option<Duration>) -> bool {
-        let at = at.unwrap_or(self.looked_at);
+    /// Whether a difference that was seen until then is too young for a look at this time.
+    fn has_young(&self, until: Duration, at: Duration) -> bool {
         let mut open = self.open.values().filter(|open| open.first <= until);
-        self.queue.stalled(now).is_none() && open.any(|it| !self.queue.is_over(it.first, at))
+        open.any(|open| !self.queue.is_over(open.first, at))
+    }
+
+    /// Whether the last pass, which began at this time, left one of them too young. A pass that
+    /// could not look, or that found the queue stalled, has said so, and nothing more comes.
+    pub fn waits(&self, until: Duration, passed: Duration) -> bool {
+        self.looked_at >= passed
+            && self.queue.stalled(self.looked_at).is_none()
+            && self.has_young(until, self.looked_at)
+    }
+
+    /// Whether one of them becomes old enough by itself. If the queue stands, or cannot be read,
+    /// only a pass can tell more.
+    pub fn ripens(&self, until: Duration, now: Duration) -> bool {
+        let since = self.failing_since;
+        let is_unread = since.is_some_and(|since| now.saturating_sub(since) >= PATIENCE);
+        !is_unread && self.queue.stalled(now).is_none() && self.has_young(until, now)
     }
 
     /// Moves the round of the queue as far as possible.
     pub async fn advance(&mut self, theirs: &mut Theirs, now: Duration) -> Answer<()> {
         let firsts = self.open.values().map(|open| open.first);
-        self.queue.advance(firsts, now, theirs).await
+        let advanced = self.queue.advance(firsts, now, theirs).await;
+        if advanced.is_err() {
+            self.fails(now);
+        }
+        advanced
     }
 
     pub fn rests(&self, now: Duration) -> bool {
@@ -157,9 +178,9 @@ impl Memory {
         self.rests_until = until;
     }
 
-    /// Notes that a look has failed. Returns for how long they have.
-    pub fn fails(&mut self, now: Duration) -> Duration {
-        now.saturating_sub(*self.failing_since.get_or_insert(now))
+    /// Notes that a look or the queue has failed. Returns whether that has lasted.
+    pub fn fails(&mut self, now: Duration) -> bool {
+        now.saturating_sub(*self.failing_since.get_or_insert(now)) >= PATIENCE
     }
 
     pub fn report(&mut self, report: &DropReport) {

@@ -1,13 +1,14 @@
-//! `--once`: passes until every difference that the first one saw is either over or old enough to
-//! be a finding, and then, if a plan is confirmed, one that repairs. It needs no database of ours.
+//! `--once`: passes until every difference that the first one saw is over, is old enough to be a
+//! finding, or cannot become older, and then, if a plan is confirmed, one that repairs. It needs no
+//! database of ours.
 
+use std::collections::BTreeMap;
 use std::time::Duration;
 
 use firstcome_shared::report::Run;
 use tokio_util::sync::CancellationToken;
 
 use crate::Engine;
-use crate::memory::Memory;
 use crate::pass::{PassOptions, Shown, State, Stopped};
 
 /// Time between two readings of the queue.
@@ -26,9 +27,11 @@ impl Engine {
             confirm: None,
             campaign: options.campaign,
         };
+        let mut passed = self.clock.now();
         let mut shown = self.pass(&looking, run, stop).await?;
         let until = self.clock.now();
-        while self.wait(until, stop).await? {
+        while self.wait(until, passed, stop).await? {
+            passed = self.clock.now();
             shown = self.pass_again(&looking, run, stop).await?;
         }
         if options.dry_run || options.confirm.is_none() {
@@ -52,19 +55,22 @@ impl Engine {
         self.pass(options, run, stop).await
     }
 
-    /// Waits until a further pass can tell more. Returns whether there is one.
-    async fn wait(&self, until: Duration, stop: &CancellationToken) -> Result<bool, Stopped> {
+    /// Waits until a further pass can tell more than the last one, which began at this time.
+    /// Returns whether there is one.
+    async fn wait(
+        &self,
+        until: Duration,
+        passed: Duration,
+        stop: &CancellationToken,
+    ) -> Result<bool, Stopped> {
         loop {
             self.advance(Some(self.database.clone())).await;
             let now = self.clock.now();
-            let state = self.state.lock().await;
-            if !state.any(|memory| memory.has_young(until, now, None)) {
-                return Ok(false);
+            match self.state.lock().await.next(until, passed, now) {
+                Next::End => return Ok(false),
+                Next::Pass => return Ok(true),
+                Next::Wait => {}
             }
-            if !state.any(|memory| memory.has_young(until, now, Some(now))) {
-                return Ok(true);
-            }
-            drop(state);
             tokio::select! {
                 () = stop.cancelled() => return Err(Stopped),
                 () = tokio::time::sleep(POLL) => {}
@@ -73,9 +79,22 @@ impl Engine {
     }
 }
 
+enum Next {
+    Wait,
+    Pass,
+    End,
+}
+
 impl State {
-    fn any(&self, is_so: impl Fn(&Memory) -> bool) -> bool {
-        let mut memories = self.blocks.values().flat_map(|block| block.values());
-        memories.any(is_so)
+    fn next(&self, until: Duration, passed: Duration, now: Duration) -> Next {
+        let memories = self.blocks.values().flat_map(BTreeMap::values);
+        let mut waiting = memories.filter(|it| it.waits(until, passed)).peekable();
+        if waiting.peek().is_none() {
+            Next::End
+        } else if waiting.any(|memory| memory.ripens(until, now)) {
+            Next::Wait
+        } else {
+            Next::Pass
+        }
     }
 }

@@ -3,7 +3,6 @@
 //! in its campaign, unless a store that others need, too, is away.
 
 use std::collections::{BTreeMap, BTreeSet, HashSet};
-use std::time::Duration;
 
 use firstcome_shared::domain::{CouponId, DropId};
 use firstcome_shared::report::{
@@ -28,9 +27,6 @@ use crate::unasked::{Facts, Trouble, UserFacts};
 
 /// Campaigns that one `each` may select.
 const MOST_CAMPAIGNS: usize = 200;
-
-/// A look that fails although the stores answer is a finding after so long.
-const PATIENCE: Duration = Duration::from_secs(30);
 
 /// A campaign rests for so many times what its look took.
 const REST: u32 = 10;
@@ -240,16 +236,10 @@ impl<'e> Pass<'e> {
             Err(error @ AttachError::Away { .. }) => {
                 self.report_error(run, report.coupon_id, &error);
             }
-            Err(AttachError::Lost(_)) if !self.has_lasted(memory, began) => {}
+            Err(AttachError::Lost(_)) if !memory.fails(began) && !self.options.is_requested => {}
             Err(error) => report.findings.push(stalled(&error)),
         }
         Ok(report)
-    }
-
-    /// Whether looks of a campaign have failed for so long that it is a finding.
-    fn has_lasted(&self, memory: &mut Memory, now: Duration) -> bool {
-        let failing = memory.fails(now);
-        self.options.is_requested || failing >= PATIENCE
     }
 
     /// Looks at a campaign, and repairs what may be repaired.

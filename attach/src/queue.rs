@@ -151,6 +151,10 @@ impl Queue {
                 self.running = None;
                 break;
             };
+            // Between passes no session is open.
+            if matches!(stage, Stage::Sql { .. }) && theirs.database.is_none() {
+                break;
+            }
             match &mut round.step {
                 Step::ReadEnd => {
                     round.step = Step::Await {

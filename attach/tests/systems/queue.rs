@@ -3,7 +3,10 @@
 
 use std::time::Duration;
 
-use firstcome_stack::{KafkaServer, eventually, eventually_some};
+use chrono::Utc;
+use firstcome_attach::PassOptions;
+use firstcome_shared::report::{Finding, Run, Trigger};
+use firstcome_stack::{KafkaServer, ProxyFault, eventually, eventually_some};
 use rdkafka::ClientConfig;
 use rdkafka::admin::{AdminClient, AdminOptions, NewTopic, TopicReplication};
 use rdkafka::client::DefaultClientContext;
@@ -11,10 +14,11 @@ use rdkafka::consumer::{BaseConsumer, CommitMode, Consumer as _};
 use rdkafka::groups::GroupInfo;
 use rdkafka::producer::{BaseProducer, BaseRecord, Producer as _};
 use rdkafka::{Offset, TopicPartitionList};
+use tokio_util::sync::CancellationToken;
 
 use crate::daemon::{Daemon, told, why};
 use crate::harm::{SET, rows};
-use crate::world::{World, users};
+use crate::world::{World, servers, users};
 
 /// How long a condition may take on a busy machine.
 const LIMIT: Duration = Duration::from_secs(60);
@@ -316,5 +320,72 @@ async fn stream_or_group_that_does_not_exist_is_told() {
         let found = daemon.settle().await;
         assert_eq!(told(&found), ["1 stalled skipped"]);
         assert!(why(&found).contains(expected), "{found:?}");
+    }
+}
+
+/// Looks as `--once` does. When the first look has been made, something breaks, and time passes.
+async fn once(world: &World, daemon: &Daemon, breaks: impl AsyncFnOnce()) -> Vec<Finding> {
+    let reads = "SELECT COUNT_READ FROM performance_schema.table_io_waits_summary_by_table \
+        WHERE object_schema = DATABASE() AND object_name = 'coupon'";
+    let before = world.number(reads).await;
+    let mut run = Run::begun("run", Trigger::Cli, Utc::now());
+    let options = PassOptions::default();
+    let stop = CancellationToken::new();
+    let later = async {
+        eventually("the first look", LIMIT, async || {
+            world.number(reads).await > before
+        })
+        .await;
+        breaks().await;
+        eventually("it ends", LIMIT, async || {
+            daemon.engine.clock.forward(Duration::from_secs(20));
+            false
+        })
+        .await;
+    };
+    tokio::select! {
+        ended = daemon.engine.once(&options, &mut run, &stop) => drop(ended.unwrap()),
+        () = later => {}
+    }
+    run.all_findings().cloned().collect()
+}
+
+/// Nothing that time alone would change.
+#[tokio::test]
+async fn once_ends_when_nothing_can_become_older() {
+    let stalled: &[&str] = &["1 stalled skipped"];
+    let broken = KafkaServer::breakable().await.unwrap();
+    create_topics(broken.server, &["once"], 1).await;
+    let kafka = "[{ kafka = 'once', group = 'coupon' }]";
+    let stream = "[{ stream = '@stream', group = 'workers' }]";
+    let list = "[{ list = '@queue' }]";
+    let (mysql, _) = servers().await;
+    let proxy = mysql.proxy().await.unwrap();
+    let opens = ["SADD @users 1 2", "XADD @stream * user 2", "RPUSH @queue 2"];
+    for (queue, expected) in [
+        (kafka, "your Kafka"),
+        (stream, "has no group"),
+        (list, "has not moved for five minutes"),
+        ("[]", "your database"),
+    ] {
+        let world = World::new(&[firstcome_shops::published::COUPON]).await;
+        world.run(&opens).await;
+        world.add_rows(users(1..2)).await;
+        let text = world.file(&format!(
+            "kafka = '{}'\n{}",
+            broken.server.bootstrap(),
+            file(queue)
+        ));
+        let port = |port: u16| format!(":{port}/");
+        let text = text.replace(&port(mysql.port()), &port(proxy.port()));
+        let daemon = Daemon::start(text, &world.ours);
+        let found = once(&world, &daemon, async || match queue {
+            "[]" => proxy.set(ProxyFault::Cut).await.unwrap(),
+            _ if queue == kafka => broken.server.stop().await.unwrap(),
+            _ => {}
+        })
+        .await;
+        assert_eq!(told(&found), stalled, "{found:#?}");
+        assert!(why(&found).contains(expected), "{found:#?}");
     }
 }

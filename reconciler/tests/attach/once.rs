@@ -65,3 +65,15 @@ async fn once_waits_for_a_queue_in_a_table() {
         "{text}"
     );
 }
+
+#[tokio::test]
+async fn once_ends_with_2_if_its_queue_cannot_be_read() {
+    let shop = shop().await;
+    let _id: String = shop.redis("XADD @stream * user 0").await;
+    let stage = "queue = [{ stream = '@stream', group = 'workers' }]";
+    let file = FILE.replace("queue = []", stage);
+    let ended = alone(&shop, &file, &["--once"]).output().unwrap();
+    let text = printed(&ended);
+    assert_eq!(ended.status.code(), Some(2), "{ended:?}");
+    assert!(text.contains("has no group"), "{text}");
+}
