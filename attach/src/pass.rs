@@ -108,8 +108,7 @@ impl Plan<'_> {
     fn why_waits(&self, found: &Found) -> Option<String> {
         self.facts.why_waits(UserFacts {
             is_new: found.is_new,
-            got_ours: self.ours.users.contains(found.user()),
-            is_recordable: found.finding.recorded_user().is_some(),
+            may_have_ours: self.ours.may_have(found.user()),
         })
     }
 }
@@ -445,7 +444,7 @@ impl<'e> Pass<'e> {
             })
             .into_values()
             .map(|user| user.name)
-            .filter(|name| !plan.ours.users.contains(name))
+            .filter(|name| !plan.ours.may_have(name))
             .collect()
     }
 }

@@ -8,7 +8,7 @@ use anyhow::{Context as _, ensure};
 use chrono::{DateTime, TimeDelta, Utc};
 use diesel::prelude::{BoolExpressionMethods as _, ExpressionMethods as _, QueryDsl as _};
 use diesel_async::RunQueryDsl as _;
-use firstcome_shared::domain::DropId;
+use firstcome_shared::domain::{DropId, UserId};
 use firstcome_shared::mysql::migrations::{self, Tables};
 use firstcome_shared::mysql::{Conn, Db, DbResult, DbSettings, runs};
 use firstcome_shared::report::{ActionKind, Outcome};
@@ -42,7 +42,15 @@ pub struct OurRows {
     /// Within a day.
     pub today: u64,
     /// Of all recorded rows.
-    pub users: HashSet<String>,
+    users: HashSet<String>,
+}
+
+impl OurRows {
+    /// Whether a user may have got a row of ours. Our records do not hold every name.
+    pub fn may_have(&self, user: &str) -> bool {
+        let is_recorded = user.is_ascii() && user.len() <= UserId::MAX_LEN;
+        !is_recorded || self.users.contains(user)
+    }
 }
 
 fn name(block: &Campaign) -> String {

@@ -25,19 +25,16 @@ fn text(fields: &Fields, name: &str) -> Option<String> {
 
 impl Store {
     pub async fn list_behind(&mut self, key: &str) -> Answer<Option<Behind>> {
-        self.key_behind(key, ["list", "LLEN", "LRANGE"]).await
+        self.key_behind(key, ["LLEN", "LRANGE"]).await
     }
 
     pub async fn sorted_set_behind(&mut self, key: &str) -> Answer<Option<Behind>> {
-        self.key_behind(key, ["zset", "ZCARD", "ZRANGE"]).await
+        self.key_behind(key, ["ZCARD", "ZRANGE"]).await
     }
 
     /// A missing key is an empty one: Redis deletes empty lists.
-    async fn key_behind(&mut self, key: &str, words: [&str; 3]) -> Answer<Option<Behind>> {
-        let [kind, length, range] = words;
-        if !self.must_be(key.as_bytes(), kind).await? {
-            return Ok(None);
-        }
+    async fn key_behind(&mut self, key: &str, words: [&str; 2]) -> Answer<Option<Behind>> {
+        let [length, range] = words;
         let length: u64 = self.query((length, key)).await?;
         let first: Vec<Vec<u8>> = self.query((range, key, 0, 0)).await?;
         let last: Vec<Vec<u8>> = self.query((range, key, -1, -1)).await?;
@@ -50,12 +47,9 @@ impl Store {
 
     /// Returns the last id of a stream.
     pub async fn last_id(&mut self, stream: &str) -> Answer<String> {
-        let misfit = |why| AttachError::Misfit(format!("queue: key {stream:?} {why}"));
-        if !self.must_be(stream.as_bytes(), "stream").await? {
-            return Err(misfit("is no stream: it is missing"));
-        }
         let fields: Fields = self.query(("XINFO", "STREAM", stream)).await?;
-        text(&fields, "last-generated-id").ok_or_else(|| misfit("tells no last id"))
+        let misfit = || AttachError::Misfit(format!("queue: stream {stream:?} tells no last id"));
+        text(&fields, "last-generated-id").ok_or_else(misfit)
     }
 
     async fn group(&mut self, stream: &str, name: &str) -> Answer<Fields> {

@@ -343,6 +343,37 @@ mod tests {
     }
 
     #[test]
+    fn what_is_missing_beside_a_line_is_said_when_the_file_is_read() {
+        for (line, expected) in [
+            ("queue = [{ list = 'q' }]", "redis: its address"),
+            ("queue = [{ sorted_set = 'q' }]", "redis: its address"),
+            (
+                "queue = [{ stream = 's', group = 'g' }]",
+                "redis: its address",
+            ),
+            (
+                "queue = [{ kafka = 't', group = 'g' }]",
+                "kafka: its address",
+            ),
+            (
+                "failed = { topic = 't', user = '/u' }",
+                "kafka: its address",
+            ),
+            (
+                "issue = ['INSERT INTO a VALUES (7)']",
+                "issue: no statement names :user",
+            ),
+        ] {
+            let text = format!(
+                "database = 'mysql://x/y'\n[[campaign]]\nname = 'Winter'\nquantity = 9\n\
+                check = ['SELECT id FROM a']\n{line}"
+            );
+            let said = AttachFile::parse(&text).unwrap_err().to_string();
+            assert!(said.contains(expected), "{line}: {said}");
+        }
+    }
+
+    #[test]
     fn old_words_are_answered_with_the_line_to_write() {
         let file = r#"
             [[campaign]]

@@ -105,14 +105,14 @@ impl Spelling {
                 Some(format!("[\"{JAVA_LONG}\",{number}]").into_bytes())
             }
             Self::JavaText => java::text(text),
-            Self::JavaNumber => number(text).map(java::number),
+            Self::JavaNumber => number(text)?.try_into().ok().map(java::number),
         }
     }
 }
 
-/// Reads a number in its canonical notation.
-pub fn number(text: &str) -> Option<i64> {
-    let number: i64 = text.parse().ok()?;
+/// Reads a number in its canonical notation. Ids may be above 2^63.
+pub fn number(text: &str) -> Option<i128> {
+    let number: i128 = text.parse().ok()?;
     (number.to_string() == text).then_some(number)
 }
 
@@ -126,12 +126,13 @@ fn is_never_escaped(letter: char) -> bool {
 fn decode_json(bytes: &[u8]) -> Option<(String, Spelling)> {
     use serde_json::Value::{Array, Number, String};
 
+    let whole = |id: serde_json::Number| number(&id.to_string()).map(|id| id.to_string());
     match serde_json::from_slice(bytes).ok()? {
         String(text) => Some((text, Spelling::JsonText)),
-        Number(number) => Some((number.as_i64()?.to_string(), Spelling::JsonNumber)),
-        Array(pair) => match pair.as_slice() {
-            [String(class), Number(number)] if class == JAVA_LONG => {
-                Some((number.as_i64()?.to_string(), Spelling::JsonTyped))
+        Number(id) => Some((whole(id)?, Spelling::JsonNumber)),
+        Array(pair) => match <[_; 2]>::try_from(pair).ok()? {
+            [String(class), Number(id)] if class == JAVA_LONG => {
+                Some((whole(id)?, Spelling::JsonTyped))
             }
             _ => None,
         },

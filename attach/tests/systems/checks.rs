@@ -2,8 +2,13 @@
 
 use std::time::Duration;
 
+use firstcome_shops::Product;
+use firstcome_stack::eventually;
+
 use crate::daemon::{Daemon, told, why};
 use crate::world::World;
+
+const LIMIT: Duration = Duration::from_secs(60);
 
 const ORDERS: &str =
     "CREATE TABLE orders (id INT AUTO_INCREMENT PRIMARY KEY, coupon INT, state VARCHAR(9))";
@@ -62,6 +67,34 @@ async fn check_that_cannot_run_says_so_and_ends_no_other() {
     let told = told(&found).join(", ");
     assert!(told.contains("stalled") && told.contains("check"), "{told}");
     assert!(why(&found).contains("coupon"), "{found:#?}");
+}
+
+#[tokio::test]
+async fn check_whose_connection_breaks_is_repeated_in_the_next_pass() {
+    let rows = [
+        "CREATE TABLE orders (coupon INT)",
+        "INSERT INTO orders VALUES (7), (7)",
+    ];
+    let world = World::on(Product::Postgres, &rows).await;
+    let daemon = world.daemon(FILE);
+    let mut theirs = world.transaction().await;
+    let lock = "LOCK TABLE orders IN ACCESS EXCLUSIVE MODE";
+    theirs.run(lock).await.unwrap();
+    let breaks = async {
+        eventually("the check waits", LIMIT, async || world.has_waiter().await).await;
+        world
+            .sql(
+                "SELECT pg_terminate_backend(pid) FROM pg_stat_activity \
+                WHERE datname = current_database() AND wait_event_type = 'Lock'",
+            )
+            .await;
+    };
+    let (found, ()) = tokio::join!(daemon.scheduled(), breaks);
+    assert_eq!(told(&found), [""; 0]);
+    drop(theirs);
+    daemon.scheduled().await;
+    daemon.engine.clock.forward(Duration::from_secs(61));
+    assert_eq!(told(&daemon.scheduled().await), ["1 check skipped"]);
 }
 
 #[tokio::test]

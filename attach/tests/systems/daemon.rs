@@ -53,15 +53,21 @@ impl Daemon {
     }
 
     pub(crate) async fn pass(&self) -> Run {
-        self.pass_with(PassOptions::default()).await
+        let options = PassOptions {
+            is_requested: true,
+            ..PassOptions::default()
+        };
+        self.pass_with(options).await
+    }
+
+    /// A pass that nobody asked for, so that campaigns may rest.
+    pub(crate) async fn scheduled(&self) -> Vec<Finding> {
+        let run = self.pass_with(PassOptions::default()).await;
+        run.all_findings().cloned().collect()
     }
 
     async fn pass_with(&self, options: PassOptions) -> Run {
         let mut run = Run::begun("run", Trigger::Cli, Utc::now());
-        let options = PassOptions {
-            is_requested: true,
-            ..options
-        };
         let stop = CancellationToken::new();
         let passed = self.engine.pass(&options, &mut run, &stop).await;
         let Shown { lines } = passed.unwrap();
@@ -98,6 +104,7 @@ impl Daemon {
     pub(crate) async fn confirm_shown_by(&self, run: &Run) -> Vec<Finding> {
         let options = PassOptions {
             confirm: Some(Confirm::shown_by(run)),
+            is_requested: true,
             ..PassOptions::default()
         };
         let run = self.pass_with(options).await;

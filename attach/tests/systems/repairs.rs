@@ -4,8 +4,10 @@
 use crate::daemon::{told, why};
 use crate::harm::{SET, rows};
 use crate::system::Sold as _;
+use crate::world::{World, users};
 use firstcome_shops::System;
 use firstcome_shops::published::DOWN;
+use firstcome_stack::mysql_rows;
 
 /// A campaign whose table and `issue` are given.
 fn with(opens: &'static [&'static str], issue: &str) -> System {
@@ -46,6 +48,56 @@ async fn key_that_does_not_refuse_a_row_beside_theirs_is_no_proof() {
     }
 }
 
+/// Each of our own rows collides with itself. Our records do not hold every name, so that a row of
+/// such a user may be ours.
+#[tokio::test]
+async fn row_of_ours_is_no_proof_and_a_name_that_no_record_holds_waits() {
+    let issue = "\"INSERT INTO coupon (name, code) VALUES (:user, CONCAT('repair-', :user))\"";
+    let opens: &[&str] = &["CREATE TABLE coupon (name VARCHAR(200), code VARCHAR(220) UNIQUE)"];
+    let system = with(opens, issue);
+    let file = system.file.replace("SELECT user_id", "SELECT name");
+    let long = "x".repeat(129);
+    for first in [
+        users(1..13).collect::<Vec<_>>(),
+        (1..13).map(|user| format!("김{user}")).collect(),
+    ] {
+        let world = World::new(opens).await;
+        let daemon = world.daemon(&file);
+        daemon.pass().await;
+        world.add_members("@users", first).await;
+        assert_eq!(told(&daemon.settle().await), ["12 unissued planned"]);
+        let confirmed = daemon.confirm().await;
+        assert_eq!(told(&confirmed), ["12 unissued applied"]);
+        for row in &confirmed {
+            let name = row.recorded_user().map(|name| format!("'{name}'"));
+            let record = format!(
+                "INSERT INTO reconcile_findings (run_id, drop_id, kind, user_id, action, result) \
+                VALUES ('run', {}, 'unissued', {}, 'issue', 'applied')",
+                row.drop_id.unwrap().0,
+                name.as_deref().unwrap_or("NULL")
+            );
+            mysql_rows(&world.ours, &record).await.unwrap();
+        }
+        world.run(&["SADD @users 30"]).await;
+        let found = daemon.settle().await;
+        assert_eq!(told(&found), ["1 unissued planned"]);
+        assert!(why(&found).contains("ADD UNIQUE"), "{found:#?}");
+    }
+    let unique = System {
+        opens: &["CREATE TABLE coupon (user_id VARCHAR(200) UNIQUE)"],
+        ..SET
+    };
+    let (world, daemon) = unique.trusted().await;
+    world.run(&[&format!("SADD @users 30 김민수 {long}")]).await;
+    let found = daemon.settle().await;
+    assert_eq!(told(&found), ["1 unissued applied", "2 unissued planned"]);
+    assert!(
+        why(&found).contains("our records cannot hold"),
+        "{found:#?}"
+    );
+    assert_eq!(rows(&world).await, 22);
+}
+
 /// Each is confirmed by a person, so that only the transaction stands between it and a wrong row.
 #[tokio::test]
 async fn statement_that_does_not_write_exactly_one_right_row_is_rolled_back() {
@@ -57,7 +109,17 @@ async fn statement_that_does_not_write_exactly_one_right_row_is_rolled_back() {
     let two: &[&str] = &[
         "CREATE TABLE coupon (id INT AUTO_INCREMENT PRIMARY KEY, user_id BIGINT, event INT DEFAULT 7)",
     ];
+    let parents: &[&str] = &[
+        "CREATE TABLE user (id INT PRIMARY KEY)",
+        "INSERT INTO user WITH RECURSIVE n AS (SELECT 1 AS u UNION ALL SELECT u + 1 FROM n WHERE u < 20) SELECT u FROM n",
+        "CREATE TABLE coupon (user_id INT UNIQUE, FOREIGN KEY (user_id) REFERENCES user (id))",
+    ];
     for (opens, issue, expected) in [
+        (
+            parents,
+            "'INSERT INTO coupon (user_id) VALUES (:user)'",
+            "refuses issue 1: 1452",
+        ),
         (
             free,
             "'INSERT INTO coupon (user_id) SELECT :user FROM free'",

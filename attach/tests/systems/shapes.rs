@@ -5,11 +5,18 @@ use firstcome_shops::{System, shapes};
 
 use crate::daemon::{told, why};
 use crate::harm::{SET, rows};
-use crate::system::{Sold as _, prove};
+use crate::system::{Sold as _, prove, prove_in};
+use crate::world::World;
 
 #[tokio::test]
 async fn ways_to_write_users_and_rows_are_described_broken_named_and_repaired() {
     prove(shapes::SYSTEMS).await;
+}
+
+#[tokio::test]
+async fn redis_is_reached_by_a_login_with_an_odd_password_and_in_its_fourth_database() {
+    let world = World::new(&[]).await.with_login().await;
+    prove_in(&world, &DOWN).await.unwrap();
 }
 
 struct Misfit {
@@ -21,7 +28,7 @@ struct Misfit {
     why: &'static str,
 }
 
-const WRONG_KIND: &str = "key holding the wrong kind of value";
+const WRONG_KIND: &str = "users\": \"…\": Operation against a key holding the wrong kind";
 
 const AS_IT_IS: [&str; 2] = ["", ""];
 
@@ -57,6 +64,22 @@ async fn what_does_not_fit_is_said_and_never_written() {
             system: DOWN,
             says: ["counts = 'down'", "counts = 'up'"],
             ..misfit(&[], &["1 count_mismatch skipped"], "the counter is 10")
+        },
+        Misfit {
+            system: DOWN,
+            ..misfit(
+                &["DEL @stock", "SADD @stock 10"],
+                stalled,
+                "stock\": \"…\": Operation",
+            )
+        },
+        Misfit {
+            says: ["queue = []", "queue = [{ list = '@queue' }]"],
+            ..misfit(&["SET @queue 5"], stalled, "queue\": \"…\": Operation")
+        },
+        Misfit {
+            says: ["{ set = '@users' }", "'SELECT user_id, 1 FROM coupon'"],
+            ..misfit(&[], stalled, "promised selects 2 columns")
         },
         Misfit {
             says: ["FROM coupon'", "FROM coupons'"],

@@ -33,39 +33,39 @@ fn must_be(findings: &[Finding], expected: &[&str]) -> anyhow::Result<()> {
 pub(crate) async fn prove(systems: &[System]) {
     let mut failed = Vec::new();
     for system in systems {
-        if let Err(error) = prove_one(system).await {
+        let world = World::on(system.product, &[]).await;
+        if let Err(error) = prove_in(&world, system).await {
             failed.push(format!("{}: {error:#}", system.name));
         }
     }
     assert!(failed.is_empty(), "{}", failed.join("\n"));
 }
 
-async fn prove_one(system: &System) -> anyhow::Result<()> {
+pub(crate) async fn prove_in(world: &World, system: &System) -> anyhow::Result<()> {
     let lines = system.file.lines().count();
     ensure!(lines <= LINES, "{lines} lines");
-    let world = World::on(system.product, &[]).await;
     world.run(system.opens).await;
     for user in 1..=SOLD {
-        run(&world, system.admits, user).await;
-        run(&world, system.issues, user).await;
+        run(world, system.admits, user).await;
+        run(world, system.issues, user).await;
     }
     let daemon = world.daemon(system.file);
     must_be(&daemon.settle().await, &[]).context("at first")?;
 
-    run(&world, system.loses, 3).await;
+    run(world, system.loses, 3).await;
     must_be(&daemon.settle().await, system.named).context("a row is lost")?;
     if system.repair == Repair::Observes {
-        run(&world, system.issues, 3).await;
+        run(world, system.issues, 3).await;
     } else {
         let confirmed = daemon.confirm().await;
         must_be(&confirmed, &["1 unissued applied"]).context("confirmed")?;
-        lose_message(system, &world, &daemon).await?;
+        lose_message(system, world, &daemon).await?;
     }
     for fault in system.faults {
-        run(&world, fault.steps, 5).await;
+        run(world, fault.steps, 5).await;
         let found = daemon.settle().await;
         must_be(&found, fault.named).with_context(|| format!("{:?}", fault.steps))?;
-        daemon.run_commands(&world).await?;
+        daemon.run_commands(world).await?;
     }
     must_be(&daemon.settle().await, &[]).context("at last")
 }
@@ -130,9 +130,9 @@ impl Daemon {
     /// Runs what it printed for people, as they would: in redis-cli.
     pub(crate) async fn run_commands(&self, world: &World) -> anyhow::Result<()> {
         for command in self.commands() {
-            let port = world.redis_url.rsplit(':').next().unwrap_or_default();
+            let url = &world.redis_url;
             let ran = tokio::process::Command::new("sh")
-                .args(["-c", &format!("redis-cli -p {port} {command}")])
+                .args(["-c", &format!("redis-cli -u {url} {command}")])
                 .output()
                 .await?;
             let answer = String::from_utf8_lossy(&ran.stdout).into_owned();

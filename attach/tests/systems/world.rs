@@ -138,6 +138,19 @@ impl World {
         world
     }
 
+    /// Moves to another database of Redis, behind a login.
+    pub(crate) async fn with_login(mut self) -> Self {
+        let name = self.named("login@").replace(':', "");
+        let mut login = redis::cmd("ACL");
+        login.arg(&["SETUSER", &name, "on", ">p@ss/w:rd", "~*", "+@all"]);
+        let () = login.query_async(&mut self.redis).await.unwrap();
+        let login = format!("redis://{name}:p%40ss%2Fw%3Ard@");
+        self.redis_url = format!("{}/3", self.redis_url.replace("redis://", &login));
+        let client = redis::Client::open(self.redis_url.as_str()).unwrap();
+        self.redis = client.get_multiplexed_async_connection().await.unwrap();
+        self
+    }
+
     /// Runs a statement of the team and returns its rows as text.
     pub(crate) async fn sql(&self, sql: &str) -> Vec<Vec<String>> {
         self.try_sql(sql)

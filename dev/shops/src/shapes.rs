@@ -148,4 +148,46 @@ check = []",
         )],
         ..DOWN
     },
+    System {
+        name: "ids above 2^63",
+        opens: &["CREATE TABLE coupon (user_id BIGINT UNSIGNED UNIQUE)"],
+        admits: &["SADD @users 99999999999999999{U}"],
+        issues: &["INSERT INTO coupon VALUES (99999999999999999{U})"],
+        file: "[[campaign]]
+name = 'Large'
+quantity = 30
+promised = { set = '@users', form = 'json' }
+issued = 'SELECT user_id FROM coupon'
+queue = []
+mode = 'repair'
+issue = ['INSERT INTO coupon VALUES (:user)']
+check = []",
+        loses: &["DELETE FROM coupon WHERE user_id = 99999999999999999{U}"],
+        faults: &[fault(&["SREM @users 99999999999999999{U}"], MISSING)],
+        ..DOWN
+    },
+    System {
+        name: "a quantity that is raised while the coupons are sold",
+        opens: &[
+            COUPON,
+            "CREATE TABLE event (id INT, name VARCHAR(9), quantity INT)",
+            "INSERT INTO event VALUES (7, 'Winter', 21)",
+        ],
+        admits: &["SADD @users:7 {U}"],
+        file: "[[campaign]]
+name = 'Raised'
+each = 'SELECT id, name, quantity FROM event'
+promised = { set = '@users:{id}' }
+issued = 'SELECT user_id FROM coupon WHERE :id = 7'
+queue = []
+mode = 'repair'
+issue = ['INSERT INTO coupon (user_id) SELECT :user FROM event WHERE id = :id']
+check = []",
+        faults: &[
+            fault(&["SADD @users:7 50"], &["1 over_admitted skipped"]),
+            fault(&["UPDATE event SET quantity = 22"], &["1 unissued planned"]),
+            fault(&["INSERT INTO coupon (user_id) VALUES (50)"], &[]),
+        ],
+        ..DOWN
+    },
 ];

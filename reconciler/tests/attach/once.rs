@@ -39,13 +39,21 @@ async fn once_repairs_only_the_names_of_a_plan_that_it_has_printed() {
 #[tokio::test]
 async fn once_exits_with_2_if_a_campaign_could_not_be_compared_and_names_the_statement() {
     let shop = shop().await;
-    let file = FILE.replace("SELECT user_id FROM coupon", "SELECT user FROM coupon");
+    let file = FILE
+        .replace("SELECT user_id FROM coupon", "SELECT user FROM coupon")
+        .replace("coupon (event_id, user_id)", "coupon (event_id, user)");
     let refused = alone(&shop, &file, &["--once"]).output().unwrap();
     let text = printed(&refused);
     assert_eq!(refused.status.code(), Some(2), "{refused:?}");
     assert!(
         text.contains("your database refuses issued: 1054"),
         "{text}"
+    );
+    // No repair would be tried today.
+    let noted = String::from_utf8_lossy(&refused.stderr);
+    assert!(
+        noted.contains("your database refuses issue 1: 1054"),
+        "{noted}"
     );
 }
 
