@@ -360,7 +360,7 @@ async fn migrate_needs_the_documented_rights_on_one_database_and_no_server_setti
     let user = format!("{}_m", world.database());
     for statement in [
         format!("CREATE USER {user} IDENTIFIED BY 'secret'"),
-        documented.replace("firstcome_migrate", &user),
+        documented.replace("firstcome_migrate@'10.0.%'", &user),
     ] {
         world.sql.query(&statement).await;
     }
@@ -381,7 +381,7 @@ async fn migrate_needs_the_documented_rights_on_one_database_and_no_server_setti
 fn grants() -> String {
     let documented = include_str!("../../../../docs/SETUP.md");
     let mut lines = documented.lines();
-    let grant = lines.find(|line| line.ends_with("TO firstcome_migrate;"));
+    let grant = lines.find(|line| line.ends_with("TO firstcome_migrate@'10.0.%';"));
     grant.unwrap().trim_end_matches(';').to_owned()
 }
 
