@@ -4,13 +4,13 @@
 use std::collections::{BTreeSet, HashMap, HashSet};
 use std::ops::Bound;
 
-use chrono::{DateTime, Utc};
 use firstcome_shared::coupon::{Coupon, Drop};
 use firstcome_shared::domain::{CouponId, DropId};
 use firstcome_shared::redis::gate::Gate;
 use firstcome_shared::redis::keys::DropKeys;
 use firstcome_shared::redis::servers::{ServerId, Servers};
 use firstcome_shared::redis::{Redis, RedisError};
+use tokio::time::Instant;
 
 use super::slots::with_slots;
 use super::{Live, Wants};
@@ -20,10 +20,6 @@ use crate::gate::close_in_redis;
 /// Number of looks at which a coupon must be closed on the same server, or lack a counter, before
 /// it is reopened. An API that creates a coupon opens it within moments.
 const LOOKS: u32 = 3;
-
-/// Number of looks at which a coupon may be open in an era above MySQL's, because the catalogue may
-/// be that old.
-const LOOKS_AHEAD: u32 = 8;
 
 /// At one of this many looks, the watch also looks for lost keys and for slots that are left.
 const LOOKS_FOR_SLOTS: u32 = 2;
@@ -49,7 +45,7 @@ enum SeenCoupon {
     LacksCounter,
     /// Open, and a key that names users is lost.
     LacksUsers,
-    /// Open in an era that MySQL has lost, or that the catalogue does not have yet.
+    /// Open in an era that MySQL has lost.
     AheadOfMysql,
     /// Its gate names another server.
     OtherServer,
@@ -73,10 +69,9 @@ impl SeenCoupon {
 /// one that was in another state than open for this many looks in a row.
 fn is_reopened(seen: SeenCoupon, looks: u32) -> bool {
     match seen {
-        SeenCoupon::OtherServer | SeenCoupon::LacksUsers => true,
+        // APIs refuse the claims of one ahead of MySQL, because they read the era there.
+        SeenCoupon::OtherServer | SeenCoupon::LacksUsers | SeenCoupon::AheadOfMysql => true,
         SeenCoupon::LacksCounter | SeenCoupon::Closed => looks >= LOOKS,
-        // APIs refuse its claims, because they read the era in MySQL.
-        SeenCoupon::AheadOfMysql => looks > LOOKS_AHEAD,
         // The watch itself closes an older state first.
         SeenCoupon::Open | SeenCoupon::OlderState => false,
     }
@@ -84,6 +79,8 @@ fn is_reopened(seen: SeenCoupon, looks: u32) -> bool {
 
 /// The live coupons as one look sees them.
 struct GateLook<'a> {
+    /// After the gates were read.
+    at: Instant,
     servers: Servers,
     /// Coupons of a cluster's server that does not answer. They count as closed, and do not prevent
     /// the look at the others.
@@ -110,6 +107,7 @@ async fn observe<'a>(redis: &Redis, live: &'a Live) -> Result<GateLook<'a>, Redi
         .map(|(coupon, drop)| redis.keys(coupon.id, drop.id))
         .collect();
     let watched = redis.watched(&keys).await?;
+    let at = Instant::now();
     let drops = answering
         .into_iter()
         .zip(watched)
@@ -121,6 +119,7 @@ async fn observe<'a>(redis: &Redis, live: &'a Live) -> Result<GateLook<'a>, Redi
         })
         .collect();
     Ok(GateLook {
+        at,
         servers,
         missed,
         drops,
@@ -141,6 +140,8 @@ pub(super) struct LookedGates {
 pub(super) struct Known {
     /// For how many looks in a row each coupon was in another state than open.
     closed: HashMap<CouponId, u32>,
+    /// The eras of gates that are above the catalogue's, and when each was first seen.
+    ahead: HashMap<CouponId, (u64, Instant)>,
     /// The highest counter of each drop under its gate.
     counts: HashMap<DropId, (Gate, i64)>,
     /// Number of looks.
@@ -171,7 +172,8 @@ impl Known {
         for own in look.drops.chunk_by(|a, b| a.coupon.id == b.coupon.id) {
             let WatchedDrop { coupon, gate, .. } = &own[0];
             let id = coupon.id;
-            let seen = match self.see(coupon, gate, own, look.servers.holding(id), live.now) {
+            let server = look.servers.holding(id);
+            let seen = match self.see(coupon, gate, own, server, look.at, live) {
                 SeenCoupon::Open if without_users.contains(&id) => SeenCoupon::LacksUsers,
                 seen => seen,
             };
@@ -217,6 +219,7 @@ impl Known {
     fn forget_unlisted(&mut self, look: &GateLook<'_>) {
         let listed: HashSet<CouponId> = look.drops.iter().map(|seen| seen.coupon.id).collect();
         self.closed.retain(|coupon, _| listed.contains(coupon));
+        self.ahead.retain(|coupon, _| listed.contains(coupon));
         let counted: HashSet<DropId> = look.drops.iter().map(|seen| seen.drop.id).collect();
         self.counts.retain(|drop, _| counted.contains(drop));
     }
@@ -240,7 +243,8 @@ impl Known {
         gate: &Gate,
         own: &[WatchedDrop<'_>],
         server: Option<&ServerId>,
-        now: DateTime<Utc>,
+        at: Instant,
+        live: &Live,
     ) -> SeenCoupon {
         // The catalogue may be a second old, and the era may have gone on since.
         let era = gate.era().filter(|era| *era >= coupon.era);
@@ -254,16 +258,39 @@ impl Known {
         }
         let lacks_counter = own
             .iter()
-            .any(|seen| seen.count.is_none() && seen.drop.is_open_at(now));
+            .any(|seen| seen.count.is_none() && seen.drop.is_open_at(live.now));
         if self.went_back(own) {
             SeenCoupon::OlderState
         } else if lacks_counter {
             SeenCoupon::LacksCounter
-        } else if era > Some(coupon.era) {
+        } else if era
+            .is_some_and(|era| self.has_lost(coupon.id, era, coupon.era, at, live.asked_at))
+        {
             SeenCoupon::AheadOfMysql
         } else {
             SeenCoupon::Open
         }
+    }
+
+    /// Whether MySQL has lost the era of an open gate. A catalogue that was asked for before the gate
+    /// was seen proves nothing, however long the answer took.
+    fn has_lost(
+        &mut self,
+        coupon: CouponId,
+        era: u64,
+        in_catalogue: u64,
+        seen_at: Instant,
+        asked_at: Instant,
+    ) -> bool {
+        if era <= in_catalogue {
+            self.ahead.remove(&coupon);
+            return false;
+        }
+        let first = self.ahead.entry(coupon).or_insert((era, seen_at));
+        if first.0 != era {
+            *first = (era, seen_at);
+        }
+        first.1 < asked_at
     }
 
     /// Whether a counter is lower than before under the same gate. A missing one is not.
@@ -287,7 +314,31 @@ impl Known {
 
 #[cfg(test)]
 mod tests {
+    use std::time::Duration;
+
     use super::*;
+
+    #[test]
+    fn era_is_lost_only_if_a_catalogue_that_is_newer_than_its_gate_lacks_it() {
+        let start = Instant::now();
+        let after = |seconds| start + Duration::from_secs(seconds);
+        let mut known = Known::default();
+        let mut looked = |era, in_catalogue, seen_at, asked_at| {
+            known.has_lost(
+                CouponId(1),
+                era,
+                in_catalogue,
+                after(seen_at),
+                after(asked_at),
+            )
+        };
+        // However long the catalogue takes.
+        assert!(!looked(7, 6, 10, 9) && !looked(7, 6, 60, 9));
+        assert!(!looked(8, 6, 61, 60), "it was reopened meanwhile");
+        assert!(looked(8, 6, 63, 62));
+        assert!(!looked(8, 8, 64, 63) && !looked(8, 7, 66, 65), "adopted");
+        assert!(looked(8, 7, 68, 67));
+    }
 
     #[test]
     fn states_that_may_be_transient_are_acted_on_only_after_several_looks() {
@@ -299,8 +350,7 @@ mod tests {
             (SeenCoupon::LacksCounter, LOOKS - 1, false),
             (SeenCoupon::LacksCounter, LOOKS, true),
             (SeenCoupon::LacksUsers, 1, true),
-            (SeenCoupon::AheadOfMysql, LOOKS_AHEAD, false),
-            (SeenCoupon::AheadOfMysql, LOOKS_AHEAD + 1, true),
+            (SeenCoupon::AheadOfMysql, 1, true),
         ] {
             assert_eq!(
                 is_reopened(seen, looks),

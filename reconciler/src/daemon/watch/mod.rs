@@ -28,7 +28,7 @@ use firstcome_shared::process_state::{SeenState, StoreState};
 use firstcome_shared::redis::Redis;
 use firstcome_shared::redis::refusing::text_of;
 use tokio::sync::{mpsc, watch};
-use tokio::time::MissedTickBehavior;
+use tokio::time::{Instant, MissedTickBehavior};
 use tokio_util::sync::CancellationToken;
 
 use crate::context::Stores;
@@ -52,6 +52,8 @@ const LISTED_EVERY: Duration = Duration::from_secs(1);
 struct Live {
     /// When they were listed.
     now: DateTime<Utc>,
+    /// Before MySQL was asked for them.
+    asked_at: Instant,
     coupons: Vec<(Coupon, Vec<Drop>)>,
     owed: HashSet<DropId>,
 }
@@ -107,9 +109,11 @@ async fn list(stores: &Stores, catalogue: &watch::Sender<Option<WatchedCatalogue
     loop {
         let read = async {
             let now = latest_time(&stores.redis).await;
+            let asked_at = Instant::now();
             let open = queries::coupons::open_coupons(db, now).await?;
             Ok::<_, DbError>(Live {
                 now,
+                asked_at,
                 coupons: db.coupons_by_id(open).await?,
                 owed: queries::promises::drops_with_broken_promises(db).await?,
             })

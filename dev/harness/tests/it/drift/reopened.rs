@@ -1,8 +1,12 @@
 //! A closed coupon is reopened without a scheduled pass, whatever closed it.
 
+use std::time::{Duration, Instant};
+
 use firstcome_harness::{
     Answer, Fixture, LIMIT, all_issued, assert_kept, eventually, eventually_some,
 };
+
+use crate::drift::support::lose_rows;
 
 const CLOSERS: [&str; 8] = [
     "a lost gate",
@@ -80,4 +84,37 @@ async fn a_coupon_reopens_without_cron_whatever_closed_it() {
     .await;
     all_issued(world, coupon.drop, answers.len()).await;
     assert_kept(world, &coupon, &answers, &[]).await;
+}
+
+/// An attempt that need not wait opens the coupon moments after it has begun the era, so the
+/// watch's catalogue still has the one before.
+#[tokio::test]
+async fn a_coupon_that_was_closed_for_long_stays_open_once_it_is_open() {
+    let fixture = Fixture::new("d-long-closed").await;
+    let world = &fixture.world;
+    let (coupon, _) = fixture.held("Stuck", 20, 3).await;
+    all_issued(world, coupon.drop, 3).await;
+    let refuse = "CREATE TRIGGER by_hand BEFORE INSERT ON issued_coupons FOR EACH ROW \
+         SIGNAL SQLSTATE 'HY000' SET MYSQL_ERRNO = 3819, MESSAGE_TEXT = 'refused by hand'";
+    world.sql.query(refuse).await;
+    lose_rows(world, &coupon, "= 2").await;
+    let _daemon = world.daemon().await;
+    let gate = world.redis.of_coupon(coupon.id, "gate");
+    let read = async || world.redis.command::<String>(&["GET", &gate]).await;
+    let era = async || world.sql.number("SELECT era FROM coupons").await;
+    let before = era().await;
+    world.redis.command::<i64>(&["DEL", &gate]).await;
+    eventually("a second attempt fails", LIMIT, async || {
+        era().await > before + 1 && read().await.ends_with("closed")
+    })
+    .await;
+    world.sql.query("DROP TRIGGER by_hand").await;
+    eventually("it is open", LIMIT, async || read().await.ends_with("open")).await;
+    let open = read().await;
+    let begun = Instant::now();
+    // The watch looks four times a second, and reads the catalogue once a second.
+    while begun.elapsed() < Duration::from_secs(3) {
+        assert_eq!(read().await, open, "after {:?}", begun.elapsed());
+        tokio::time::sleep(Duration::from_millis(50)).await;
+    }
 }
