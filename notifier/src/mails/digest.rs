@@ -1,19 +1,18 @@
 //! The daily digest: problems first, then runs, repairs and finished drops.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 
-use chrono::{NaiveDate, TimeDelta};
 use firstcome_shared::domain::DropId;
 use firstcome_shared::mysql::alerts::ListedAlert;
 use firstcome_shared::mysql::digest::DailyDigest;
-use firstcome_shared::report::wording::{LONGEST, capital, count, grouped, line, person};
+use firstcome_shared::report::wording::{capital, count, grouped, line, person};
 use firstcome_shared::report::{AlertKind, Kind};
 use firstcome_shared::subject::Subject;
 use lettre::message::Mailbox;
 
 use super::document::{Block, Document, Rendered, time};
 use super::links::Links;
-use super::phrases::{bounded, duration, things, with_rest};
+use super::phrases::{bounded, duration, placed, things, with_rest};
 use super::remedy::open_problems;
 
 /// Maximum number of open problems, and of lines about repairs.
@@ -169,13 +168,18 @@ fn repairs(day: &DailyDigest, links: &Links) -> Vec<String> {
     if day.repairs.is_empty() {
         return vec!["Repaired: nothing".to_owned()];
     }
-    let names = names_of_drops(day, links);
+    let campaigns = links.campaigns.values();
+    let names: HashMap<DropId, &str> = campaigns
+        .map(|it| (DropId::of_campaign(&it.name, None), it.name.as_str()))
+        .collect();
     let mut by_name: BTreeMap<String, Vec<String>> = BTreeMap::new();
     for it in &day.repairs {
         let of = match (links.subject(), names.get(&it.drop_id)) {
             (Subject::Drop, _) => String::new(),
-            (Subject::Campaign, Some(name)) => format!(" in {name}"),
-            (Subject::Campaign, None) => " in a campaign that is no longer in the file".to_owned(),
+            (Subject::Campaign, Some(name)) => format!(" in {}", line(name, 60)),
+            (Subject::Campaign, None) => {
+                " in campaigns of `each`, or no longer in the file".to_owned()
+            }
         };
         let repaired = by_name.entry(of).or_default();
         repaired.push(things(&it.kind, it.number));
@@ -184,25 +188,6 @@ fn repairs(day: &DailyDigest, links: &Links) -> Vec<String> {
         .into_iter()
         .map(|(of, repaired)| format!("Repaired{of}: {}", repaired.join(", ")))
         .collect()
-}
-
-/// Returns the names of what the day's passes may have compared: each campaign as a whole, and its
-/// drops of these days.
-fn names_of_drops(day: &DailyDigest, links: &Links) -> BTreeMap<DropId, String> {
-    // A pass also compares yesterday, in any time zone.
-    let before = day.from.date_naive() - TimeDelta::days(2);
-    let after = day.to.date_naive() + TimeDelta::days(1);
-    let days: Vec<NaiveDate> = before.iter_days().take_while(|it| *it <= after).collect();
-    let mut names = BTreeMap::new();
-    for campaign in links.campaigns.values() {
-        let name = line(&campaign.name, 60);
-        for date in &days {
-            let id = DropId::of_campaign(&campaign.name, Some(*date));
-            names.insert(id, format!("{name} ({date})"));
-        }
-        names.insert(DropId::of_campaign(&campaign.name, None), name);
-    }
-    names
 }
 
 fn finished_drops(day: &DailyDigest) -> [Block; 2] {
@@ -265,14 +250,13 @@ fn open_alert(listed: &ListedAlert, day: &DailyDigest, links: &Links) -> String 
     };
     let drop = alert.drop_id.and_then(DropId::label);
     let places: Vec<String> = name.into_iter().chain(drop).collect();
-    let place = places.join(", ");
-    let end = if place.is_empty() { "" } else { ": " };
-    let what = line(&alert.summary, LONGEST);
+    let place = Some(places.join(", ")).filter(|place| !place.is_empty());
+    let what = placed(place.as_deref(), &alert.summary);
     let lasts = duration(day.to - alert.first_seen_at);
     let by = alert
         .acknowledged_by
         .as_ref()
         .map(|by| format!(", taken on by {}", line(by, 60)))
         .unwrap_or_default();
-    format!("{place}{end}{what}, for {lasts}{by} (alert {})", listed.id)
+    format!("{what}, for {lasts}{by} (alert {})", listed.id)
 }

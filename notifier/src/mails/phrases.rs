@@ -1,7 +1,8 @@
 //! Phrases that several parts of mails share.
 
 use chrono::TimeDelta;
-use firstcome_shared::report::{Kind, wording};
+use firstcome_shared::report::Kind;
+use firstcome_shared::report::wording::{self, LONGEST, capital, line};
 
 /// Formats a duration: below ten minutes with its seconds, below 2 h in minutes, below 2 days in
 /// hours, else in days.
@@ -15,6 +16,15 @@ pub(super) fn duration(time: TimeDelta) -> String {
         1..120 => format!("{minutes} min"),
         120..2880 => format!("{} h", minutes / 60),
         _ => format!("{} days", minutes / 1440),
+    }
+}
+
+/// Where and what a problem is, in a list.
+pub(super) fn placed(place: Option<&str>, summary: &str) -> String {
+    let summary = line(summary, LONGEST);
+    match place {
+        Some(place) => format!("{place}: {summary}"),
+        None => capital(&summary),
     }
 }
 

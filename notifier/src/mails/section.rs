@@ -5,10 +5,10 @@ use chrono::{DateTime, Utc};
 use firstcome_shared::domain::{CouponId, DropId};
 use firstcome_shared::mysql::alerts::{BrokenPromise, ToldRow};
 use firstcome_shared::process_state::{Standstill, UnsafeSetting};
-use firstcome_shared::report::wording::{self, LONGEST, capital, count, line};
+use firstcome_shared::report::wording::{self, LONGEST, count, line};
 use firstcome_shared::report::{AlertKind, Cause, FailureCause, Finding, Kind, Run, StoreRefusal};
 
-use super::phrases::duration;
+use super::phrases::{duration, placed};
 use crate::condition::{Condition, Facts, LateRun, StoreProblem};
 use crate::decide::Reason;
 use crate::levels::findings_of;
@@ -195,11 +195,7 @@ impl Section {
 
     /// Where and what it is, in a list.
     pub(super) fn line(&self, place: Option<&str>) -> String {
-        let summary = line(&self.summary, LONGEST);
-        match place {
-            Some(place) => format!("{place}: {summary}"),
-            None => capital(&summary),
-        }
+        placed(place, &self.summary)
     }
 
     /// What was wrong, and for how long.

@@ -224,19 +224,19 @@ const UNREACHABLE: &str = "check host, port and DNS, and whether a firewall is b
 /// Why the server did not take a mail. A refused login concerns every mail, and operators correct
 /// it; other permanent refusals concern this mail or its recipient.
 fn refused(error: &SmtpError) -> Failure {
-    let code = error.status().map(|code| code.to_string());
-    let is_login = match code.as_deref() {
-        Some(code) => matches!(code, "530" | "534" | "535" | "538"),
+    let code = error.status().map(u16::from);
+    let is_login = match code {
+        Some(code) => matches!(code, 530 | 534 | 535 | 538),
         // lettre offers a login that the server does not, or the server has no STARTTLS.
         None => error.is_client(),
     };
-    let advice = match code.as_deref() {
+    let advice = match code {
         _ if is_login => {
             "the server wants a login, refuses this one, or wants TLS first (?tls=required); \
             special characters in SMTP_URL are percent-encoded, and some providers want an app \
             password"
         }
-        Some("550" | "553" | "554") => {
+        Some(550 | 553 | 554) => {
             "the server does not take mail for this address or from ALERT_FROM: check ALERT_TO, \
             and whether it relays for this host or wants an address of its own domain"
         }

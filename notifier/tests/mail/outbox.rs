@@ -294,6 +294,24 @@ async fn mail_that_cannot_be_sent_for_a_day_is_given_up() {
 }
 
 #[tokio::test]
+async fn digest_waits_for_the_mail_server_and_the_next_one_counts_what_was_given_up() {
+    let desk = Desk::new(A).await;
+    desk.sink.set(Behaviour::Down).await.unwrap();
+    let now = desk.clock.now();
+    desk.notifier().daily_digest(now, now).await.unwrap();
+    desk.flush().await;
+    let waits = "SELECT COUNT(*) FROM outbox WHERE kind = 'digest' AND sent_at IS NULL \
+        AND given_up_at IS NULL";
+    assert_eq!(desk.query(waits).await, [["1"]]);
+    desk.flush_after(TimeDelta::hours(27)).await;
+    assert_eq!(desk.query(waits).await, [["0"]]);
+    desk.sink.set(Behaviour::Normal).await.unwrap();
+    let next = digest(&desk).await;
+    assert!(next.contains("1 address misses mails"), "{next}");
+    assert_eq!(desk.sink.mails().len(), 1);
+}
+
+#[tokio::test]
 async fn mail_that_no_process_tried_again_for_a_day_is_given_up_with_its_last_error() {
     let desk = Desk::new(A).await;
     desk.sink.set(Behaviour::Down).await.unwrap();

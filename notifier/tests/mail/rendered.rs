@@ -5,7 +5,7 @@ mod product_texts;
 
 use std::collections::{BTreeMap, HashMap};
 
-use chrono::{DateTime, NaiveDate, TimeDelta, Utc};
+use chrono::{DateTime, TimeDelta, Utc};
 use firstcome_notifier::condition::{Cases, Condition, Facts, Seen};
 use firstcome_notifier::conditions::{PromisesOfDrop, Snapshot, conditions};
 use firstcome_notifier::decide::{Alerts, Decision, Reason, decide};
@@ -676,7 +676,7 @@ fn daily_digest_names_the_campaigns_of_problems_and_of_repairs() {
         first_seen_at: at(-30_000),
         ..Alert::default()
     };
-    let day_of_lunch = DropId::of_campaign("Lunch", NaiveDate::from_ymd_opt(2026, 11, 30));
+    let of_each = DropId::of_campaign("Lunch\n7", None);
     let day = DailyDigest {
         open: vec![ListedAlert {
             id: 41,
@@ -684,7 +684,7 @@ fn daily_digest_names_the_campaigns_of_problems_and_of_repairs() {
             coupon_name: None,
         }],
         repairs: vec![
-            of_kind(day_of_lunch, "count_mismatch", 1),
+            of_kind(of_each, "count_mismatch", 1),
             of_kind(DropId::of_campaign("Summer", None), "failed_claim", 4),
             of_kind(DropId::of_campaign("Summer", None), "unissued", 19),
             of_kind(DropId::of_campaign("Deleted", None), "unissued", 2),
@@ -704,8 +704,7 @@ fn daily_digest_names_the_campaigns_of_problems_and_of_repairs() {
     for says in [
         "- Summer: 2 unrepaired",
         "- Repaired in Summer: 4 failed claims, 19 promises without a row",
-        "- Repaired in Lunch (2026-11-30): 1 wrong counter",
-        "- Repaired in a campaign that is no longer in the file: 2 promises",
+        "- Repaired in campaigns of `each`, or no longer in the file: 1 wrong counter,",
     ] {
         assert!(text.contains(says), "{says}: {text}");
     }

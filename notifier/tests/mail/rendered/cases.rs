@@ -86,7 +86,7 @@ fn mail_about_a_plan_of_a_campaign_says_why_it_waits_and_leads_to_its_confirmati
     };
     let mut run = one(Status::Braked, vec![held(1), held(2)]);
     let coupon = CouponId::of_campaign("Winter");
-    let drop = DropId::of_campaign("Winter", NaiveDate::from_ymd_opt(2026, 11, 28));
+    let drop = DropId::of_campaign("Winter", chrono::NaiveDate::from_ymd_opt(2026, 11, 28));
     let report = &mut run.drops[0];
     report.coupon_name = "Winter (2026-11-28)".to_owned();
     report.coupon_id = coupon;
