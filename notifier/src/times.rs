@@ -103,13 +103,13 @@ impl Policy {
             | AlertKind::MysqlUnreachable
             | AlertKind::MysqlRefuses
             | AlertKind::AdmissionClosed
-            // A campaign that cannot be compared may have met a short failover, and a new coupon is
-            // loaded within seconds.
+            // A campaign that cannot be compared may have met a short failover, a new coupon is
+            // loaded within seconds, and who is owed a slot gets one that is left within seconds.
             | AlertKind::RunFailed
             | AlertKind::TheirsRedis
             | AlertKind::TheirsMysql
             | AlertKind::TheirsKafka
-            | AlertKind::Left(Kind::Stalled | Kind::NotReady) => self.patience,
+            | AlertKind::Left(Kind::Stalled | Kind::NotReady | Kind::BrokenPromise) => self.patience,
             AlertKind::Left(Kind::RedisLost) => self.settle(),
             AlertKind::TheirsQueue => TimeDelta::minutes(10),
             AlertKind::UnsafeSetting

@@ -167,7 +167,8 @@ fn explained(seen: &[Condition], known: &Alerts, decisions: &[Decision]) -> Vec<
         .map(|condition| condition.kind.word())
         .collect();
     let mut lines = Vec::new();
-    for condition in seen {
+    // Repairs are told afterwards, each in one mail.
+    for condition in seen.iter().filter(|it| it.kind != AlertKind::Repaired) {
         let changed = decisions
             .iter()
             .map(|it| &it.alert)

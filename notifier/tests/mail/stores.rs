@@ -345,6 +345,16 @@ async fn repairs_of_an_outage_are_in_the_mail_about_its_end() {
 }
 
 #[tokio::test]
+async fn repair_that_was_mailed_is_not_in_the_mail_about_its_cause() {
+    let desk = Desk::new(A).await;
+    desk.pass(&repaired("r1")).await;
+    assert_eq!(news(&desk).await.len(), 1);
+    last(&desk, 60, &[("d", without_kafka())]).await;
+    let told = text(&desk.sink.mails()[0]);
+    assert!(!told.contains("1 repair"), "{told}");
+}
+
+#[tokio::test]
 async fn repairs_that_come_often_are_mailed_at_once_and_then_each_hour() {
     let desk = Desk::new(A).await;
     for n in 0..12 {
