@@ -39,23 +39,9 @@ pub(crate) async fn promote(
     looks: &mut Vec<CouponLook>,
 ) -> Step<()> {
     drops.retain(|found| !ctx.servers.miss(found.coupon.id));
-    let keys: Vec<&DropKeys> = drops.iter().map(|found| &found.keys).collect();
-    let states = ctx.stores.redis.drop_states(keys).await?;
-    let seen = drops.into_iter().zip(states).map(|(found, state)| {
-        let own = DropSeen {
-            // Owed users who are on the waiting list are at its head.
-            has_broken_promises: found.is_owed && state.owed == 0,
-            state,
-            ..DropSeen::bare(found.drop, found.keys)
-        };
-        let gate = own.state.gate.clone();
-        let mut seen = CouponSeen::bare(found.coupon, vec![own]);
-        seen.state.gate = gate;
-        seen
-    });
-    let promoted = stream::iter(seen).map(async |seen: CouponSeen| {
-        let mut look = CouponLook::new(seen.coupon.id);
-        if let Err(error) = promote_in_drop(ctx, seen, &mut look).await {
+    let promoted = stream::iter(drops).map(async |found: DropWithSlots| {
+        let mut look = CouponLook::new(found.coupon.id);
+        if let Err(error) = promote_in_drop(ctx, found, &mut look).await {
             let why = ctx.about_coupon(look.coupon, error).await?;
             tracing::warn!(coupon_id = look.coupon.0, why, "no slot could be given");
         }
@@ -70,13 +56,24 @@ pub(crate) async fn promote(
 
 async fn promote_in_drop(
     ctx: &PassContext,
-    mut seen: CouponSeen,
+    found: DropWithSlots,
     look: &mut CouponLook,
 ) -> Step<()> {
-    let holding = ctx.servers.holding(seen.coupon.id);
-    let Some(fence) = seen.state.gate.fence(holding) else {
+    let mut states = ctx.stores.redis.drop_states([&found.keys]).await?;
+    let state = states.pop().unwrap_or_default();
+    let gate = state.gate.clone();
+    let holding = ctx.servers.holding(found.coupon.id);
+    let Some(fence) = gate.fence(holding) else {
         return Ok(());
     };
+    let own = DropSeen {
+        // Owed users who are on the waiting list are at its head.
+        has_broken_promises: found.is_owed && state.owed == 0,
+        state,
+        ..DropSeen::bare(found.drop, found.keys)
+    };
+    let mut seen = CouponSeen::bare(found.coupon, vec![own]);
+    seen.state.gate = gate;
     // The catalogue may be a second old, and the era may have gone on since.
     seen.coupon.era = fence.era();
     let mut ledger = Ledger::default();

@@ -107,10 +107,37 @@ async fn reconcile_page(
     large: &Semaphore,
 ) -> Step<Vec<Step<(CouponLook, Reconciled)>>> {
     ctx.must_go_on()?;
-    let page = read::observe(ctx, page).await?;
+    let mut ended = Vec::new();
+    let page = match read::observe(ctx, page.clone()).await {
+        // A server without memory cannot be read, either: the coupons of the others are read
+        // without its own.
+        Err(error) if error.is_of_redis() => {
+            let refusing = ctx.stores.redis.refusing_writes().await?;
+            let mut others = Vec::new();
+            for listed in page {
+                let id = listed.coupon.id;
+                let Some(refusal) = refusing.holding(id) else {
+                    others.push(listed);
+                    continue;
+                };
+                let seen = CouponSeen::bare(listed.coupon, Vec::new());
+                let refusal = refusal.clone().into();
+                ended.push(report_error(ctx, &seen, closed.get(&id), refusal).await);
+            }
+            if ended.is_empty() {
+                return Err(error);
+            }
+            read::observe(ctx, others).await?
+        }
+        observed => observed?,
+    };
     let page = stream::iter(read::few_rows(ctx, page).await);
-    let ended = page.map(move |seen| reconcile_or_report(ctx, seen, closed, large));
-    Ok(ended.buffer_unordered(AT_ONCE).collect().await)
+    let reconciled = page.map(move |seen| reconcile_or_report(ctx, seen, closed, large));
+    let mut reconciled = std::pin::pin!(reconciled.buffer_unordered(AT_ONCE));
+    while let Some(one) = reconciled.next().await {
+        ended.push(one);
+    }
+    Ok(ended)
 }
 
 async fn reconcile_or_report(

@@ -44,6 +44,11 @@ fn first_refused(error: &RedisError) -> Option<String> {
     Some(format!("{} {detail}", first.code()))
 }
 
+/// Whether a server answers and refuses.
+pub(super) fn is_refusal(error: &RedisError) -> bool {
+    StoreRefusal::from_error(FailureCause::Redis, &text_of(error)).is_some()
+}
+
 /// The servers that answer and refuse writes, each with its error.
 #[derive(Debug, Clone, Default)]
 pub struct Refusing(Vec<(Vec<HashSlots>, Option<RedisError>)>);
@@ -98,11 +103,8 @@ impl Redis {
         let mut refusing = Vec::new();
         let mut silent = None;
         for (master, written) in masters.into_iter().zip(written) {
-            let refuses = |error: &RedisError| {
-                StoreRefusal::from_error(FailureCause::Redis, &text_of(error)).is_some()
-            };
             match written {
-                Err(error) if !refuses(&error) => silent = Some(error),
+                Err(error) if !is_refusal(&error) => silent = Some(error),
                 answer => refusing.push((master.hash_slots, answer.err())),
             }
         }
