@@ -35,7 +35,6 @@ pub struct Found {
     pub finding: Finding,
     /// The repair that would end it.
     pub lost: Option<LostUser>,
-    pub is_new: bool,
     /// What only operators see.
     pub shown: Option<String>,
 }
@@ -45,7 +44,6 @@ impl Found {
         Self {
             finding: Finding::report(kind, detail),
             lost: None,
-            is_new: false,
             shown: None,
         }
     }
@@ -234,12 +232,12 @@ impl Explainer<'_> {
         }
         .of_user(&user.name);
         found.finding.dead_letter = event.and_then(|event| event.id.parse().ok());
-        found.is_new = self.memory.is_new(difference);
         let block = self.looked.target.block;
         if !block.issue.is_empty() {
             found.lost = Some(LostUser {
                 user: user.clone(),
                 event: event.map(|event| event.id.clone()),
+                is_new: self.memory.is_new(difference),
             });
         }
         found

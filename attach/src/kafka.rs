@@ -178,7 +178,6 @@ fn compare(ends: &Logs, committed: &Offsets, now: &Logs) -> Option<Behind> {
     Some(Behind {
         waits: waits.unwrap_or(format!("{left} messages from before are not processed")),
         mark: Mark::left(left.unsigned_abs()),
-        is_stuck: false,
     })
 }
 

@@ -48,7 +48,7 @@ use crate::clock::Clock;
 use crate::error::AttachError;
 use crate::file::{AttachFile, Campaign};
 use crate::kafka::Brokers;
-pub use crate::pass::{Confirm, PassOptions, Shown, Stopped};
+pub use crate::pass::{Confirm, PassOptions, Stopped};
 use crate::pass::{Pass, State};
 use crate::plan::Ours;
 use crate::sql::{Database, Purpose, Query};
@@ -122,15 +122,13 @@ impl Engine {
         options: &PassOptions,
         run: &mut Run,
         stop: &CancellationToken,
-    ) -> Result<Shown, Stopped> {
+    ) -> Result<(), Stopped> {
         let mut state = self.state.lock().await;
-        let shown = Pass::new(self, options, stop).run(run, &mut state).await?;
-        state.shown = shown.clone();
-        Ok(shown)
+        Pass::new(self, options, stop).run(run, &mut state).await
     }
 
     /// Returns what the last pass showed to operators.
-    pub async fn shown(&self) -> Shown {
+    pub async fn shown(&self) -> Vec<String> {
         self.state.lock().await.shown.clone()
     }
 
@@ -164,7 +162,7 @@ impl Engine {
                 } else {
                     Purpose::Read
                 };
-                let query = Query::of_look(&field.name, &field.statement, Values::default());
+                let query = Query::new(&field.name, &field.statement, Values::default());
                 let prepared = match self.database_of(block).open(purpose).await {
                     Ok(mut session) => session.prepare(query).await.map(drop),
                     Err(error) => Err(error),

@@ -227,7 +227,7 @@ impl Looker<'_> {
         }
         look.events = self.events().await?;
         if let Some(statement) = &block.issued {
-            let query = Query::of_look("issued", statement, self.target.values());
+            let query = Query::new("issued", statement, self.target.values());
             let session = self.theirs.session().await?;
             look.rows = rows(session, query, self.hasher, look.promised.as_ref()).await?;
         }
@@ -281,7 +281,7 @@ impl Looker<'_> {
                     }
                     Ok(true)
                 };
-                let query = Query::of_look("promised", statement, target.values());
+                let query = Query::new("promised", statement, target.values());
                 let done = theirs.session().await?.read(query, &mut each).await?;
                 must_name_a_user("promised", done, 1)?;
                 promised.written.push(names);
@@ -308,7 +308,7 @@ impl Looker<'_> {
             });
             Ok(true)
         };
-        let query = Query::of_look("failed", statement, self.target.values());
+        let query = Query::new("failed", statement, self.target.values());
         self.theirs.session().await?.read(query, &mut each).await?;
         Ok(events)
     }
@@ -316,9 +316,8 @@ impl Looker<'_> {
     /// Runs the checks. One that cannot run ends no other, and keeps its rows.
     async fn checks(&mut self, look: &mut Look, before: &[CheckRow]) -> Answer<()> {
         for number in 1..=self.target.block.checks().len() {
-            let until = Instant::now() + LOOK_LIMIT;
             let session = self.theirs.session().await?;
-            match check(session, self.target, number, self.hasher, until).await {
+            match check(session, self.target, number, self.hasher).await {
                 Ok(rows) => look.check_rows.extend(rows),
                 Err(error @ (AttachError::Refused { .. } | AttachError::Misfit(_))) => {
                     let before = before.iter().filter(|row| row.check == number);
@@ -361,7 +360,6 @@ pub async fn check(
     target: &Target<'_>,
     number: usize,
     hasher: &Hasher,
-    until: Instant,
 ) -> Answer<Vec<CheckRow>> {
     let mut rows: Vec<CheckRow> = Vec::new();
     let mut each = |row: &[Cell]| {
@@ -382,12 +380,9 @@ pub async fn check(
         }
         Ok(!is_beyond)
     };
-    let query = Query {
-        field: &format!("check {number}"),
-        statement: &target.block.checks()[number - 1],
-        values: target.values(),
-        until,
-    };
+    let field = format!("check {number}");
+    let statement = &target.block.checks()[number - 1];
+    let query = Query::new(&field, statement, target.values());
     session.read(query, &mut each).await?;
     Ok(rows)
 }

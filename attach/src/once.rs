@@ -9,7 +9,7 @@ use firstcome_shared::report::Run;
 use tokio_util::sync::CancellationToken;
 
 use crate::Engine;
-use crate::pass::{PassOptions, Shown, State, Stopped};
+use crate::pass::{PassOptions, State, Stopped};
 
 /// Time between two readings of the queue.
 const POLL: Duration = Duration::from_millis(250);
@@ -20,7 +20,7 @@ impl Engine {
         options: &PassOptions,
         run: &mut Run,
         stop: &CancellationToken,
-    ) -> Result<Shown, Stopped> {
+    ) -> Result<(), Stopped> {
         let looking = PassOptions {
             is_requested: true,
             dry_run: true,
@@ -28,14 +28,14 @@ impl Engine {
             campaign: options.campaign,
         };
         let mut passed = self.clock.now();
-        let mut shown = self.pass(&looking, run, stop).await?;
+        self.pass(&looking, run, stop).await?;
         let until = self.clock.now();
         while self.wait(until, passed, stop).await? {
             passed = self.clock.now();
-            shown = self.pass_again(&looking, run, stop).await?;
+            self.pass_again(&looking, run, stop).await?;
         }
         if options.dry_run || options.confirm.is_none() {
-            return Ok(shown);
+            return Ok(());
         }
         let repairing = PassOptions {
             is_requested: true,
@@ -49,7 +49,7 @@ impl Engine {
         options: &PassOptions,
         run: &mut Run,
         stop: &CancellationToken,
-    ) -> Result<Shown, Stopped> {
+    ) -> Result<(), Stopped> {
         run.drops.clear();
         run.findings.clear();
         self.pass(options, run, stop).await

@@ -61,14 +61,6 @@ impl Confirm {
     }
 }
 
-/// What only an operator may see: it has the values of users.
-#[derive(Debug, Clone, Default)]
-pub struct Shown {
-    /// Commands that a person may run, the statements of the first repair that waits, and rows of
-    /// checks.
-    pub lines: Vec<String>,
-}
-
 /// The process was told to stop.
 #[derive(Debug, Clone, Copy)]
 pub struct Stopped;
@@ -77,15 +69,16 @@ pub struct Stopped;
 #[derive(Default)]
 pub struct State {
     pub blocks: BTreeMap<CouponId, Memories>,
-    /// What the last pass showed.
-    pub shown: Shown,
+    /// What only an operator may see of the last pass, since it has the values of users: commands
+    /// that a person may run, the statements of the first repair that waits, and rows of checks.
+    pub shown: Vec<String>,
 }
 
 pub struct Pass<'e> {
     pub engine: &'e Engine,
     pub options: &'e PassOptions,
     pub stop: &'e CancellationToken,
-    shown: Shown,
+    shown: Vec<String>,
     /// Stores that are away, which is told once.
     away: HashSet<&'static str>,
 }
@@ -107,7 +100,7 @@ impl Plan<'_> {
     /// Returns why a repair must not be made now.
     fn why_waits(&self, found: &Found) -> Option<String> {
         self.facts.why_waits(UserFacts {
-            is_new: found.is_new,
+            is_new: found.lost.as_ref().is_some_and(|lost| lost.is_new),
             may_have_ours: self.ours.may_have(found.user()),
         })
     }
@@ -119,13 +112,13 @@ impl<'e> Pass<'e> {
             engine,
             options,
             stop,
-            shown: Shown::default(),
+            shown: Vec::new(),
             away: HashSet::new(),
         }
     }
 
     /// Looks at everything that was asked for.
-    pub async fn run(mut self, run: &mut Run, state: &mut State) -> Result<Shown, Stopped> {
+    pub async fn run(mut self, run: &mut Run, state: &mut State) -> Result<(), Stopped> {
         run.partial = self.options.campaign.is_some();
         run.judged = RunJudged::default();
         self.ping_kafka(run).await;
@@ -142,7 +135,7 @@ impl<'e> Pass<'e> {
                     run.partial = true;
                     self.report_error(run, coupon, &error);
                     if is_of_all(&error) {
-                        return Ok(self.shown);
+                        break;
                     }
                 }
             }
@@ -152,7 +145,8 @@ impl<'e> Pass<'e> {
             // Campaigns that have left the file.
             run.judged.others = about(given_up());
         }
-        Ok(self.shown)
+        state.shown = self.shown;
+        Ok(())
     }
 
     /// Says whether Kafka is away, which looks only ask when something differs.
@@ -406,8 +400,8 @@ impl<'e> Pass<'e> {
     }
 
     fn show(&mut self, line: Option<String>) {
-        if self.shown.lines.len() < SHOWN {
-            self.shown.lines.extend(line);
+        if self.shown.len() < SHOWN {
+            self.shown.extend(line);
         }
     }
 
@@ -464,8 +458,7 @@ fn facts(
         compared,
         is_at_rest,
     } = looked;
-    let block = target.block;
-    let keys = block.promised.keys();
+    let keys = target.block.promised.keys();
     let mut one_a_user = keys
         .iter()
         .filter(|key| matches!(key.kind, KeyKind::Keys(_)));
@@ -477,8 +470,6 @@ fn facts(
     Facts {
         trust,
         is_counted: !keys.is_empty() && one_a_user.next().is_none(),
-        describes_queue: block.queue.is_some(),
-        describes_checks: block.check.is_some(),
         never_filled,
         check: look.check_rows.first().map(|row| row.check),
         counter: counter.map(|numbers| {
@@ -582,7 +573,7 @@ pub async fn targets<'f>(block: &'f Campaign, theirs: &mut Theirs) -> Answer<Vec
         });
         Ok(true)
     };
-    let query = Query::of_look("each", each, Values::default());
+    let query = Query::new("each", each, Values::default());
     theirs.session().await?.read(query, &mut read).await?;
     Ok(targets)
 }

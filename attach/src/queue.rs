@@ -36,8 +36,6 @@ pub struct Behind {
     /// How much waits, in words.
     pub waits: String,
     pub mark: Mark,
-    /// Its consumer seems to fail at one message.
-    pub is_stuck: bool,
 }
 
 /// What changes while a stage's consumer works.
@@ -204,16 +202,12 @@ impl Queue {
         if now.saturating_sub(*moved_at) < STALLED {
             return None;
         }
-        let to_do = if behind.is_stuck {
-            "its consumer fails at that entry: acknowledge it, or move it elsewhere"
-        } else {
-            "start its consumer, or correct the name in queue"
-        };
         let number = round.stage + 1;
         let stage = self.stages.get(round.stage)?;
         Some(format!(
             "queue stage {number}, {stage}, has not moved for five minutes: {}. Its claims wait \
-            there and are not lost: {to_do}",
+            there and are not lost: start its consumer, see where it fails, or correct the name in \
+            queue",
             behind.waits
         ))
     }
@@ -272,8 +266,7 @@ impl Theirs {
                     id,
                     ..Values::default()
                 };
-                self.rows_left(Query::of_look("queue.sql", sql, values))
-                    .await
+                self.rows_left(Query::new("queue.sql", sql, values)).await
             }
             (Stage::Topic { .. } | Stage::Stream { .. }, _) => Ok(None),
         }
@@ -291,7 +284,6 @@ impl Theirs {
         Ok((left != 0).then(|| Behind {
             waits: format!("{left} claims are in it"),
             mark: Mark::left(left.unsigned_abs()),
-            is_stuck: false,
         }))
     }
 }

@@ -9,13 +9,13 @@
 
 use std::time::Duration;
 
-use tokio::time::{Instant, timeout};
+use tokio::time::timeout;
 
 use crate::error::{Answer, AttachError};
 use crate::explain::Looked;
 use crate::file::Campaign;
 use crate::look::{PromisedUser, Target, check, rows};
-use crate::sql::{Database, PROOF_LIMIT, Purpose, Query, REPAIR_LIMIT, Reference, Session};
+use crate::sql::{Database, PROOF_LIMIT, Purpose, Query, Reference, Session};
 use crate::store::{REPAIR_ANSWER, Store};
 use crate::text::{Statement, Values};
 use crate::theirs::Theirs;
@@ -27,6 +27,8 @@ pub struct LostUser {
     pub user: PromisedUser,
     /// The open event of the same claim.
     pub event: Option<String>,
+    /// This process saw them arrive.
+    pub is_new: bool,
 }
 
 /// How a repair ended.
@@ -122,12 +124,11 @@ impl<'a> Repairs<'a> {
     /// with their row will be collided with by the row of a late message. Always rolled back.
     pub async fn refuses_second_row(&mut self, users: &[String]) -> Answer<bool> {
         for user in users {
-            let until = Instant::now() + REPAIR_LIMIT;
-            self.session.begin(until).await?;
+            self.session.begin().await?;
             let mut is_refused = false;
             for number in 0..self.target.block.issue.len() {
                 // A sold-out stock changes no row, and proves nothing by itself.
-                match self.issue(number, user, until).await {
+                match self.issue(number, user).await {
                     Ok(_) => {}
                     Err(AttachError::Refused { refusal, .. }) => {
                         is_refused = refusal.is_duplicate;
@@ -136,7 +137,7 @@ impl<'a> Repairs<'a> {
                     Err(error) => return Err(error),
                 }
             }
-            self.session.rollback(until).await?;
+            self.session.rollback().await?;
             if !is_refused {
                 return Ok(false);
             }
@@ -144,68 +145,43 @@ impl<'a> Repairs<'a> {
         Ok(!users.is_empty())
     }
 
-    async fn issue(&mut self, number: usize, user: &str, until: Instant) -> Answer<u64> {
+    async fn issue(&mut self, number: usize, user: &str) -> Answer<u64> {
         let field = format!("issue {}", number + 1);
         let values = Values {
             user,
             ..self.target.values()
         };
         let statement = &self.target.block.issue[number];
-        self.change(&field, statement, values, until).await
-    }
-
-    async fn change(
-        &mut self,
-        field: &str,
-        statement: &Statement,
-        values: Values<'_>,
-        until: Instant,
-    ) -> Answer<u64> {
-        let query = Query {
-            field,
-            statement,
-            values,
-            until,
-        };
+        let query = Query::new(&field, statement, values);
         self.session.change(query).await
     }
 
     /// Writes the row of one user.
     pub async fn repair(&mut self, lost: &LostUser) -> Answer<Repaired> {
-        let until = Instant::now() + REPAIR_LIMIT;
-        self.session.begin(until).await?;
-        let stopped = match self.write_and_prove(lost, until).await {
+        self.session.begin().await?;
+        let stopped = match self.write_and_prove(lost).await {
             Ok(skips) => skips.map(Repaired::Skipped),
             Err(error) => Some(Repaired::Failed(error.to_string())),
         };
         if let Some(stopped) = stopped {
-            if self.session.rollback(self.proved_by(until)).await.is_err() {
+            if self.session.rollback().await.is_err() {
                 // The session is closed, and the server rolls back.
                 self.session = self.database.open(Purpose::Repair).await?;
             }
             return Ok(stopped);
         }
-        if self.session.commit(self.proved_by(until)).await.is_err() {
+        if self.session.commit().await.is_err() {
             return Ok(Repaired::Unknown);
         }
         self.is_proved = true;
         Ok(Repaired::Written)
     }
 
-    /// Extends the limit of the first repair, which reads all rows.
-    fn proved_by(&self, until: Instant) -> Instant {
-        if self.is_proved {
-            until
-        } else {
-            until + self.proof
-        }
-    }
-
     /// Returns why the row must not be written; `None` if it may be committed.
-    async fn write_and_prove(&mut self, lost: &LostUser, until: Instant) -> Answer<Option<String>> {
+    async fn write_and_prove(&mut self, lost: &LostUser) -> Answer<Option<String>> {
         let user = lost.user.name.as_str();
         // A check that fails now could be silent by coincidence afterwards.
-        if let Some(number) = self.failing_check(until).await? {
+        if let Some(number) = self.failing_check().await? {
             return Ok(Some(format!("check {number} returns a row")));
         }
         if let (Some(failed), Some(resolve)) = (&lost.event, &self.target.block.resolve) {
@@ -214,16 +190,19 @@ impl<'a> Repairs<'a> {
                 failed,
                 ..self.target.values()
             };
-            let changed = self.change("resolve", resolve, values, until).await?;
+            let query = Query::new("resolve", resolve, values);
+            let changed = self.session.change(query).await?;
             must_be_one("resolve", changed)?;
         }
         for number in 0..self.target.block.issue.len() {
-            let changed = self.issue(number, user, until).await?;
+            let changed = self.issue(number, user).await?;
             must_be_one(&format!("issue {}", number + 1), changed)?;
         }
-        let until = self.proved_by(until);
-        self.must_be_issued_once(user, until).await?;
-        if let Some(number) = self.failing_check(until).await? {
+        if !self.is_proved {
+            self.session.extend(self.proof);
+        }
+        self.must_be_issued_once(user).await?;
+        if let Some(number) = self.failing_check().await? {
             let why = format!("check {number} then returns a row");
             return Err(AttachError::Misfit(why));
         }
@@ -235,7 +214,7 @@ impl<'a> Repairs<'a> {
     }
 
     /// Reads `issued` inside the transaction.
-    async fn must_be_issued_once(&mut self, user: &str, until: Instant) -> Answer<()> {
+    async fn must_be_issued_once(&mut self, user: &str) -> Answer<()> {
         let Some(statement) = self
             .target
             .block
@@ -245,12 +224,7 @@ impl<'a> Repairs<'a> {
         else {
             return Ok(());
         };
-        let query = Query {
-            field: "issued",
-            statement,
-            values: self.target.values(),
-            until,
-        };
+        let query = Query::new("issued", statement, self.target.values());
         let rows = rows(&mut self.session, query, self.hasher, None).await?;
         let user = self.hasher.user(user);
         let number = rows.counted.iter().filter(|it| **it == user).count();
@@ -263,7 +237,7 @@ impl<'a> Repairs<'a> {
     }
 
     /// Returns the number of the first check that returns a row, until a row was proved.
-    async fn failing_check(&mut self, until: Instant) -> Answer<Option<usize>> {
+    async fn failing_check(&mut self) -> Answer<Option<usize>> {
         let Self {
             target,
             session,
@@ -273,10 +247,7 @@ impl<'a> Repairs<'a> {
         let checks = target.block.checks().len();
         let numbers = 1..=checks;
         for number in numbers.filter(|_| !self.is_proved) {
-            if !check(session, target, number, hasher, until)
-                .await?
-                .is_empty()
-            {
+            if !check(session, target, number, hasher).await?.is_empty() {
                 return Ok(Some(number));
             }
         }

@@ -13,9 +13,6 @@ use crate::store::Store;
 /// Pending entries read per page.
 const PENDING: usize = 100;
 
-/// If an entry was delivered more often than this, its consumer probably cannot process it.
-const MANY: u64 = 10;
-
 /// The fields of a stream or a group in a reply of XINFO.
 type Fields = HashMap<String, Value>;
 
@@ -41,7 +38,6 @@ impl Store {
         Ok((length > 0).then(|| Behind {
             waits: format!("{length} claims are in it"),
             mark: Mark::new(length, [first.concat(), last.concat()]),
-            is_stuck: false,
         }))
     }
 
@@ -70,12 +66,11 @@ impl Store {
     ) -> Answer<Option<Behind>> {
         let fields = self.group(stream, group).await?;
         let delivered = text(&fields, "last-delivered-id").unwrap_or_default();
-        let behind = |waits: String, first: &str, is_stuck| {
+        let behind = |waits: String, first: &str| {
             let place = format!("{delivered} {first}").into_bytes();
             Ok(Some(Behind {
                 waits,
                 mark: Mark::new(0, [place.clone(), place]),
-                is_stuck,
             }))
         };
         // Deleted entries are delivered to nobody.
@@ -85,7 +80,7 @@ impl Store {
             .await?;
         if !next.is_empty() {
             let lag = text(&fields, "lag").unwrap_or_else(|| "some".to_owned());
-            return behind(format!("{lag} claims are not delivered"), "", false);
+            return behind(format!("{lag} claims are not delivered"), "");
         }
         let mut from = "-".to_owned();
         loop {
@@ -99,7 +94,7 @@ impl Store {
                         "claims are delivered and not acknowledged, the first ({id}) {deliveries} \
                         times, the last time to consumer {owner:?}"
                     );
-                    return behind(waits, id, *deliveries > MANY);
+                    return behind(waits, id);
                 }
             }
             match pending.last() {

@@ -1,9 +1,9 @@
 //! Which repairs need nobody. Pure.
 //!
 //! A row is written unasked only if a person has confirmed a plan of this text, this process saw
-//! the user arrive, every way to the row is described and passed, their database refuses a second
-//! row, nothing in the block contradicts the promises, and it stays a few. Everything else waits
-//! for a confirmation of names.
+//! the user arrive, their database refuses a second row, nothing in the block contradicts the
+//! promises, and it stays a few. Everything else waits for a confirmation of names. That every way
+//! to the row is described, the file has to say.
 
 use firstcome_shared::report::wording::count;
 
@@ -41,8 +41,6 @@ pub struct Facts {
     pub trust: Trust,
     /// `promised` are keys that hold their users, so that they can be counted again.
     pub is_counted: bool,
-    pub describes_queue: bool,
-    pub describes_checks: bool,
     /// A list or sorted set of the queue that was never seen filled.
     pub never_filled: Option<String>,
     /// The number of a check that returns a row.
@@ -109,8 +107,6 @@ impl Facts {
                 !self.is_counted,
                 "promised is a SELECT, or one key a user, and cannot be counted again",
             ),
-            said(!self.describes_queue, "queue is not written"),
-            said(!self.describes_checks, "check is not written"),
             self.never_filled
                 .as_ref()
                 .map(|stage| format!("{stage} was never seen filled")),
@@ -142,8 +138,6 @@ mod tests {
         Facts {
             trust: Trust::Confirmed,
             is_counted: true,
-            describes_checks: true,
-            describes_queue: true,
             in_both: 10,
             lacking: 9,
             refuses_second_row: true,
@@ -170,8 +164,6 @@ mod tests {
             (off(&|facts, _| facts.trust = Trust::None), "first plan"),
             (off(&|facts, _| facts.trust = Trust::Left), "reservations"),
             (off(&|facts, _| facts.is_counted = false), "promised is"),
-            (off(&|facts, _| facts.describes_queue = false), "queue"),
-            (off(&|facts, _| facts.describes_checks = false), "check is"),
             (
                 off(&|facts, _| facts.trouble.strangers = 1),
                 "1 user with a row",

@@ -19,14 +19,10 @@ pub(super) fn decode(bytes: &[u8]) -> Option<(String, Spelling)> {
         let number = i64::from_be_bytes(number.try_into().ok()?);
         return Some((number.to_string(), Spelling::JavaNumber));
     }
-    let [high, low, letters @ ..] = bytes.strip_prefix(TEXT)? else {
-        return None;
-    };
-    let text = read_letters(letters)?;
-    let is_whole = usize::from(u16::from_be_bytes([*high, *low])) == letters.len();
+    let text = read_letters(bytes.strip_prefix(TEXT)?.get(2..)?)?;
     // Only the canonical form is accepted, so that a member is not added beside itself.
     let is_canonical = self::text(&text).as_deref() == Some(bytes);
-    (is_whole && is_canonical).then_some((text, Spelling::JavaText))
+    is_canonical.then_some((text, Spelling::JavaText))
 }
 
 /// Serialises a `Long`.

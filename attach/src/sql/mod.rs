@@ -50,6 +50,8 @@ pub enum Purpose {
 /// statement of a transaction must never run on another connection.
 pub struct Session {
     driver: Option<Driver>,
+    /// When the transaction has to be over. Without one, each statement has its own limit.
+    until: Option<Instant>,
 }
 
 #[allow(clippy::large_enum_variant, reason = "a few for each file")]
@@ -104,7 +106,6 @@ pub struct Query<'a> {
     pub field: &'a str,
     pub statement: &'a Statement,
     pub values: Values<'a>,
-    pub until: Instant,
 }
 
 /// A statement that has ended, or was only prepared.
@@ -160,6 +161,7 @@ impl Database {
         };
         Ok(Session {
             driver: Some(driver),
+            until: None,
         })
     }
 
@@ -180,12 +182,11 @@ impl Database {
 }
 
 impl<'a> Query<'a> {
-    pub fn of_look(field: &'a str, statement: &'a Statement, values: Values<'a>) -> Self {
+    pub fn new(field: &'a str, statement: &'a Statement, values: Values<'a>) -> Self {
         Self {
             field,
             statement,
             values,
-            until: Instant::now() + LOOK_LIMIT,
         }
     }
 
@@ -257,17 +258,23 @@ impl Session {
         self.run(query, None).await
     }
 
-    pub async fn begin(&mut self, until: Instant) -> Answer<()> {
-        self.command("START TRANSACTION", until).await
+    pub async fn begin(&mut self) -> Answer<()> {
+        self.until = Some(Instant::now() + REPAIR_LIMIT);
+        self.command("START TRANSACTION").await
+    }
+
+    /// Lets the transaction take longer.
+    pub fn extend(&mut self, by: Duration) {
+        self.until = self.until.map(|until| until + by);
     }
 
     /// After an error, nobody knows whether it was committed.
-    pub async fn commit(&mut self, until: Instant) -> Answer<()> {
-        self.command("COMMIT", until).await
+    pub async fn commit(&mut self) -> Answer<()> {
+        self.command("COMMIT").await
     }
 
-    pub async fn rollback(&mut self, until: Instant) -> Answer<()> {
-        self.command("ROLLBACK", until).await
+    pub async fn rollback(&mut self) -> Answer<()> {
+        self.command("ROLLBACK").await
     }
 
     pub async fn server(&mut self) -> Answer<Server> {
@@ -314,21 +321,25 @@ impl Session {
             cells.extend_from_slice(row);
             Ok(true)
         };
-        let query = Query::of_look("database", &statement, Values::default());
+        let query = Query::new("database", &statement, Values::default());
         self.read(query, &mut each).await?;
         Ok(cells)
     }
 
     async fn run(&mut self, query: Query<'_>, each: Option<EachRow<'_>>) -> Answer<Done> {
         let mut driver = self.take()?;
-        let ran = timeout_at(query.until, driver.run(&query, each)).await;
+        let ran = timeout_at(self.deadline(), driver.run(&query, each)).await;
         self.ended(query.field, driver, ran)
     }
 
-    async fn command(&mut self, command: &str, until: Instant) -> Answer<()> {
+    async fn command(&mut self, command: &str) -> Answer<()> {
         let mut driver = self.take()?;
-        let ran = timeout_at(until, driver.command(command)).await;
+        let ran = timeout_at(self.deadline(), driver.command(command)).await;
         self.ended(command, driver, ran).map(drop)
+    }
+
+    fn deadline(&self) -> Instant {
+        self.until.unwrap_or_else(|| Instant::now() + LOOK_LIMIT)
     }
 
     fn take(&mut self) -> Answer<Driver> {

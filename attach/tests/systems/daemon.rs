@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use chrono::Utc;
 use firstcome_attach::file::{AttachFile, Campaign};
-use firstcome_attach::{Confirm, Engine, PassOptions, Shown};
+use firstcome_attach::{Confirm, Engine, PassOptions};
 use firstcome_shared::config::TlsArgs;
 use firstcome_shared::report::{Finding, Outcome, Run, Trigger};
 use parking_lot::Mutex;
@@ -70,9 +70,10 @@ impl Daemon {
         let mut run = Run::begun("run", Trigger::Cli, Utc::now());
         let stop = CancellationToken::new();
         let passed = self.engine.pass(&options, &mut run, &stop).await;
-        let Shown { lines } = passed.unwrap();
+        passed.unwrap();
+        let lines = self.engine.shown().await.into_iter();
         let details = run.all_findings().map(|it| it.detail.clone());
-        *self.shown.lock() = lines.into_iter().chain(details).collect();
+        *self.shown.lock() = lines.chain(details).collect();
         run
     }
 

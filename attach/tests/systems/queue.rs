@@ -347,7 +347,7 @@ async fn once(world: &World, daemon: &Daemon, breaks: impl AsyncFnOnce()) -> Vec
         .await;
     };
     tokio::select! {
-        ended = daemon.engine.once(&options, &mut run, &stop) => drop(ended.unwrap()),
+        ended = daemon.engine.once(&options, &mut run, &stop) => ended.unwrap(),
         () = later => {}
     }
     run.all_findings().cloned().collect()

@@ -64,12 +64,12 @@ pub(crate) async fn pass(
         is_requested: request.ask.is_awaited(),
         confirm,
     };
-    let passed = if matches!(request.ask, Ask::Cli { .. }) {
-        engine.once(&options, run, stop).await
+    if matches!(request.ask, Ask::Cli { .. }) {
+        engine.once(&options, run, stop).await?;
     } else {
-        engine.pass(&options, run, stop).await
-    };
-    passed.map(drop).map_err(PassError::from)
+        engine.pass(&options, run, stop).await?;
+    }
+    Ok(())
 }
 
 /// Runs the daemon, or one pass.

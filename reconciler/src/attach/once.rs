@@ -75,7 +75,7 @@ async fn print(
     let code = mail_and_print(notifier, run, args.json, args.full_ids).await?;
     if !args.json && run.all_findings().next().is_some() {
         if args.full_ids {
-            for line in engine.shown().await.lines {
+            for line in engine.shown().await {
                 firstcome_shared::say!("{line}");
             }
         }
