@@ -15,9 +15,6 @@ use tokio_util::sync::CancellationToken;
 
 use crate::world::World;
 
-/// Passes after which each difference is as old as it has to be, with three stages.
-const PASSES: u32 = 9;
-
 const REDIS_TIMEOUT_MS: u64 = 5_000;
 
 pub(crate) struct Daemon {
@@ -79,11 +76,15 @@ impl Daemon {
 
     /// Passes until nothing can become older. Returns what was repaired, and what is left.
     pub(crate) async fn settle(&self) -> Vec<Finding> {
-        let campaigns = self.engine.file.campaigns.iter();
-        let longest = campaigns.map(Campaign::in_flight).max();
+        let campaigns = || self.engine.file.campaigns.iter();
+        // A round takes one pass more than it has stages. The one that runs already may have begun
+        // too early for a difference, which must be seen before the next one begins.
+        let stages = campaigns().map(|it| it.stages().len()).max();
+        let passes = 2 * (stages.unwrap_or_default() + 1) + 1;
+        let longest = campaigns().map(Campaign::in_flight).max();
         let longest = longest.unwrap_or(Duration::from_secs(600));
         let mut repaired = Vec::new();
-        for _ in 0..PASSES {
+        for _ in 0..passes {
             let run = self.pass().await;
             let written = run
                 .all_findings()
