@@ -3,11 +3,11 @@
 
 use std::collections::BTreeMap;
 use std::fs;
-use std::path::Path;
 
 use anyhow::{Context, Result, ensure};
 use clap::Subcommand;
 
+use crate::programs::TestProgram;
 use crate::shell::{cargo, command, output, read, setting};
 use crate::suite::{MORE_CASES, SYSTEM, build_system_tests, cargo_test, processors, system_tests};
 
@@ -57,7 +57,7 @@ impl Mutant {
     }
 
     /// Returns the tests that fail while the fault is planted.
-    fn caught_by(&self, system: Option<&Path>) -> Result<Vec<String>> {
+    fn caught_by(&self, system: Option<&TestProgram>) -> Result<Vec<String>> {
         let (before, after) = self.texts()?;
         fs::write(&self.file, after)?;
         let failing = failing(&self.tests, system);
@@ -88,13 +88,13 @@ fn is_of_system(tests: &[String]) -> bool {
 /// Runs tests. Returns the names of those that fail. Fails if a filter selects no test, which
 /// happens when tests are renamed. The tests of the whole system start the programs, so a fault in
 /// a program needs no new build of these tests (`system`), which takes longer than most of them.
-fn failing(tests: &[String], system: Option<&Path>) -> Result<Vec<String>> {
+fn failing(tests: &[String], system: Option<&TestProgram>) -> Result<Vec<String>> {
     let mut run = if let Some(system) = system.filter(|_| is_of_system(tests)) {
         let mut build = cargo(&["build", "--workspace", "--locked", "--quiet"]);
         build.args(["--bin", "firstcome-api", "--bin", "firstcome-reconciler"]);
         let built = build.output().context("cargo build")?;
         ensure!(built.status.success(), "the programs cannot be built");
-        system_tests(system, &filters(tests))?
+        system_tests(system, &filters(tests))
     } else {
         cargo_test(2 * processors(), tests)
     };
@@ -151,7 +151,7 @@ pub(crate) fn run(part: Option<Part>) -> Result<()> {
     }
     let needs_system = mutants.iter().any(|mutant| is_of_system(&mutant.tests));
     let system = needs_system.then(build_system_tests).transpose()?;
-    let system = system.as_deref();
+    let system = system.as_ref();
     let mut not_caught = 0;
     // Tests that fail or do not run without a fault prove nothing. All of them run before the first
     // fault, because each fault rebuilds their programs.

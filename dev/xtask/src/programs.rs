@@ -1,12 +1,12 @@
 //! Builds the programs, and runs tasks that consist of one program.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use anyhow::{Context, Result};
 
 use crate::histories;
-use crate::shell::{cargo, command, exec, run, setting};
+use crate::shell::{cargo, command, exec, output, run, setting};
 
 /// The packages with the programs of a running system. All tasks build the same selection, because
 /// another one may enable other features, and dependencies would be built twice.
@@ -62,15 +62,62 @@ pub(crate) fn build(profile: &Profile, packages: &[&[&str]]) -> Result<()> {
     run(&mut build)
 }
 
-/// Builds every program and test. `--all-targets` would also build each library and program as a
-/// benchmark, which none of them is.
-pub(crate) fn build_all(profile: &Profile) -> Result<()> {
-    const ALL: [&str; 5] = ["build", "--workspace", "--bins", "--tests", "--locked"];
-    run(cargo(&ALL).args(["--profile", &profile.name]))
+/// A built program with tests.
+pub(crate) struct TestProgram {
+    /// The name of the file in `tests`, or of the library.
+    pub(crate) name: String,
+    path: PathBuf,
+    /// The folder of its package.
+    folder: PathBuf,
 }
 
-/// Builds every program and test, and fetches the servers at the same time.
-pub(crate) fn build_all_and_fetch(profile: &Profile) -> Result<()> {
+impl TestProgram {
+    /// Reads a line of `cargo build --message-format=json`. `None` for everything but a test
+    /// program.
+    fn parse(line: &str) -> Result<Option<Self>> {
+        let message: serde_json::Value = serde_json::from_str(line)?;
+        let text = |pointer: &str| message.pointer(pointer).and_then(|value| value.as_str());
+        let is_test = message.pointer("/profile/test") == Some(&true.into());
+        let Some(path) = text("/executable").filter(|_| is_test) else {
+            return Ok(None);
+        };
+        let manifest = text("/manifest_path").context("cargo names no package")?;
+        let folder = Path::new(manifest).parent();
+        Ok(Some(Self {
+            name: text("/target/name")
+                .context("cargo names no target")?
+                .to_owned(),
+            path: path.into(),
+            folder: folder.context("a package has no folder")?.to_owned(),
+        }))
+    }
+
+    /// Returns the command that `cargo test` would run, without building anything.
+    pub(crate) fn command(&self) -> Command {
+        let mut tests = command(&self.path);
+        tests.current_dir(&self.folder);
+        tests.env("CARGO_MANIFEST_DIR", &self.folder);
+        tests
+    }
+}
+
+/// Runs a command of cargo that builds tests. Returns their programs.
+pub(crate) fn build_tests(build: &mut Command) -> Result<Vec<TestProgram>> {
+    let built = output(build.arg("--message-format=json-render-diagnostics"))?;
+    let programs = built.lines().map(TestProgram::parse);
+    programs.filter_map(Result::transpose).collect()
+}
+
+/// Builds every program and test. `--all-targets` would also build each library and program as a
+/// benchmark, which none of them is. Returns the programs with tests.
+fn build_all(profile: &Profile) -> Result<Vec<TestProgram>> {
+    const ALL: [&str; 5] = ["build", "--workspace", "--bins", "--tests", "--locked"];
+    build_tests(cargo(&ALL).args(["--profile", &profile.name]))
+}
+
+/// Builds every program and test, and fetches the servers at the same time. Returns the programs
+/// with tests.
+pub(crate) fn build_all_and_fetch(profile: &Profile) -> Result<Vec<TestProgram>> {
     let mut first = cargo(&["build", "--workspace", "--locked"]);
     run(first.args(["--bin", "firstcome-stack", "--profile", &profile.name]))?;
     let mut stack = profile.program("firstcome-stack");
@@ -80,8 +127,9 @@ pub(crate) fn build_all_and_fetch(profile: &Profile) -> Result<()> {
         .context("cannot start firstcome-stack")?;
     let built = build_all(profile);
     let fetched = fetching.wait()?;
-    built?;
-    crate::shell::judge(&stack, fetched)
+    let built = built?;
+    crate::shell::judge(&stack, fetched)?;
+    Ok(built)
 }
 
 fn fetch(profile: &Profile) -> Result<()> {

@@ -7,30 +7,20 @@ const SHOWN: usize = 10;
 /// Faster tests are not shown.
 const LEAST_SECONDS: f64 = 1.0;
 
-/// libtest reports times only as an unstable option, which this variable of the test programs
-/// permits. In cargo's own environment, it would rebuild dependencies.
-const RUNNER: &str = r#"target."cfg(all())".runner=["env","RUSTC_BOOTSTRAP=1"]"#;
-
-/// Completes a `cargo test` command without arguments of the test programs, so that each line of
-/// a test ends with its time.
+/// Completes the command of a test program, so that each line of a test ends with its time. libtest
+/// reports times only as an unstable option, which the variable permits.
 pub(crate) fn with_times(tests: &mut Command) -> &mut Command {
-    tests.args(["--config", RUNNER, "--"]);
-    tests.args(["-Zunstable-options", "--report-time"])
+    tests.args(["-Zunstable-options", "--report-time"]);
+    tests.env("RUSTC_BOOTSTRAP", "1")
 }
 
-/// Prints the slowest tests of each program in the output of `cargo test`.
-pub(crate) fn print(log: &str) {
-    for program in log.split("     Running ").skip(1) {
-        let name = program.split(" (").next().unwrap_or_default();
-        let mut tests: Vec<(f64, &str)> = program.lines().filter_map(time_and_name).collect();
-        tests.sort_by(|one, other| other.0.total_cmp(&one.0));
-        tests.truncate(SHOWN);
-        if !tests.is_empty() {
-            println!("[test] slowest tests of {name}:");
-        }
-        for (seconds, test) in tests {
-            println!("[test] {seconds:7.1} s {test}");
-        }
+/// Prints the slowest tests in the output of a program.
+pub(crate) fn print(name: &str, log: &str) {
+    let mut tests: Vec<(f64, &str)> = log.lines().filter_map(time_and_name).collect();
+    tests.sort_by(|one, other| other.0.total_cmp(&one.0));
+    tests.truncate(SHOWN);
+    for (seconds, test) in tests {
+        println!("[test] {seconds:7.1} s {name} {test}");
     }
 }
 

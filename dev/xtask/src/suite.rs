@@ -2,30 +2,29 @@
 //! `#[ignore = "release"]` cost several times as much as others and run before a release.
 
 use std::io::{BufRead as _, BufReader};
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::process::{Command, Stdio};
+use std::sync::Mutex;
 use std::thread;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, anyhow};
 
 use crate::histories;
-use crate::programs::{Profile, build_all_and_fetch};
+use crate::programs::{Profile, TestProgram, build_all_and_fetch, build_tests};
 use crate::shell::{cargo, command, judge, output, run, setting};
 use crate::slowest::{self, with_times};
 
 /// The program with the tests of the whole system.
 pub(crate) const SYSTEM: &str = "it";
-/// The crate with these tests.
-const HARNESS: &str = "firstcome-harness";
 
 /// Number of fault schedules for every change. `make chaos SEEDS=1000` runs those of a release.
 const SEEDS: &str = "60";
 /// No more drawn schedules begin after this time since the start of the tests of the system, so
 /// that the tests end within six minutes.
-const UNTIL: Duration = Duration::from_secs(290);
+const UNTIL: Duration = Duration::from_secs(320);
 /// Drawn schedules begin for at least and at most these minutes, unless `MINUTES` is set.
-const MINUTES: [f64; 2] = [1.0, 2.0];
+const MINUTES: [f64; 2] = [1.0, 2.5];
 
 /// The numbers of random cases in tests that draw fewer for every change.
 pub(crate) const MORE_CASES: [(&str, &str); 3] = [
@@ -37,9 +36,9 @@ pub(crate) const MORE_CASES: [(&str, &str); 3] = [
 /// Runs the tests of every change. With arguments, runs `cargo test` with them.
 pub(crate) fn test(args: &[String]) -> Result<()> {
     let profile = Profile::new("dev".to_owned());
-    build_all_and_fetch(&profile)?;
+    let programs = build_all_and_fetch(&profile)?;
     if args.is_empty() {
-        every_change(&profile)
+        every_change(&profile, programs)
     } else {
         run(&mut cargo_test(2 * processors(), args))
     }
@@ -81,55 +80,62 @@ pub(crate) fn test_it(args: &[&str]) -> Command {
     tests
 }
 
-/// Builds the test program of the whole system. Returns its path.
-pub(crate) fn build_system_tests() -> Result<PathBuf> {
+/// Builds the test program of the whole system.
+pub(crate) fn build_system_tests() -> Result<TestProgram> {
     let mut build = cargo(&["test", "--workspace", "--locked", "--no-run"]);
-    let built = build.args(["--test", SYSTEM]).output();
-    let built = built.context("cannot start cargo")?;
-    let said = String::from_utf8_lossy(&built.stderr);
-    judge(&build, built.status).with_context(|| said.clone().into_owned())?;
-    let (_, program) = said
-        .rsplit_once("Executable tests/it/main.rs (")
-        .context("cargo names no test program")?;
-    let program = program.split(')').next().unwrap_or_default();
-    Ok(std::path::absolute(program)?)
+    let built = build_tests(build.args(["--test", SYSTEM]))?;
+    built
+        .into_iter()
+        .next()
+        .context("cargo names no test program")
 }
 
 /// Returns the command of the built test program of the whole system, which starts the programs as
 /// they are now.
-pub(crate) fn system_tests(program: &Path, filters: &[&String]) -> Result<Command> {
-    let folder = std::path::absolute("dev/harness")?;
-    let mut tests = command(program);
-    tests.args(filters).current_dir(&folder);
-    tests.env("CARGO_MANIFEST_DIR", folder);
-    tests.env("RUST_TEST_THREADS", (2 * processors()).to_string());
-    in_memory(&mut tests);
-    Ok(tests)
+pub(crate) fn system_tests(program: &TestProgram, filters: &[&String]) -> Command {
+    let mut tests = program.command();
+    with_threads(tests.args(filters), 2 * processors());
+    tests
 }
 
-/// Runs the tests of every change. The system tests wait for servers most of the time, so all other
-/// tests run concurrently, and their output is shown at the end. The fault schedules follow when all
-/// tests have ended: run together with tests, each would take nearly twice the CPU time, and time
-/// limits would be reached.
-fn every_change(profile: &Profile) -> Result<()> {
-    let others = ["--exclude", HARNESS, "--tests"];
-    let mut others = cargo_test(4 * processors(), &others);
-    let mut system = cargo_test(4 * processors(), &["--test", "checker", "--test", SYSTEM]);
+/// Test programs that run at the same time: that of the whole system, and two others.
+const CONCURRENT: usize = 3;
+
+/// The programs that take longest. They begin first, so that nothing waits for one of them at last.
+const LONGEST: [&str; 4] = [SYSTEM, "services", "systems", "mail"];
+
+/// Runs the tests of every change. The fault schedules follow when all tests have ended: run
+/// together with tests, each would take nearly twice the CPU time, and time limits would be reached.
+fn every_change(profile: &Profile, mut programs: Vec<TestProgram>) -> Result<()> {
+    programs.sort_by_key(|program| {
+        LONGEST
+            .iter()
+            .position(|name| *name == program.name)
+            .unwrap_or(LONGEST.len())
+    });
+    let queue = Mutex::new(programs.into_iter());
+    let next = || queue.lock().ok().and_then(|mut queue| queue.next());
+    let work = || {
+        let ran = std::iter::from_fn(next).map(|program| tested(&program));
+        ran.collect::<Result<Vec<_>>>()
+    };
     thread::scope(|scope| {
-        let others = scope.spawn(|| kept(with_times(&mut others), Shown::AtTheEnd));
         let checker = scope.spawn(histories::build);
         let begun = Instant::now();
-        let (times, system) = kept(with_times(&mut system), Shown::AtOnce)?;
-        let (log, others) = joined(others)?;
-        print!("{log}");
-        slowest::print(&times);
-        slowest::print(&log);
+        let workers = [(); CONCURRENT].map(|()| scope.spawn(work));
+        let mut tested = Ok(());
+        for worker in workers {
+            for Tested { name, log, result } in joined(worker)? {
+                slowest::print(&name, &log);
+                tested = tested.and(result);
+            }
+        }
         let left = UNTIL.saturating_sub(begun.elapsed());
         let minutes = (left.as_secs_f64() / 60.0).clamp(MINUTES[0], MINUTES[1]);
         let searched = schedules(profile, minutes).and_then(|mut chaos| run(&mut chaos));
         let linear = joined(checker)
             .and_then(|checker| histories::judge(checker.as_deref(), &histories::of_schedules()?));
-        system.and(others).and(searched).and(linear)
+        tested.and(searched).and(linear)
     })
 }
 
@@ -140,31 +146,35 @@ fn joined<T>(thread: thread::ScopedJoinHandle<'_, Result<T>>) -> Result<T> {
         .flatten()
 }
 
-/// When the output of tests is shown.
-#[derive(Clone, Copy, PartialEq, Eq)]
-enum Shown {
-    AtOnce,
-    AtTheEnd,
+/// A test program that has ended.
+struct Tested {
+    name: String,
+    /// Its output on both streams.
+    log: String,
+    result: Result<()>,
 }
 
-/// Runs a command. Returns its output on both streams, and its result.
-fn kept(command: &mut Command, shown: Shown) -> Result<(String, Result<()>)> {
+/// Runs a test program, and prints each line of its output after its name. Tests wait for servers
+/// most of the time, those of the whole system longest.
+fn tested(program: &TestProgram) -> Result<Tested> {
+    let mut command = program.command();
+    let each = if program.name == SYSTEM { 4 } else { 2 };
+    with_threads(with_times(&mut command), each * processors());
     let (reader, writer) = std::io::pipe()?;
     command.stdout(writer.try_clone()?).stderr(writer);
     let mut child = command.spawn().context("cannot start the tests")?;
     // Drops the writing ends that the command holds. Otherwise the pipe would never end.
     command.stdout(Stdio::null()).stderr(Stdio::null());
+    let name = program.name.clone();
     let mut log = String::new();
     for line in BufReader::new(reader).split(b'\n') {
         let line = String::from_utf8_lossy(&line?).into_owned();
-        if shown == Shown::AtOnce {
-            println!("{line}");
-        }
+        println!("{name}: {line}");
         log += &line;
         log.push('\n');
     }
-    let result = judge(command, child.wait()?);
-    Ok((log, result))
+    let result = judge(&command, child.wait()?);
+    Ok(Tested { name, log, result })
 }
 
 /// Returns the command of the fault schedules. Each commit draws different ones, so that new
@@ -177,9 +187,9 @@ fn schedules(profile: &Profile, minutes: f64) -> Result<Command> {
     };
     let first = setting("FIRST").map_or_else(of_commit, Ok)?;
     println!("[test] fault schedules; to run them alone: make chaos FIRST={first} SEEDS={seeds}");
-    // A schedule waits for most of its time.
+    // A schedule waits for most of its time: it uses 0.4 of a processor.
     let mut chaos = profile.program("firstcome-chaos");
-    let workers = (2 * processors()).to_string();
+    let workers = (5 * processors() / 2).to_string();
     chaos.envs([("FIRST", first), ("SEEDS", seeds), ("WORKERS", workers)]);
     let minutes = setting("MINUTES").unwrap_or_else(|| format!("{minutes:.2}"));
     chaos.args(["run", "--regressions", "--minutes", &minutes]);
@@ -202,10 +212,15 @@ pub(crate) fn processors() -> usize {
 /// Returns the command of tests whose servers keep their files in memory. `RUST_TEST_THREADS`
 /// replaces the number of threads.
 pub(crate) fn cargo_test(threads: usize, args: &[impl AsRef<std::ffi::OsStr>]) -> Command {
-    let threads = setting("RUST_TEST_THREADS").unwrap_or_else(|| threads.to_string());
     let mut tests = cargo(&["test", "--workspace", "--locked", "--no-fail-fast"]);
-    in_memory(tests.args(args).env("RUST_TEST_THREADS", threads));
+    with_threads(tests.args(args), threads);
     tests
+}
+
+/// Lets a command run tests in so many threads, with files in memory.
+fn with_threads(tests: &mut Command, threads: usize) {
+    let threads = setting("RUST_TEST_THREADS").unwrap_or_else(|| threads.to_string());
+    in_memory(tests.env("RUST_TEST_THREADS", threads));
 }
 
 /// Lets the servers of tests keep their files in memory, if there is room.
