@@ -9,8 +9,8 @@ use anyhow::{Context as _, Result, ensure};
 use firstcome_harness::{PrefixedKeys, StoreUrls, World, WorldStores};
 use firstcome_stack::{Clocks, ProcessClock};
 use firstcome_stack::{
-    FaultProxy, KafkaOptions, KafkaServer, MysqlOptions, MysqlServer, ProxyFault, RedisOptions,
-    RedisServer,
+    FaultProxy, KafkaOptions, KafkaServer, MysqlServer, ProxyFault, RedisOptions, RedisServer,
+    StackOptions,
 };
 use parking_lot::Mutex as SyncMutex;
 use tokio::sync::{Mutex, MutexGuard};
@@ -50,7 +50,9 @@ impl ProxiedServers {
             env: redis_clock.env().into(),
             ..RedisOptions::default()
         };
-        let mysql = MysqlOptions::with(vec![LOCK_WAIT.to_owned()]);
+        // A killed server loses no commit, because the page cache survives it.
+        let mut mysql = StackOptions::without_fsync().mysql;
+        mysql.extra_args.push(LOCK_WAIT.to_owned());
         let (redis, mysql, (kafka, kafka_proxy)) = tokio::try_join!(
             RedisServer::start(redis),
             MysqlServer::start(mysql),

@@ -20,13 +20,8 @@ impl KafkaNode {
     /// Less than the default heap of 384 MB, because a cluster runs three of these brokers.
     pub(crate) const HEAP: &'static str = "-Xmx160m";
 
-    /// Three copies of group offsets, so that they survive the loss of a broker. The log cleaner
-    /// would take 128 MB of heap by default.
-    pub(crate) const PROPERTIES: &'static str = "\
-        offsets.topic.replication.factor=3\n\
-        log.cleaner.dedupe.buffer.size=2097152\n\
-        num.network.threads=1\n\
-        num.io.threads=2\n";
+    /// Three copies of group offsets, so that they survive the loss of a broker.
+    pub(crate) const PROPERTIES: &'static str = "offsets.topic.replication.factor=3\n";
 
     /// Returns the node ID, counted from 1.
     pub(crate) fn id(&self) -> usize {
