@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use chrono::{TimeDelta, Utc};
+use chrono::{DateTime, TimeDelta, Utc};
 use firstcome_shared::domain::DropId;
 use firstcome_stack::{FaultProxy, KafkaServer, ProxyFault};
 use futures_util::future::join_all;
@@ -187,6 +187,61 @@ async fn concurrent_retries_publish_few_times_with_the_admission_time() {
     assert!((2..500).contains(&claims.len()), "{}", claims.len());
     let is_same = claims.iter().all(|claim| *claim == claims[0]);
     assert!(is_same, "all have the time of the admission");
+}
+
+/// A return voids the claims from before it. A claim of unknown time must not seem later than a
+/// return that came while Redis's answer was on its way.
+#[tokio::test]
+async fn claim_of_unknown_time_counts_from_before_redis_was_asked() {
+    let one_way = TimeDelta::seconds(1);
+    let world = ServeWorld::new().await;
+    let kafka = KafkaServer::breakable().await.unwrap();
+    let (own, _mysql) = on(kafka.server, &world).await;
+    let (slow, redis) = behind_redis(&own).await;
+    let direct = own.api().await;
+    let slow = slow.with("store-timeout-ms", 5_000).api().await;
+    let (id, drop) = direct.make(open(5_000)).await;
+    let first = queued(&direct, id).await;
+    for user in ["mine", "kept"] {
+        direct.claim(id, user).await.is(202, "accepted");
+    }
+    let times = world.keys(id, DropId(drop)).times;
+    world.ask_redis::<()>(&["DEL", &times]).await;
+    let delay = ProxyFault::Delay(one_way.to_std().unwrap());
+    redis.set(delay).await.unwrap();
+    let mut asked_at = [Utc::now(); 3];
+    until("a repeated claim is published", async || {
+        asked_at[0] = Utc::now();
+        slow.claim(id, &first).await.code() == (200, "already_claimed")
+    })
+    .await;
+    until("a claim is published when its user looks", async || {
+        asked_at[1] = Utc::now();
+        slow.mine(id, "mine").await.json["status"] == "accepted"
+    })
+    .await;
+    let all = own.published().await;
+    let published = |user: &str| {
+        let last = all.iter().rfind(|claim| claim.user_id.as_str() == user);
+        last.and_then(|claim| claim.claimed_at).unwrap()
+    };
+    kafka.proxy.set(ProxyFault::Cut).await.unwrap();
+    until("a repeated claim becomes a row", async || {
+        asked_at[2] = Utc::now();
+        slow.claim(id, "kept").await.code() == (200, "already_claimed")
+    })
+    .await;
+    let ms = "TIMESTAMPDIFF(MICROSECOND, '1970-01-01', claimed_at) DIV 1000";
+    let row = format!("SELECT {ms} FROM {{db}}.issued_coupons WHERE user_id = 'kept'");
+    let row = world.sql(&row).await;
+    let kept = DateTime::from_timestamp_millis(row[0][0].parse().unwrap()).unwrap();
+    let at = [published(&first), published("mine"), kept];
+    let after: Vec<TimeDelta> = at
+        .iter()
+        .zip(asked_at)
+        .map(|(at, asked)| *at - asked)
+        .collect();
+    assert!(after.iter().all(|after| *after < one_way), "{after:?}");
 }
 
 #[tokio::test]

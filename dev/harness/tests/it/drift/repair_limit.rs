@@ -4,6 +4,8 @@
 use firstcome_harness::drift::Drift;
 use firstcome_harness::{Answer, Fixture, HeldTransaction, LIMIT, MadeCoupon, eventually, rows};
 use firstcome_reconciler::report::{Outcome, Run, Status};
+use firstcome_stack::{FaultProxy, ProxyFault};
+use reqwest::Url;
 use serde_json::json;
 
 use crate::drift::support::{
@@ -78,7 +80,8 @@ async fn too_many_repairs_wait_for_a_confirmation_and_rows_are_written() {
     clean_pass(world, &coupon).await;
 }
 
-/// A lock on the coupon's row interrupts the first attempt after it has closed the coupon.
+/// A lock on the coupon's row interrupts an attempt after it has closed the coupon, and Redis is away
+/// during another one.
 #[tokio::test]
 async fn confirmed_repairs_that_are_interrupted_are_made_by_the_same_run() {
     let fixture = beyond_the_limit("d-limit-again").await;
@@ -99,14 +102,25 @@ async fn confirmed_repairs_that_are_interrupted_are_made_by_the_same_run() {
         coupon.id
     ))
     .await;
-    let interrupted = async {
-        eventually("another attempt begins", LIMIT, async || {
-            era().await > before + 1
-        })
-        .await;
-        lock.commit().await;
-    };
-    tokio::join!(confirm(&fixture, &shown, REPAIRED), interrupted);
+    let mut url = Url::parse(&world.setting("REDIS_URL")).unwrap();
+    let redis = FaultProxy::start(url.port().unwrap()).await.unwrap();
+    url.set_port(Some(redis.port())).unwrap();
+    let id = coupon.id.to_string();
+    let args = ["once", "--json", "--confirm", &shown, "--coupon", &id];
+    let env = [("REDIS_URL", url.as_str())];
+    let run = world.start("firstcome-reconciler", &args, &env);
+    eventually("another attempt begins", LIMIT, async || {
+        era().await > before + 1
+    })
+    .await;
+    redis.set(ProxyFault::Cut).await.unwrap();
+    eventually("an attempt without Redis fails", LIMIT, async || {
+        run.log().contains("confirmed repairs are tried again")
+    })
+    .await;
+    redis.set(ProxyFault::Pass).await.unwrap();
+    lock.commit().await;
+    assert_eq!(run.ended(LIMIT).await, REPAIRED.0, "{}", run.log());
     assert_settled(world, &coupon, 25, 21, &answers).await;
     clean_pass(world, &coupon).await;
 }

@@ -106,6 +106,29 @@ async fn freed_slot_is_offered_while_other_coupons_are_being_reopened() {
     gets_row(world, &coupon, "next").await;
 }
 
+/// A lane records what it has done beside its work.
+#[tokio::test]
+async fn freed_slot_is_offered_while_the_last_offer_cannot_be_recorded() {
+    let fixture = Fixture::new("offered-unrecorded").await;
+    let Fixture { api, world, .. } = &fixture;
+    world.set("FIRSTCOME_TEST_DATABASE_TIMEOUT_MS", "60000");
+    let (coupon, holders) = fixture.held_of(&coupon_body("Line", 2, 9), 2).await;
+    let _daemon = world.daemon().await;
+    for next in ["w-0", "w-1"] {
+        api.claim(coupon.id, next).await;
+    }
+    let mut recording = HeldTransaction::begin(&world.sql).await;
+    recording.run("LOCK TABLES reconcile_runs WRITE").await;
+    let begun = Instant::now();
+    for ((holder, _), next) in holders.iter().zip(["w-0", "w-1"]) {
+        api.give_back(coupon.id, holder).await.unwrap();
+        gets_row(world, &coupon, next).await;
+    }
+    let offered = begun.elapsed();
+    recording.run("UNLOCK TABLES").await;
+    assert!(offered < Duration::from_secs(30), "{offered:?}");
+}
+
 /// Slots of a coupon whose comparison takes seconds.
 const MANY: u32 = 1_000_000;
 
