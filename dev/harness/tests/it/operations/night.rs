@@ -148,7 +148,8 @@ impl<'a> Duty<'a> {
     /// Ends a scene: nothing comes any more. The next one is five hours later.
     async fn end(&self, scene: &str) {
         self.is_silent(scene).await;
-        let open = "SELECT COUNT(*) FROM told WHERE ended_at IS NULL AND kind <> 'repaired'";
+        let open = "SELECT COUNT(*) FROM told WHERE ended_at IS NULL AND told_at IS NOT NULL \
+            AND kind <> 'repaired'";
         if self.world.sql.number(open).await > 0 {
             self.wrong.borrow_mut().push(format!("{scene}: not over"));
         }
