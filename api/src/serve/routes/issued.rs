@@ -206,13 +206,18 @@ pub(crate) async fn issued(
     Ok(([(CACHE_CONTROL, "no-store"), (VARY, "Accept")], answer).into_response())
 }
 
-/// Whether the client names CSV. All others get JSON.
+/// Whether the client names CSV, and does not refuse it. All others get JSON.
 fn wants_csv(headers: &HeaderMap) -> bool {
-    let mut values = headers
-        .get_all(ACCEPT)
-        .iter()
-        .filter_map(|value| value.to_str().ok());
-    values.any(|value| value.to_ascii_lowercase().contains("text/csv"))
+    let values = headers.get_all(ACCEPT).iter();
+    let ranges = values.filter_map(|value| value.to_str().ok());
+    ranges.flat_map(|value| value.split(',')).any(|range| {
+        let mut parts = range.split(';').map(str::trim);
+        let is_csv = parts
+            .next()
+            .is_some_and(|it| it.eq_ignore_ascii_case("text/csv"));
+        let quality = parts.find_map(|part| part.strip_prefix("q=")?.parse().ok());
+        is_csv && quality.is_none_or(|quality: f32| quality > 0.0)
+    })
 }
 
 async fn page(app: &App, which: HolderRange, limit: usize) -> Result<IssuedRowsPage, Problem> {
@@ -298,4 +303,25 @@ fn rows(issued: Vec<IssuedCoupon>, is_first: bool, labels: &Labels) -> anyhow::R
         })?;
     }
     Ok(csv.into_inner()?)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn csv_is_sent_to_a_client_that_names_it_and_does_not_refuse_it() {
+        for (accept, is_csv) in [
+            ("TEXT/CSV; charset=utf-8", true),
+            ("application/json, text/csv;q=0.5", true),
+            ("text/csv;q=0.05", true),
+            ("text/csv; q=0, application/json", false),
+            ("text/csv;q=0.00", false),
+            ("text/csv-schema", false),
+            ("*/*", false),
+        ] {
+            let headers = [(ACCEPT, accept.parse().unwrap())].into_iter().collect();
+            assert_eq!(wants_csv(&headers), is_csv, "{accept}");
+        }
+    }
 }
