@@ -5,7 +5,7 @@ use super::super::{FailureCause, StoreRefusal};
 
 /// The meanings of a client's errors, identified by parts of their texts, because only the text of
 /// an error is passed on.
-const MEANINGS: [(&str, &str); 6] = [
+const MEANINGS: [(&str, &str); 5] = [
     (
         "has a server that does not answer as a master",
         "does not answer as a master",
@@ -18,16 +18,13 @@ const MEANINGS: [(&str, &str); 6] = [
     (
         "does not answer",
         "timed out|did not answer|no connection within|deadline has \
-        elapsed|BrokerTransportFailure|AllBrokersDown|OperationTimedOut",
+        elapsed|BrokerTransportFailure|AllBrokersDown|OperationTimedOut|Connection reset|\
+        Broken pipe|terminated|unexpected end of file|connection closed|is closed|was closed|\
+        been closed|closed the connection|closed by",
     ),
     (
         "is at a host name that is not known",
         "failed to lookup|Name or service not known|Temporary failure in name",
-    ),
-    (
-        "has closed the connection",
-        "Connection reset|Broken pipe|terminated|unexpected end of file|connection closed|\
-        is closed|was closed|been closed|closed the connection|closed by",
     ),
     (
         "is not reachable by the network",
@@ -93,7 +90,7 @@ mod tests {
                 "MySQL did not answer list alerts within 5s",
                 "MySQL does not answer",
             ),
-            (Redis, reset, "Redis has closed the connection"),
+            (Redis, reset, "Redis does not answer"),
             (
                 Redis,
                 "a server of the Redis Cluster does not answer as a master: its coupons are \
@@ -103,7 +100,7 @@ mod tests {
             (
                 Mysql,
                 "Driver error: Connection to the server is closed.",
-                "MySQL has closed the connection",
+                "MySQL does not answer",
             ),
             (Kafka, transport, "Kafka does not answer"),
             (Other, "it timed out", "it timed out"),
