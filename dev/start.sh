@@ -18,7 +18,7 @@ case $job in
         ;;
     test)
         otherwise=
-        takes="takes about 10 minutes on two cores"
+        takes="takes about 8 minutes on two cores"
         REQUIRED=1
         ;;
     *)
