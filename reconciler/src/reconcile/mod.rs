@@ -113,6 +113,10 @@ async fn reconcile_page(
         // without its own.
         Err(error) if error.is_of_redis() => {
             let refusing = ctx.stores.redis.refusing_writes().await?;
+            // Nothing is left to compare, so the pass may be tried again as a whole.
+            if refusing.are_all() {
+                return Err(error);
+            }
             let mut others = Vec::new();
             for listed in page {
                 let id = listed.coupon.id;
