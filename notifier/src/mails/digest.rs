@@ -172,7 +172,7 @@ fn repairs(day: &DailyDigest, links: &Links) -> Vec<String> {
     let names: HashMap<DropId, &str> = campaigns
         .map(|it| (DropId::of_campaign(&it.name, None), it.name.as_str()))
         .collect();
-    let mut by_name: BTreeMap<String, Vec<String>> = BTreeMap::new();
+    let mut by_name: BTreeMap<String, BTreeMap<&str, u64>> = BTreeMap::new();
     for it in &day.repairs {
         let of = match (links.subject(), names.get(&it.drop_id)) {
             (Subject::Drop, _) => String::new(),
@@ -182,12 +182,17 @@ fn repairs(day: &DailyDigest, links: &Links) -> Vec<String> {
             }
         };
         let repaired = by_name.entry(of).or_default();
-        repaired.push(things(&it.kind, it.number));
+        *repaired.entry(&it.kind).or_default() += it.number;
     }
-    by_name
-        .into_iter()
-        .map(|(of, repaired)| format!("Repaired{of}: {}", repaired.join(", ")))
-        .collect()
+    let mut lines = Vec::new();
+    for (of, repaired) in by_name {
+        let repaired = repaired
+            .into_iter()
+            .map(|(kind, number)| things(kind, number));
+        let repaired: Vec<String> = repaired.collect();
+        lines.push(format!("Repaired{of}: {}", repaired.join(", ")));
+    }
+    lines
 }
 
 fn finished_drops(day: &DailyDigest) -> [Block; 2] {

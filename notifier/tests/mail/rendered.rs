@@ -685,6 +685,7 @@ fn daily_digest_names_the_campaigns_of_problems_and_of_repairs() {
         }],
         repairs: vec![
             of_kind(of_each, "count_mismatch", 1),
+            of_kind(DropId::of_campaign("Lunch\n8", None), "count_mismatch", 2),
             of_kind(DropId::of_campaign("Summer", None), "failed_claim", 4),
             of_kind(DropId::of_campaign("Summer", None), "unissued", 19),
             of_kind(DropId::of_campaign("Deleted", None), "unissued", 2),
@@ -704,7 +705,7 @@ fn daily_digest_names_the_campaigns_of_problems_and_of_repairs() {
     for says in [
         "- Summer: 2 unrepaired",
         "- Repaired in Summer: 4 failed claims, 19 promises without a row",
-        "- Repaired in campaigns of `each`, or no longer in the file: 1 wrong counter,",
+        "- Repaired in campaigns of `each`, or no longer in the file: 3 wrong counters,",
     ] {
         assert!(text.contains(says), "{says}: {text}");
     }
