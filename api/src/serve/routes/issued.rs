@@ -215,7 +215,10 @@ fn wants_csv(headers: &HeaderMap) -> bool {
         let is_csv = parts
             .next()
             .is_some_and(|it| it.eq_ignore_ascii_case("text/csv"));
-        let quality = parts.find_map(|part| part.strip_prefix("q=")?.parse().ok());
+        let mut qualities = parts
+            .filter_map(|part| part.split_once('='))
+            .filter(|(name, _)| name.eq_ignore_ascii_case("q"));
+        let quality = qualities.next().and_then(|(_, value)| value.parse().ok());
         is_csv && quality.is_none_or(|quality: f32| quality > 0.0)
     })
 }
@@ -316,7 +319,7 @@ mod tests {
             ("application/json, text/csv;q=0.5", true),
             ("text/csv;q=0.05", true),
             ("text/csv; q=0, application/json", false),
-            ("text/csv;q=0.00", false),
+            ("text/csv;Q=0.00", false),
             ("text/csv-schema", false),
             ("*/*", false),
         ] {

@@ -10,6 +10,10 @@ const MEANINGS: [(&str, &str); 5] = [
         "has a server that does not answer as a master",
         "does not answer as a master",
     ),
+    (
+        "is at a host name that is not known",
+        "failed to lookup|Name or service not known|Temporary failure in name",
+    ),
     // A store that has too many connections does answer, and gives that reason.
     (
         "does not answer: nothing listens at its address",
@@ -21,10 +25,6 @@ const MEANINGS: [(&str, &str); 5] = [
         elapsed|BrokerTransportFailure|AllBrokersDown|OperationTimedOut|Connection reset|\
         Broken pipe|terminated|unexpected end of file|connection closed|is closed|was closed|\
         been closed|closed the connection|closed by",
-    ),
-    (
-        "is at a host name that is not known",
-        "failed to lookup|Name or service not known|Temporary failure in name",
     ),
     (
         "is not reachable by the network",
@@ -101,6 +101,11 @@ mod tests {
                 Mysql,
                 "Driver error: Connection to the server is closed.",
                 "MySQL does not answer",
+            ),
+            (
+                Mysql,
+                "connection closed: failed to lookup address information",
+                "MySQL is at a host name that is not known",
             ),
             (Kafka, transport, "Kafka does not answer"),
             (Other, "it timed out", "it timed out"),
