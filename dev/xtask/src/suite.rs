@@ -8,7 +8,7 @@ use std::sync::Mutex;
 use std::thread;
 use std::time::{Duration, Instant};
 
-use anyhow::{Context, Result, anyhow};
+use anyhow::{Context, Result, anyhow, bail, ensure};
 
 use crate::histories;
 use crate::programs::{Profile, TestProgram, build_all_and_fetch, build_tests};
@@ -107,6 +107,10 @@ const LONGEST: [&str; 4] = [SYSTEM, "services", "systems", "mail"];
 /// Runs the tests of every change. The fault schedules follow when all tests have ended: run
 /// together with tests, each would take nearly twice the CPU time, and time limits would be reached.
 fn every_change(profile: &Profile, mut programs: Vec<TestProgram>) -> Result<()> {
+    for name in LONGEST {
+        let is_built = programs.iter().any(|program| program.name == name);
+        ensure!(is_built, "cargo names no test program {name}");
+    }
     programs.sort_by_key(|program| {
         LONGEST
             .iter()
@@ -173,7 +177,10 @@ fn tested(program: &TestProgram) -> Result<Tested> {
         log += &line;
         log.push('\n');
     }
-    let result = judge(&command, child.wait()?);
+    let mut result = judge(&command, child.wait()?);
+    if !log.contains("test result: ok") {
+        result = result.and_then(|()| bail!("{name} ended without a result"));
+    }
     Ok(Tested { name, log, result })
 }
 
