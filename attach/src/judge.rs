@@ -6,7 +6,7 @@
 
 use crate::file::Counts;
 use crate::look::{Look, Target};
-use crate::users::{Hasher, UserHash, has, repeated, without};
+use crate::users::{Hasher, UserHash, repeated, without};
 
 /// One difference, as looks recognise it again.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -58,12 +58,7 @@ pub struct Comparison {
     /// `None`: no counter is described, or it cannot be compared.
     pub numbers: Option<Numbers>,
     pub differences: Vec<Difference>,
-    /// Users with rows of theirs, for the proof that a second row is refused.
-    pub with_rows: Vec<UserHash>,
 }
-
-/// Users whose second row the database has to refuse, so that it counts as proof.
-const PROOFS: usize = 3;
 
 /// Compares what a look saw.
 pub fn compare(target: &Target<'_>, look: &Look, hasher: &Hasher) -> Comparison {
@@ -111,8 +106,6 @@ impl Comparison {
         let lacking = without(&without(promised, &rows.counted), &rows.uncounted);
         let strangers = without(&rows.counted, promised);
         let twice = repeated(&rows.counted);
-        let both = promised.iter().filter(|user| has(&rows.counted, **user));
-        self.with_rows = both.take(PROOFS).copied().collect();
         self.owed += lacking.len() as u64;
         self.in_both = (promised.len() - lacking.len()) as u64;
         self.lacking = lacking.len() as u64;

@@ -11,7 +11,7 @@ use crate::error::Answer;
 use crate::file::Failed;
 use crate::judge::{Comparison, Difference, Numbers};
 use crate::kafka::DeadLetters;
-use crate::look::{CheckRow, Look, Target};
+use crate::look::{CheckRow, Look, PromisedUsers, Target};
 use crate::queue::Queue;
 use crate::theirs::Theirs;
 use crate::unasked::Trouble;
@@ -19,6 +19,9 @@ use crate::users::{UserHash, has, merge};
 
 /// Looks and a queue that fail are told after so long.
 const PATIENCE: Duration = Duration::from_secs(30);
+
+/// Users whose rows came before any process could write them, as many as are remembered.
+const CAME: usize = 100;
 
 /// What earlier looks saw of a difference.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -35,6 +38,8 @@ pub struct Memory {
     /// Users of whom any look saw a row; sorted.
     with_row: Vec<UserHash>,
     has_looked: bool,
+    /// Users of both stores who came with their row between two looks, so that it is theirs.
+    came: Vec<UserHash>,
     open: HashMap<Difference, Open>,
     pub queue: Queue,
     pub letters: Option<DeadLetters>,
@@ -66,6 +71,7 @@ impl Memory {
             seen: Vec::new(),
             with_row: Vec::new(),
             has_looked: false,
+            came: Vec::new(),
             open: HashMap::new(),
             queue: Queue::new(target),
             letters,
@@ -83,6 +89,9 @@ impl Memory {
     /// Adds a look. Differences that it did not see are closed. Returns whether the numbers are
     /// those of the look before.
     pub fn add(&mut self, look: &Look, compared: &Comparison) -> bool {
+        if let Some(promised) = &look.promised {
+            self.note_who_came(look, promised);
+        }
         let mut open = HashMap::with_capacity(compared.differences.len());
         let mut vanished = 0;
         for difference in &compared.differences {
@@ -114,6 +123,27 @@ impl Memory {
         let is_at_rest = self.numbers == compared.numbers;
         self.numbers = compared.numbers;
         is_at_rest
+    }
+
+    /// A process that writes rows sees them lost for `in_flight` first, and a person who confirms a
+    /// plan needs two such processes.
+    fn note_who_came(&mut self, look: &Look, promised: &PromisedUsers) {
+        let rows = &look.rows.counted;
+        let is_in_both = |user: &UserHash| promised.has(*user) && has(rows, *user);
+        self.came.retain(is_in_both);
+        let gap = look.ended.saturating_sub(self.looked_at);
+        if !self.has_looked || gap >= self.queue.in_flight * 2 {
+            return;
+        }
+        let known = |user: &UserHash| has(&self.seen, *user) || has(&self.with_row, *user);
+        let users = promised.users.iter().copied();
+        let came = users.filter(|user| is_in_both(user) && !known(user));
+        self.came.extend(came.take(CAME - self.came.len()));
+    }
+
+    /// Whether the row of a user is proved to be theirs.
+    pub fn is_theirs(&self, user: UserHash) -> bool {
+        self.came.contains(&user)
     }
 
     /// Whether an earlier look than that in which the difference began saw the user in no store.

@@ -31,6 +31,9 @@ const MOST_CAMPAIGNS: usize = 200;
 /// A campaign rests for so many times what its look took.
 const REST: u32 = 10;
 
+/// Users whose second row their database has to refuse, so that it counts as proof.
+const PROOFS: usize = 3;
+
 /// Lines that are shown to operators.
 const SHOWN: usize = 1_000;
 
@@ -289,7 +292,7 @@ impl<'e> Pass<'e> {
                 .filter(|it| it.lost.is_some())
                 .for_each(Found::plan);
             self.show_plan(target, &found);
-            match self.repair(&mut plan, theirs, &mut found).await {
+            match self.repair(&mut plan, memory, theirs, &mut found).await {
                 // What the look has found is told all the same.
                 Err(error @ (AttachError::Misfit(_) | AttachError::Refused { .. })) => {
                     found.push(Found::stalled(Cause::NotCompared, error.to_string()));
@@ -344,6 +347,7 @@ impl<'e> Pass<'e> {
     async fn repair(
         &mut self,
         plan: &mut Plan<'_>,
+        memory: &Memory,
         theirs: &mut Theirs,
         found: &mut [Found],
     ) -> Answer<()> {
@@ -356,7 +360,7 @@ impl<'e> Pass<'e> {
             let database = &engine.database;
             let mut begun = Repairs::begin(database, &engine.hasher, theirs, looked).await?;
             if may_be_unasked {
-                let users = self.with_rows_of_theirs(plan);
+                let users = self.with_rows_of_theirs(plan, memory);
                 plan.facts.refuses_second_row = begun.refuses_second_row(&users).await?;
             }
             // From the next pass on, rows of other users may be written, too: then their database has
@@ -421,24 +425,18 @@ impl<'e> Pass<'e> {
         }
     }
 
-    /// Returns users who have rows of theirs.
-    fn with_rows_of_theirs(&self, plan: &Plan<'_>) -> Vec<String> {
-        let Looked {
-            target,
-            look,
-            compared,
-            ..
-        } = plan.looked;
+    /// Returns users who have rows of theirs, for the proof that a second row is refused.
+    fn with_rows_of_theirs(&self, plan: &Plan<'_>, memory: &Memory) -> Vec<String> {
+        let Looked { target, look, .. } = plan.looked;
         let Some(promised) = &look.promised else {
             return Vec::new();
         };
         promised
-            .named(target, &self.engine.hasher, |user| {
-                compared.with_rows.contains(&user)
-            })
+            .named(target, &self.engine.hasher, |user| memory.is_theirs(user))
             .into_values()
             .map(|user| user.name)
             .filter(|name| !plan.ours.may_have(name))
+            .take(PROOFS)
             .collect()
     }
 }

@@ -53,7 +53,7 @@ pub struct Facts {
     pub lacking: u64,
     /// Rows of ours within a day.
     pub made_today: u64,
-    /// Their database refused a second row of each user of theirs who was tried.
+    /// Their database refused a second row of each user with a row of theirs who was tried.
     pub refuses_second_row: bool,
 }
 
@@ -74,7 +74,8 @@ impl Facts {
             user.may_have_ours
                 .then_some("it got a row of ours before, or our records cannot hold its name"),
             (!self.refuses_second_row).then_some(
-                "your database accepts a second row of a user: ALTER TABLE … ADD UNIQUE (…)",
+                "your database refused no second row of users who came with one since this process \
+                began: ALTER TABLE … ADD UNIQUE (…)",
             ),
         ];
         let own = reasons.into_iter().flatten().next();

@@ -262,6 +262,9 @@ async fn store_that_is_away_names_nobody() {
     let (world, _direct) = DOWN.sold().await;
     let (proxy, daemon) = behind_proxy(&world, &DOWN).await;
     daemon.settle().await;
+    DOWN.admit(&world, 28).await;
+    DOWN.issue(&world, 28).await;
+    daemon.settle().await;
     DOWN.admit(&world, 29).await;
     daemon.settle().await;
     daemon.confirm().await;
@@ -274,5 +277,5 @@ async fn store_that_is_away_names_nobody() {
     }
     proxy.set(ProxyFault::Pass).await.unwrap();
     assert_eq!(told(&daemon.settle().await), ["1 unissued applied"]);
-    assert_eq!(rows(&world).await, 22);
+    assert_eq!(rows(&world).await, 23);
 }

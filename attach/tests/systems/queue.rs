@@ -49,9 +49,12 @@ fn file(queue: &str) -> String {
 async fn trusted(brokers: &str, queue: &str, opens: &[&str], show: &[&str]) -> (World, Daemon) {
     let world = World::new(&[firstcome_shops::published::COUPON]).await;
     world.run(opens).await;
-    world.add_members("@users", users(0..BEFORE)).await;
-    world.add_rows(users(0..BEFORE)).await;
     let daemon = world.daemon(&format!("kafka = '{brokers}'\n{}", file(queue)));
+    for some in [0..BEFORE - 1, BEFORE - 1..BEFORE] {
+        world.add_members("@users", users(some.clone())).await;
+        world.add_rows(users(some)).await;
+        daemon.pass().await;
+    }
     for step in show {
         world.run(&[step]).await;
         daemon.pass().await;

@@ -20,6 +20,11 @@ async fn run(world: &World, steps: &[&str], user: u32) {
     world.run(&steps).await;
 }
 
+async fn sell(world: &World, system: &System, user: u32) {
+    run(world, system.admits, user).await;
+    run(world, system.issues, user).await;
+}
+
 fn must_be(findings: &[Finding], expected: &[&str]) -> anyhow::Result<()> {
     let found = told(findings);
     ensure!(
@@ -45,11 +50,16 @@ pub(crate) async fn prove_in(world: &World, system: &System) -> anyhow::Result<(
     let lines = system.file.lines().count();
     ensure!(lines <= LINES, "{lines} lines");
     world.run(system.opens).await;
-    for user in 1..=SOLD {
-        run(world, system.admits, user).await;
-        run(world, system.issues, user).await;
+    for user in 1..SOLD {
+        sell(world, system, user).await;
     }
     let daemon = world.daemon(system.file);
+    let second = daemon.restarted();
+    for process in [&daemon, &second] {
+        process.pass().await;
+    }
+    sell(world, system, SOLD).await;
+    second.pass().await;
     must_be(&daemon.settle().await, &[]).context("at first")?;
 
     run(world, system.loses, 3).await;
@@ -59,7 +69,7 @@ pub(crate) async fn prove_in(world: &World, system: &System) -> anyhow::Result<(
     } else {
         let confirmed = daemon.confirm().await;
         must_be(&confirmed, &["1 unissued applied"]).context("confirmed")?;
-        lose_message(system, world, &daemon).await?;
+        lose_message(system, world, &second).await?;
     }
     for fault in system.faults {
         run(world, fault.steps, 5).await;
@@ -72,8 +82,7 @@ pub(crate) async fn prove_in(world: &World, system: &System) -> anyhow::Result<(
 
 /// The message of a new user is lost.
 async fn lose_message(system: &System, world: &World, daemon: &Daemon) -> anyhow::Result<()> {
-    let daemon = daemon.restarted();
-    must_be(&daemon.settle().await, &[]).context("after a restart")?;
+    must_be(&daemon.settle().await, &[]).context("in a second process")?;
     run(world, system.admits, SOLD + 1).await;
     let found = daemon.settle().await;
     let confirmed = if system.repair == Repair::Asks {
@@ -89,7 +98,7 @@ pub(crate) trait Sold {
     /// Sells, and lets a person confirm the first plan, the row of user 21. From then on, rows of
     /// new users need nobody.
     async fn trusted(&self) -> (World, Daemon);
-    /// Sells to 20 users, and starts a process that has looked.
+    /// Sells to 20 users, the last of whom comes while a process looks.
     async fn sold(&self) -> (World, Daemon);
     async fn admit(&self, world: &World, user: u32);
     async fn issue(&self, world: &World, user: u32);
@@ -107,11 +116,13 @@ impl Sold for System {
     async fn sold(&self) -> (World, Daemon) {
         let world = World::on(self.product, &[]).await;
         world.run(self.opens).await;
-        for user in 1..=SOLD {
-            self.admit(&world, user).await;
-            self.issue(&world, user).await;
-        }
         let daemon = world.daemon(self.file);
+        for user in 1..=SOLD {
+            if user == SOLD {
+                daemon.pass().await;
+            }
+            sell(&world, self, user).await;
+        }
         let found = daemon.settle().await;
         assert!(found.is_empty(), "{}: {found:#?}", self.name);
         (world, daemon)
