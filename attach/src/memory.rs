@@ -41,6 +41,8 @@ pub struct Memory {
     /// Users of both stores who came with their row between two looks, so that it is theirs.
     came: Vec<UserHash>,
     open: HashMap<Difference, Open>,
+    /// When the oldest difference began that was too young for the last look.
+    oldest_young: Option<Duration>,
     pub queue: Queue,
     pub letters: Option<DeadLetters>,
     /// When the last look began.
@@ -73,6 +75,7 @@ impl Memory {
             has_looked: false,
             came: Vec::new(),
             open: HashMap::new(),
+            oldest_young: None,
             queue: Queue::new(target),
             letters,
             looked_at: Duration::ZERO,
@@ -106,6 +109,9 @@ impl Memory {
             open.insert(*difference, known.unwrap_or(Open { first, is_new }));
         }
         self.open = open;
+        let firsts = self.open.values().map(|open| open.first);
+        let young = firsts.filter(|first| !self.queue.is_over(*first, look.began));
+        self.oldest_young = young.min();
         self.has_looked = true;
         self.looked_at = look.began;
         self.check_rows.clone_from(&look.check_rows);
@@ -168,18 +174,13 @@ impl Memory {
             .map(|(difference, _)| *difference)
     }
 
-    /// Whether a difference that was seen until then is too young for a look at this time.
-    fn has_young(&self, until: Duration, at: Duration) -> bool {
-        let mut open = self.open.values().filter(|open| open.first <= until);
-        open.any(|open| !self.queue.is_over(open.first, at))
-    }
-
-    /// Whether the last pass, which began at this time, left one of them too young. A pass that
-    /// could not look, or that found the queue stalled, has said so, and nothing more comes.
+    /// Whether the last pass, which began at this time, left a difference too young that was seen
+    /// until then; a round may have ended since. A pass that could not look, or that found the queue
+    /// stalled, has said so, and nothing more comes.
     pub fn waits(&self, until: Duration, passed: Duration) -> bool {
         self.looked_at >= passed
             && self.queue.stalled(self.looked_at).is_none()
-            && self.has_young(until, self.looked_at)
+            && self.oldest_young.is_some_and(|first| first <= until)
     }
 
     /// Whether one of them becomes old enough by itself. If the queue stands, or cannot be read,
@@ -187,7 +188,10 @@ impl Memory {
     pub fn ripens(&self, until: Duration, now: Duration) -> bool {
         let since = self.failing_since;
         let is_unread = since.is_some_and(|since| now.saturating_sub(since) >= PATIENCE);
-        !is_unread && self.queue.stalled(now).is_none() && self.has_young(until, now)
+        let mut open = self.open.values().filter(|open| open.first <= until);
+        !is_unread
+            && self.queue.stalled(now).is_none()
+            && open.any(|open| !self.queue.is_over(open.first, now))
     }
 
     /// Moves the round of the queue as far as possible.
@@ -242,5 +246,110 @@ impl Memory {
         let named = self.named.len();
         self.named.retain(|user| promised.has(*user));
         self.named.len() < named
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::file::{AttachFile, Campaign};
+    use crate::judge::compare;
+    use crate::look::Rows;
+    use crate::users::{Hasher, sorted};
+
+    /// A campaign over a queue, and its looks.
+    struct Looks {
+        block: Campaign,
+        hasher: Hasher,
+    }
+
+    impl Looks {
+        fn new(queue: &str) -> Self {
+            let text = format!(
+                "database = 'mysql://x/y'
+                redis = 'redis://x'
+                [[campaign]]
+                name = 'Winter'
+                quantity = 100
+                promised = {{ set = 'users' }}
+                issued = 'SELECT user_id FROM coupon'
+                queue = {queue}
+                in_flight = '10s'"
+            );
+            Self {
+                block: AttachFile::parse(&text).unwrap().campaigns.remove(0),
+                hasher: Hasher::default(),
+            }
+        }
+
+        fn target(&self) -> Target<'_> {
+            Target {
+                block: &self.block,
+                id: String::new(),
+                name: "Winter".to_owned(),
+                quantity: Some(100),
+                drop_id: DropId(1),
+            }
+        }
+
+        /// Adds a look of a second that saw these users promised, and these with a row.
+        fn look(&self, memory: &mut Memory, began: u64, promised: &[&str], rows: &[&str]) {
+            let users = |names: &[&str]| {
+                let users = names.iter().map(|name| self.hasher.user(name));
+                sorted(users.collect())
+            };
+            let mut of_look = PromisedUsers::default();
+            of_look.users = users(promised);
+            let look = Look {
+                began: Duration::from_secs(began),
+                ended: Duration::from_secs(began + 1),
+                promised: Some(of_look),
+                rows: Rows {
+                    counted: users(rows),
+                    coupons: rows.len() as u64,
+                    ..Rows::default()
+                },
+                ..Look::default()
+            };
+            let compared = compare(&self.target(), &look, &self.hasher);
+            memory.add(&look, &compared);
+        }
+    }
+
+    const LIST: &str = "[{ list = 'queue' }]";
+
+    /// Any other row may be one that a process has written, also if nothing of it is recorded.
+    #[test]
+    fn row_is_theirs_only_if_its_user_came_with_it_between_two_looks() {
+        let looks = Looks::new(LIST);
+        let mut memory = Memory::new(&looks.target());
+        let mut theirs = |began, promised: &[&str], rows: &[&str]| {
+            looks.look(&mut memory, began, promised, rows);
+            let users = promised.iter().copied();
+            users
+                .filter(|user| memory.is_theirs(looks.hasher.user(user)))
+                .collect::<Vec<_>>()
+                .concat()
+        };
+        assert_eq!(theirs(0, &["a", "b"], &["a"]), "", "the first look");
+        assert_eq!(theirs(2, &["a", "b", "c"], &["a", "b", "c"]), "c");
+        assert_eq!(theirs(4, &["a", "c", "d"], &["a", "d"]), "d", "c is gone");
+        assert_eq!(theirs(6, &["c", "d"], &["c", "d"]), "d", "c is back");
+        assert_eq!(theirs(40, &["d", "e"], &["d", "e"]), "d", "nobody looked");
+    }
+
+    /// A round that ends after the last look says nothing about what it has seen.
+    #[test]
+    fn pass_that_named_every_old_difference_is_the_last_one_while_a_sale_runs() {
+        let looks = Looks::new(LIST);
+        let mut memory = Memory::new(&looks.target());
+        let [until, passed] = [1, 22].map(Duration::from_secs);
+        looks.look(&mut memory, 0, &["1"], &[]);
+        assert!(memory.waits(until, Duration::ZERO));
+        memory.queue.end_round(11, 21);
+        looks.look(&mut memory, 22, &["1", "2"], &[]);
+        assert!(!memory.waits(until, passed));
+        memory.queue.end_round(33, 43);
+        assert!(!memory.waits(until, passed));
     }
 }

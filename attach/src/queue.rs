@@ -110,6 +110,12 @@ impl Queue {
         }
     }
 
+    #[cfg(test)]
+    pub fn end_round(&mut self, began: u64, ended: u64) {
+        let [began, ended] = [began, ended].map(Duration::from_secs);
+        self.ended = Some(EndedRound { began, ended });
+    }
+
     /// Whether a difference that each look since then has seen may be named by a look that began at
     /// this time.
     pub fn is_over(&self, first: Duration, began: Duration) -> bool {
