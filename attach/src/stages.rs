@@ -66,8 +66,8 @@ impl Store {
     ) -> Answer<Option<Behind>> {
         let fields = self.group(stream, group).await?;
         let delivered = text(&fields, "last-delivered-id").unwrap_or_default();
-        let behind = |waits: String, first: &str| {
-            let place = format!("{delivered} {first}").into_bytes();
+        let behind = |waits: String, place: String| {
+            let place = place.into_bytes();
             Ok(Some(Behind {
                 waits,
                 mark: Mark::new(0, [place.clone(), place]),
@@ -76,11 +76,11 @@ impl Store {
         // Deleted entries are delivered to nobody.
         let after = format!("({delivered}");
         let next: Vec<Value> = self
-            .query(("XRANGE", stream, after, end, "COUNT", 1))
+            .query(("XRANGE", stream, &after, end, "COUNT", 1))
             .await?;
         if !next.is_empty() {
             let lag = text(&fields, "lag").unwrap_or_else(|| "some".to_owned());
-            return behind(format!("{lag} claims are not delivered"), "");
+            return behind(format!("{lag} claims are not delivered"), after);
         }
         let mut from = "-".to_owned();
         loop {
@@ -94,7 +94,8 @@ impl Store {
                         "claims are delivered and not acknowledged, the first ({id}) {deliveries} \
                         times, the last time to consumer {owner:?}"
                     );
-                    return behind(waits, id);
+                    // Later entries may be delivered all the time.
+                    return behind(waits, id.clone());
                 }
             }
             match pending.last() {

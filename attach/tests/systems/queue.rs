@@ -139,6 +139,14 @@ async fn messages_in_a_stream_are_not_lost_promises() {
     let read = "XREADGROUP GROUP workers worker-1 COUNT 2000 STREAMS @stream >";
     let _entries: redis::Value = world.redis(read).await;
     must_stand(&world, &daemon, &["worker-1"]).await;
+    // Another worker goes on with what comes later.
+    let goes_on = "XREADGROUP GROUP workers worker-2 NOACK STREAMS @stream >";
+    for _ in 0..2 {
+        world.run(&["XADD @stream * user 0", goes_on]).await;
+        let run = daemon.pass().await;
+        let found: Vec<_> = run.all_findings().cloned().collect();
+        assert_eq!(told(&found), ["1 stalled skipped"], "{found:#?}");
+    }
     let pending: Vec<(String, String, u64, u64)> =
         world.redis("XPENDING @stream workers - + 2000").await;
     let ids: Vec<String> = pending.into_iter().map(|it| it.0).collect();
