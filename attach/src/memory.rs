@@ -48,8 +48,10 @@ pub struct Memory {
     /// When the last look began.
     looked_at: Duration,
     rests_until: Duration,
-    /// Since when looks fail although the stores answer, or the queue cannot be read.
+    /// Since when looks fail although the stores answer.
     failing_since: Option<Duration>,
+    /// Since when the queue cannot be read.
+    unread_since: Option<Duration>,
     /// The numbers of the last look.
     numbers: Option<Numbers>,
     /// The rows of checks, which stay if a check cannot run.
@@ -81,6 +83,7 @@ impl Memory {
             looked_at: Duration::ZERO,
             rests_until: Duration::ZERO,
             failing_since: None,
+            unread_since: None,
             numbers: None,
             check_rows: Vec::new(),
             named: HashSet::new(),
@@ -186,7 +189,7 @@ impl Memory {
     /// Whether one of them becomes old enough by itself. If the queue stands, or cannot be read,
     /// only a pass can tell more.
     pub fn ripens(&self, until: Duration, now: Duration) -> bool {
-        let since = self.failing_since;
+        let since = self.unread_since;
         let is_unread = since.is_some_and(|since| now.saturating_sub(since) >= PATIENCE);
         let mut open = self.open.values().filter(|open| open.first <= until);
         !is_unread
@@ -198,9 +201,8 @@ impl Memory {
     pub async fn advance(&mut self, theirs: &mut Theirs, now: Duration) -> Answer<()> {
         let firsts = self.open.values().map(|open| open.first);
         let advanced = self.queue.advance(firsts, now, theirs).await;
-        if advanced.is_err() {
-            self.fails(now);
-        }
+        let since = self.unread_since.unwrap_or(now);
+        self.unread_since = advanced.is_err().then_some(since);
         advanced
     }
 
@@ -212,7 +214,7 @@ impl Memory {
         self.rests_until = until;
     }
 
-    /// Notes that a look or the queue has failed. Returns whether that has lasted.
+    /// Notes that a look has failed. Returns whether that has lasted.
     pub fn fails(&mut self, now: Duration) -> bool {
         now.saturating_sub(*self.failing_since.get_or_insert(now)) >= PATIENCE
     }
@@ -336,6 +338,28 @@ mod tests {
         assert_eq!(theirs(4, &["a", "c", "d"], &["a", "d"]), "d", "c is gone");
         assert_eq!(theirs(6, &["c", "d"], &["c", "d"]), "d", "c is back");
         assert_eq!(theirs(40, &["d", "e"], &["d", "e"]), "d", "nobody looked");
+    }
+
+    #[tokio::test]
+    async fn queue_that_could_not_be_read_makes_no_look_fail_sooner() {
+        let looks = Looks::new("[{ sql = 'SELECT 0' }, { list = 'queue' }]");
+        let mut memory = Memory::new(&looks.target());
+        let mut theirs = Theirs {
+            database: None,
+            session: None,
+            redis: None,
+            brokers: None,
+        };
+        looks.look(&mut memory, 0, &["a"], &[]);
+        let seconds = Duration::from_secs;
+        memory.queue.begin_at(1);
+        memory.advance(&mut theirs, seconds(20)).await.unwrap_err();
+        assert!(memory.ripens(seconds(1), seconds(49)));
+        assert!(!memory.ripens(seconds(1), seconds(50)));
+        assert!(!memory.fails(seconds(60)));
+        memory.queue.begin_at(0);
+        memory.advance(&mut theirs, seconds(61)).await.unwrap();
+        assert!(memory.ripens(seconds(1), seconds(70)), "it was read");
     }
 
     /// A round that ends after the last look says nothing about what it has seen.

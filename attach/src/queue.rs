@@ -116,6 +116,13 @@ impl Queue {
         self.ended = Some(EndedRound { began, ended });
     }
 
+    #[cfg(test)]
+    pub fn begin_at(&mut self, stage: usize) {
+        let began = Duration::ZERO;
+        let step = Step::ReadEnd;
+        self.running = Some(Round { began, stage, step });
+    }
+
     /// Whether a difference that each look since then has seen may be named by a look that began at
     /// this time.
     pub fn is_over(&self, first: Duration, began: Duration) -> bool {
