@@ -217,7 +217,7 @@ impl Store {
     }
 }
 
-/// Names a command and its key. Only the key of EXISTS may name a user.
+/// Names a command and its key, or the pattern of keys. Only the key of EXISTS may name a user.
 fn named(command: &Cmd) -> String {
     let mut words = command.args_iter().filter_map(|word| match word {
         Arg::Simple(word) => Some(String::from_utf8_lossy(word)),
@@ -227,6 +227,7 @@ fn named(command: &Cmd) -> String {
     let key = match &*name {
         "EXISTS" => None,
         "XINFO" => words.nth(1),
+        "SCAN" => words.nth(2),
         _ => words.next(),
     };
     key.map_or(name.to_string(), |key| format!("{name} {key:?}"))
@@ -245,4 +246,23 @@ fn must_be_few(key: &UsersKey, decoded: usize, strange: &[Vec<u8>]) -> Answer<()
     Err(AttachError::Misfit(format!(
         "promised: {number} of {all} members of key {name:?} are {said}"
     )))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn command_is_named_with_its_key_and_without_a_user() {
+        for (words, expected) in [
+            ("SSCAN users 0 COUNT 1000", "SSCAN \"users\""),
+            ("SCAN 0 MATCH user:* COUNT 1000", "SCAN \"user:*\""),
+            ("XINFO GROUPS stream", "XINFO \"stream\""),
+            ("EXISTS user:1", "EXISTS"),
+            ("DBSIZE", "DBSIZE"),
+        ] {
+            let words: Vec<&str> = words.split(' ').collect();
+            assert_eq!(named(Cmd::new().arg(words)), expected);
+        }
+    }
 }
