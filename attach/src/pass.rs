@@ -294,6 +294,10 @@ impl<'e> Pass<'e> {
             self.show_plan(target, &found);
             match self.repair(&mut plan, memory, theirs, &mut found).await {
                 // What the look has found is told all the same.
+                Err(AttachError::Lost(why)) => {
+                    let lost = found.iter_mut().filter(|it| it.lost.is_some());
+                    lost.for_each(|it| it.add(&why));
+                }
                 Err(error @ (AttachError::Misfit(_) | AttachError::Refused { .. })) => {
                     found.push(Found::stalled(Cause::NotCompared, error.to_string()));
                 }

@@ -124,25 +124,36 @@ impl<'a> Repairs<'a> {
     /// with their row will be collided with by the row of a late message. Always rolled back.
     pub async fn refuses_second_row(&mut self, users: &[String]) -> Answer<bool> {
         for user in users {
-            self.session.begin().await?;
-            let mut is_refused = false;
-            for number in 0..self.target.block.issue.len() {
-                // A sold-out stock changes no row, and proves nothing by itself.
-                match self.issue(number, user).await {
-                    Ok(_) => {}
-                    Err(AttachError::Refused { refusal, .. }) => {
-                        is_refused = refusal.is_duplicate;
-                        break;
-                    }
-                    Err(error) => return Err(error),
+            let is_refused = match self.is_refused(user).await {
+                Err(AttachError::Lost(_)) => {
+                    self.session = self.database.open(Purpose::Repair).await?;
+                    false
                 }
-            }
-            self.session.rollback().await?;
+                tried => tried?,
+            };
             if !is_refused {
                 return Ok(false);
             }
         }
         Ok(!users.is_empty())
+    }
+
+    async fn is_refused(&mut self, user: &str) -> Answer<bool> {
+        self.session.begin().await?;
+        let mut is_refused = false;
+        for number in 0..self.target.block.issue.len() {
+            // A sold-out stock changes no row, and proves nothing by itself.
+            match self.issue(number, user).await {
+                Ok(_) => {}
+                Err(AttachError::Refused { refusal, .. }) => {
+                    is_refused = refusal.is_duplicate;
+                    break;
+                }
+                Err(error) => return Err(error),
+            }
+        }
+        self.session.rollback().await?;
+        Ok(is_refused)
     }
 
     async fn issue(&mut self, number: usize, user: &str) -> Answer<u64> {

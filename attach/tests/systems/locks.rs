@@ -100,6 +100,25 @@ async fn lock_of_a_repair_ends_within_ten_seconds_if_its_host_vanishes() {
     assert_eq!(rows(&world).await, 20);
 }
 
+/// The proof that a second row is refused waits for a lock of theirs.
+#[tokio::test]
+async fn user_is_named_although_the_proof_of_its_repair_is_not_answered() {
+    for product in [Product::Mysql, Product::Postgres] {
+        let system = System {
+            product,
+            ..LINKED_SHOP
+        };
+        let (world, daemon) = system.trusted().await;
+        let mut theirs = world.transaction().await;
+        theirs.run(STOCK).await.unwrap();
+        system.admit(&world, 30).await;
+        let found = daemon.settle().await;
+        assert_eq!(told(&found), ["1 unissued planned"], "{found:#?}");
+        drop(theirs);
+        assert_eq!(told(&daemon.settle().await), ["1 unissued applied"]);
+    }
+}
+
 #[tokio::test]
 async fn statement_that_takes_longer_than_a_second_is_stopped() {
     let slow = STOCKED.file.replace("(:user)", "(:user + SLEEP(20))");
