@@ -18,7 +18,7 @@ use crate::notify::Notifier;
 use crate::once::mail_and_print;
 use crate::passes::Worker;
 use crate::queries::Scope;
-use crate::report::{Kind, Run};
+use crate::report::{DropReport, Judged, Kind, Run};
 
 /// Maximum wait for passes of a daemon.
 const PATIENCE: Duration = Duration::from_secs(1_800);
@@ -60,19 +60,25 @@ pub(super) async fn run(args: AttachArgs, stop: CancellationToken) -> anyhow::Re
         .map(|ours| super::notifier(&engine.file, ours, &args))
         .transpose()?;
     let run = worker.once(&request, notifier.as_ref(), &stop).await?;
-    print(&args, &engine, notifier.as_ref(), &run).await
+    print(&args, &engine, notifier.as_ref(), run).await
 }
 
 async fn print(
     args: &AttachArgs,
     engine: &Engine,
     notifier: Option<&Notifier>,
-    run: &Run,
+    mut run: Run,
 ) -> anyhow::Result<ExitCode> {
     if let Some(file) = &args.report {
-        findings_csv::write_file(run, file)?;
+        findings_csv::write_file(&run, file)?;
     }
-    let code = mail_and_print(notifier, run, args.json, args.full_ids).await?;
+    if !args.json {
+        // Of a campaign that could not be compared, only that is known.
+        let is_compared = |it: &DropReport| it.judged != Judged::default();
+        run.drops
+            .retain(|it| is_compared(it) || !it.findings.is_empty());
+    }
+    let code = mail_and_print(notifier, &run, args.json, args.full_ids).await?;
     if !args.json && run.all_findings().next().is_some() {
         if args.full_ids {
             for line in engine.shown().await {

@@ -2,7 +2,7 @@
 
 use std::process::Output;
 
-use crate::program::{FILE, alone, shop};
+use crate::program::{FILE, alone, file, shop};
 
 fn printed(output: &Output) -> String {
     String::from_utf8_lossy(&output.stdout).into_owned()
@@ -54,6 +54,22 @@ async fn once_exits_with_2_if_a_campaign_could_not_be_compared_and_names_the_sta
     assert!(
         noted.contains("your database refuses issue 1: 1054"),
         "{noted}"
+    );
+}
+
+#[tokio::test]
+async fn once_says_nothing_of_a_campaign_whose_redis_is_away() {
+    let shop = shop().await;
+    let mut away = alone(&shop, FILE, &["--once"]);
+    let path = file(&shop, FILE);
+    let text = std::fs::read_to_string(&path).unwrap();
+    std::fs::write(&path, text.replace(&shop.redis_url, "redis://127.0.0.1:1")).unwrap();
+    let ended = away.output().unwrap();
+    let text = printed(&ended);
+    assert_eq!(ended.status.code(), Some(2), "{ended:?}");
+    assert!(
+        text.contains("your Redis") && !text.contains("issued,"),
+        "{text}"
     );
 }
 
