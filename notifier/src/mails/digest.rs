@@ -186,11 +186,11 @@ fn repairs(day: &DailyDigest, links: &Links) -> Vec<String> {
     }
     let mut lines = Vec::new();
     for (of, repaired) in by_name {
-        let repaired = repaired
-            .into_iter()
-            .map(|(kind, number)| things(kind, number));
-        let repaired: Vec<String> = repaired.collect();
-        lines.push(format!("Repaired{of}: {}", repaired.join(", ")));
+        let repaired = repaired.into_iter();
+        let kinds: Vec<String> = repaired
+            .map(|(kind, number)| things(kind, number))
+            .collect();
+        lines.push(format!("Repaired{of}: {}", kinds.join(", ")));
     }
     lines
 }
