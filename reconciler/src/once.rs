@@ -83,7 +83,8 @@ pub(crate) async fn mail_and_print(
 ) -> anyhow::Result<ExitCode> {
     if let Some(notifier) = notifier {
         if !run.dry_run
-            && let Err(error) = notifier.evaluate_last(None).await
+            && !notifier.is_left_to_a_daemon().await
+            && let Err(error) = notifier.evaluate(Vec::new(), None).await
         {
             tracing::error!(
                 error = format!("{error:#}"),

@@ -70,7 +70,8 @@ enum Job {
     /// Check histories for linearizability with porcupine: files, or those of the last fault
     /// schedules
     Histories { files: Vec<std::path::PathBuf> },
-    /// Plant faults in the rules and the scripts, each of which a test must catch (ONLY=words)
+    /// Plant faults in the rules and the scripts, each of which a test must catch (ONLY=words;
+    /// DONE=output of a stopped run)
     Mutants {
         #[command(subcommand)]
         part: Option<mutants::Part>,

@@ -1,15 +1,19 @@
 //! Plants faults in the rules, one at a time. At least one of the tests that a fault names must
 //! fail.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
+use std::io::{BufRead as _, BufReader};
+use std::os::unix::process::CommandExt as _;
+use std::process::{Child, Stdio};
+use std::time::Instant;
 
 use anyhow::{Context, Result, ensure};
 use clap::Subcommand;
 
-use crate::programs::TestProgram;
-use crate::shell::{cargo, command, output, read, setting};
-use crate::suite::{MORE_CASES, SYSTEM, build_system_tests, cargo_test, processors, system_tests};
+use crate::programs::{TestProgram, build_tests};
+use crate::shell::{cargo, command, judge, output, read, run as run_to_end, setting};
+use crate::suite::{MORE_CASES, SYSTEM, processors, with_threads};
 
 const LIST: &str = "dev/xtask/mutants.txt";
 
@@ -25,20 +29,36 @@ struct Mutant {
     file: String,
     from: String,
     to: String,
-    tests: Vec<String>,
+    /// The arguments of cargo that select a test program.
+    target: [String; 2],
+    /// The arguments that select tests of it.
+    words: BTreeSet<String>,
 }
 
 impl Mutant {
     fn parse(paragraph: &str) -> Result<Self> {
-        let lines: Vec<&str> = paragraph.lines().collect();
-        let [what, file, from, to, tests] = <[&str; 5]>::try_from(lines)
+        let lines: Vec<String> = paragraph.lines().map(str::to_owned).collect();
+        let [what, file, from, to, tests] = <[String; 5]>::try_from(lines)
             .map_err(|lines| anyhow::anyhow!("a fault has five lines: {lines:?}"))?;
+        let (program, words) = tests
+            .split_once(' ')
+            .with_context(|| format!("{what}: no test is selected"))?;
+        // Of a library, only the package is selected: the workspace has many.
+        let package = file.split('/').next().unwrap_or_default();
+        let target = match program {
+            "lib" => [
+                format!("--manifest-path={package}/Cargo.toml"),
+                "--lib".to_owned(),
+            ],
+            _ => ["--workspace".to_owned(), format!("--test={program}")],
+        };
         Ok(Self {
-            what: what.to_owned(),
-            file: file.to_owned(),
-            from: from.to_owned(),
-            to: to.to_owned(),
-            tests: tests.split(' ').map(str::to_owned).collect(),
+            target,
+            words: words.split(' ').map(str::to_owned).collect(),
+            what,
+            file,
+            from,
+            to,
         })
     }
 
@@ -56,85 +76,88 @@ impl Mutant {
         Ok((before, after))
     }
 
-    /// Returns the tests that fail while the fault is planted.
-    fn caught_by(&self, system: Option<&TestProgram>) -> Result<Vec<String>> {
+    /// Returns a test that fails while the fault is planted.
+    fn caught_by(&self, program: &TestProgram) -> Result<Option<String>> {
         let (before, after) = self.texts()?;
         fs::write(&self.file, after)?;
-        let failing = failing(&self.tests, system);
+        let built = if program.name == SYSTEM {
+            build_programs()
+        } else {
+            build(&self.target).map(drop)
+        };
+        let failure = built.and_then(|()| first_failure(program, &self.words));
         fs::write(&self.file, before)?;
-        failing.with_context(|| self.what.clone())
+        failure
     }
 }
 
-/// Returns the words of a `cargo test` command that select tests by their names.
-fn filters(tests: &[String]) -> Vec<&String> {
-    let mut filters = Vec::new();
-    let mut words = tests.iter();
-    while let Some(word) = words.next() {
-        if word == "--test" {
-            // The name of a test program follows.
-            words.next();
-        } else if !word.starts_with("--") {
-            filters.push(word);
-        }
-    }
-    filters
+fn build(target: &[String]) -> Result<TestProgram> {
+    let built = build_tests(cargo(&["test", "--no-run", "--locked"]).args(target))?;
+    let program = built.into_iter().next();
+    program.with_context(|| format!("{target:?} is no test program"))
 }
 
-fn is_of_system(tests: &[String]) -> bool {
-    tests.iter().any(|word| word == SYSTEM)
+/// Builds what the tests of the whole system start. Building these tests again would take longer.
+fn build_programs() -> Result<()> {
+    let bins = ["--bin", "firstcome-api", "--bin", "firstcome-reconciler"];
+    run_to_end(cargo(&["build", "--workspace", "--locked", "--quiet"]).args(bins))
 }
 
-/// Runs tests. Returns the names of those that fail. Fails if a filter selects no test, which
-/// happens when tests are renamed. The tests of the whole system start the programs, so a fault in
-/// a program needs no new build of these tests (`system`), which takes longer than most of them.
-fn failing(tests: &[String], system: Option<&TestProgram>) -> Result<Vec<String>> {
-    let mut run = if let Some(system) = system.filter(|_| is_of_system(tests)) {
-        let mut build = cargo(&["build", "--workspace", "--locked", "--quiet"]);
-        build.args(["--bin", "firstcome-api", "--bin", "firstcome-reconciler"]);
-        let built = build.output().context("cargo build")?;
-        ensure!(built.status.success(), "the programs cannot be built");
-        system_tests(system, &filters(tests))
-    } else {
-        cargo_test(2 * processors(), tests)
-    };
-    run.envs(MORE_CASES);
+/// Runs tests until one fails. Returns its name. Fails if a word selects no test, which happens when
+/// tests are renamed.
+fn first_failure(program: &TestProgram, words: &BTreeSet<String>) -> Result<Option<String>> {
+    let mut tests = program.command();
+    with_threads(tests.args(words), 2 * processors());
     // Finding the smallest input of a failure takes minutes, and proves nothing more.
-    run.env("PROPTEST_MAX_SHRINK_ITERS", "0");
-    let ended = run.output().context("the tests")?;
-    let log = String::from_utf8_lossy(&ended.stdout);
-    // A fault that does not compile proves nothing.
-    ensure!(log.contains("running "), "the tests did not run");
-    let ran: Vec<&str> = log
-        .lines()
-        .filter_map(|line| line.strip_prefix("test "))
-        .collect();
-    for filter in filters(tests) {
-        let is_used = ran.iter().any(|test| test.contains(filter.as_str()));
-        ensure!(is_used, "{filter} selects no test");
+    tests.envs(MORE_CASES).env("PROPTEST_MAX_SHRINK_ITERS", "0");
+    let mut child = tests.stdout(Stdio::piped()).stderr(Stdio::null()).spawn()?;
+    let output = child.stdout.take().context("the tests have no output")?;
+    let mut ran = String::new();
+    for line in BufReader::new(output).split(b'\n') {
+        let line = String::from_utf8_lossy(&line?).into_owned();
+        let test = line.strip_prefix("test ").unwrap_or_default();
+        if let Some(test) = test.strip_suffix(" ... FAILED") {
+            child.kill()?;
+            child.wait()?;
+            return Ok(Some(test.to_owned()));
+        }
+        ran += test;
     }
-    let failed: Vec<String> = ran
+    judge(&tests, child.wait()?)?;
+    let unused = words
         .iter()
-        .filter_map(|test| test.strip_suffix(" ... FAILED"))
-        .map(str::to_owned)
-        .collect();
-    let names_every_failure = failed.is_empty() == ended.status.success();
+        .find(|word| !word.starts_with("--") && !ran.contains(word.as_str()));
     ensure!(
-        names_every_failure,
-        "{} without the name of a test",
-        ended.status
+        unused.is_none(),
+        "{unused:?} selects no test of {}",
+        program.name
     );
-    Ok(failed)
+    Ok(None)
+}
+
+/// Starts a process that takes the fault out of the files again, however this one ends.
+fn restorer(mutants: &[Mutant]) -> Result<Child> {
+    let mut shell = command("sh");
+    shell.args(["-c", "read _; git restore -- \"$@\"", "restorer"]);
+    shell.args(mutants.iter().map(|mutant| &mutant.file));
+    // Ctrl-C reaches the whole foreground group.
+    let shell = shell.stdin(Stdio::piped()).process_group(0).spawn();
+    shell.context("cannot start sh")
 }
 
 /// Plants the faults, or only checks that they can be planted. If `ONLY` is set, only the faults
-/// whose description or file contains its value.
+/// whose description or file contains its value. The output of an earlier run can be given as
+/// `DONE`: faults that were caught in it are left out.
 pub(crate) fn run(part: Option<Part>) -> Result<()> {
     let list = read(LIST)?;
     let paragraphs = list.split("\n\n").skip(1).map(str::trim_end);
     let mut mutants = paragraphs.map(Mutant::parse).collect::<Result<Vec<_>>>()?;
     let only = setting("ONLY").unwrap_or_default();
-    mutants.retain(|mutant| mutant.what.contains(&only) || mutant.file.contains(&only));
+    let done = setting("DONE").map(read).transpose()?.unwrap_or_default();
+    mutants.retain(|mutant| {
+        (mutant.what.contains(&only) || mutant.file.contains(&only))
+            && !done.contains(&format!("caught {}: ", mutant.what))
+    });
     for mutant in &mutants {
         mutant.texts()?;
     }
@@ -145,40 +168,38 @@ pub(crate) fn run(part: Option<Part>) -> Result<()> {
     }
     let changed = output(command("git").args(["status", "--porcelain"]))?;
     ensure!(changed.is_empty(), "commit first: the faults change files");
-    let mut of_tests: BTreeMap<&Vec<String>, Vec<&Mutant>> = BTreeMap::new();
+    // A build then replaces one fault by the next in the same crates.
+    mutants.sort_by(|one, other| (&one.target, &one.file).cmp(&(&other.target, &other.file)));
+    // Tests that fail without a fault prove nothing. A program runs once for all its faults.
+    let mut words: BTreeMap<(&[String; 2], bool), BTreeSet<String>> = BTreeMap::new();
     for mutant in &mutants {
-        of_tests.entry(&mutant.tests).or_default().push(mutant);
+        let of_release = mutant.words.contains("--ignored");
+        let words = words.entry((&mutant.target, of_release)).or_default();
+        words.extend(mutant.words.iter().cloned());
     }
-    let needs_system = mutants.iter().any(|mutant| is_of_system(&mutant.tests));
-    let system = needs_system.then(build_system_tests).transpose()?;
-    let system = system.as_ref();
+    build_programs()?;
+    let mut programs = BTreeMap::new();
+    for ((target, _), words) in words {
+        let program = build(target)?;
+        let broken = first_failure(&program, &words)?;
+        ensure!(broken.is_none(), "{broken:?} fails without a fault");
+        programs.insert(target, program);
+    }
+    let mut restorer = restorer(&mutants)?;
     let mut not_caught = 0;
-    // Tests that fail or do not run without a fault prove nothing. All of them run before the first
-    // fault, because each fault rebuilds their programs.
-    of_tests.retain(|tests, mutants| {
-        let why = match failing(tests, system) {
-            Ok(already) if already.is_empty() => return true,
-            Ok(already) => already.join(", "),
-            Err(error) => format!("{error:#}"),
+    for mutant in &mutants {
+        let begun = Instant::now();
+        let caught = mutant.caught_by(&programs[&mutant.target]);
+        let how = match &caught {
+            Ok(Some(test)) => format!("caught {}: {test}", mutant.what),
+            Ok(None) => format!("MISSED {}", mutant.what),
+            Err(error) => format!("FAIL {}: {error:#}", mutant.what),
         };
-        println!("FAIL without a fault, {} faults: {why}", mutants.len());
-        not_caught += mutants.len();
-        false
-    });
-    for mutants in of_tests.into_values() {
-        for mutant in mutants {
-            let what = &mutant.what;
-            match mutant.caught_by(system) {
-                Ok(failed) if !failed.is_empty() => {
-                    println!("caught {what}: {}", failed.join(", "));
-                    continue;
-                }
-                Ok(_) => println!("MISSED {what}"),
-                Err(error) => println!("FAIL {what}: {error:#}"),
-            }
-            not_caught += 1;
-        }
+        println!("{how} ({} s)", begun.elapsed().as_secs());
+        not_caught += usize::from(!matches!(caught, Ok(Some(_))));
     }
+    drop(restorer.stdin.take());
+    restorer.wait()?;
     ensure!(not_caught == 0, "{not_caught} faults were not caught");
     Ok(())
 }

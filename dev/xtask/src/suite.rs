@@ -11,7 +11,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, Result, anyhow, bail, ensure};
 
 use crate::histories;
-use crate::programs::{Profile, TestProgram, build_all_and_fetch, build_tests};
+use crate::programs::{Profile, TestProgram, build_all_and_fetch};
 use crate::shell::{cargo, command, judge, output, run, setting};
 use crate::slowest::{self, with_times};
 
@@ -77,24 +77,6 @@ pub(crate) fn crashes() -> Result<()> {
 pub(crate) fn test_it(args: &[&str]) -> Command {
     let mut tests = cargo(&["test", "--workspace", "--locked", "--test", SYSTEM, "--"]);
     tests.args(args);
-    tests
-}
-
-/// Builds the test program of the whole system.
-pub(crate) fn build_system_tests() -> Result<TestProgram> {
-    let mut build = cargo(&["test", "--workspace", "--locked", "--no-run"]);
-    let built = build_tests(build.args(["--test", SYSTEM]))?;
-    built
-        .into_iter()
-        .next()
-        .context("cargo names no test program")
-}
-
-/// Returns the command of the built test program of the whole system, which starts the programs as
-/// they are now.
-pub(crate) fn system_tests(program: &TestProgram, filters: &[&String]) -> Command {
-    let mut tests = program.command();
-    with_threads(tests.args(filters), 2 * processors());
     tests
 }
 
@@ -218,14 +200,14 @@ pub(crate) fn processors() -> usize {
 
 /// Returns the command of tests whose servers keep their files in memory. `RUST_TEST_THREADS`
 /// replaces the number of threads.
-pub(crate) fn cargo_test(threads: usize, args: &[impl AsRef<std::ffi::OsStr>]) -> Command {
+fn cargo_test(threads: usize, args: &[impl AsRef<std::ffi::OsStr>]) -> Command {
     let mut tests = cargo(&["test", "--workspace", "--locked", "--no-fail-fast"]);
     with_threads(tests.args(args), threads);
     tests
 }
 
 /// Lets a command run tests in so many threads, with files in memory.
-fn with_threads(tests: &mut Command, threads: usize) {
+pub(crate) fn with_threads(tests: &mut Command, threads: usize) {
     let threads = setting("RUST_TEST_THREADS").unwrap_or_else(|| threads.to_string());
     in_memory(tests.env("RUST_TEST_THREADS", threads));
 }

@@ -39,7 +39,6 @@ fn linked() -> Links {
 const POLICY: Policy = Policy {
     repeat: TimeDelta::hours(4),
     patience: TimeDelta::zero(),
-    is_last: false,
 };
 
 /// Returns what a run repaired, as the table has it.
