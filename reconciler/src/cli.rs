@@ -31,8 +31,9 @@ pub enum Command {
     /// Runs one pass now; exits 0 clean or repaired, 1 drift left, 2 could not run
     Once(Box<OnceArgs>),
     /// Compares and repairs the coupon system that a file describes, which need not be Firstcome
-    // Settings of flattened groups that have no effect there.
+    // Settings of flattened groups that have no effect there, or another one.
     #[command(
+        mut_arg("reconcile_cron", |arg| arg.help("Passes over all campaigns")),
         mut_arg("deep_cron", |arg| arg.hide(true)),
         mut_arg("api_url", |arg| arg.hide(true)),
         mut_arg("api_public_url", |arg| arg.hide(true))
@@ -82,6 +83,21 @@ async fn run(command: Command) -> anyhow::Result<ExitCode> {
         Command::Health(args) => {
             let runs = args.probe.probe(args.listen_addr).await;
             runs.map(|()| ExitCode::SUCCESS).map_err(anyhow::Error::msg)
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn help_of_attach_names_nothing_that_only_our_own_coupons_have() {
+        let mut cli = Cli::command();
+        let attach = cli.find_subcommand_mut("attach").unwrap();
+        let help = attach.render_long_help().to_string();
+        for word in ["seal", "drop", "slot", "dead letter"] {
+            assert!(!help.contains(word), "{word}: {help}");
         }
     }
 }

@@ -24,16 +24,31 @@ enum CouponCommand {
     /// List coupons
     List,
     /// Show a coupon
-    Show { coupon: i64 },
+    Show {
+        /// Id of the coupon, as `list` shows it
+        coupon: i64,
+    },
     /// Stop admission for now
-    Pause { coupon: i64 },
+    Pause {
+        /// Id of the coupon, as `list` shows it
+        coupon: i64,
+    },
     /// Resume admission
-    Resume { coupon: i64 },
+    Resume {
+        /// Id of the coupon, as `list` shows it
+        coupon: i64,
+    },
     /// Raise the quantity of the drops that are not closed, and of later ones. While no drop is
     /// open, also lower it
-    Raise { coupon: i64, quantity: u32 },
+    Raise {
+        /// Id of the coupon, as `list` shows it
+        coupon: i64,
+        /// The new quantity of each drop, not the difference
+        quantity: u32,
+    },
     /// Close the open drop, or a coupon that has not opened, immediately and permanently
     Close {
+        /// Id of the coupon, as `list` shows it
         coupon: i64,
         /// Close it; without this flag, the command only shows the coupon
         #[arg(long)]

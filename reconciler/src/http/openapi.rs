@@ -9,7 +9,8 @@ use firstcome_shared::http::{Problem, openapi};
     info(
         title = "Firstcome reconciler",
         description = "Passes, alerts and the history of users, for operators. Errors are \
-            `application/problem+json` (RFC 9457) with a stable `code`."
+            `application/problem+json` (RFC 9457) with a stable `code`. A path answers a \
+            method that it does not have with 405 `method_not_allowed`."
     ),
     tags(
         (name = "overview", description = "The state of the installation"),

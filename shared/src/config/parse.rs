@@ -34,9 +34,9 @@ fn with_short_help(command: Command) -> Command {
 }
 
 /// Parses the command line. Prints and ends the process if it is invalid, or asks for help or the
-/// version.
+/// version. Without optimization, an argument without a help text is a panic.
 pub fn parse<Cli: Parser>(command: Command) -> Cli {
-    let mut command = with_short_help(command);
+    let mut command = with_short_help(command).help_expected(true);
     let read = command
         .try_get_matches_from_mut(std::env::args_os())
         .and_then(|matches| Cli::from_arg_matches(&matches));

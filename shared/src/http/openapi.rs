@@ -88,6 +88,7 @@ fn complete(operation: &mut Operation, has_id: bool, changes: bool) {
     let is_for_shops = is_for("redeem");
     let has_body = operation.request_body.is_some();
     let all = [
+        (true, "500", "`internal`: the log has the reason"),
         (true, "503", "`unavailable`"),
         (has_id, "404", "`not_found`"),
         (has_body, "413", "`too_large`"),
@@ -247,7 +248,7 @@ mod tests {
         let change = &document["paths"]["/v1/things/{id}"]["patch"];
         let statuses: Vec<&String> = change["responses"].as_object().unwrap().keys().collect();
         let expected = [
-            "200", "400", "401", "403", "404", "409", "413", "415", "503",
+            "200", "400", "401", "403", "404", "409", "413", "415", "500", "503",
         ];
         assert_eq!(statuses, expected);
         let own = &change["responses"]["409"];
@@ -258,6 +259,6 @@ mod tests {
         assert_eq!(change["parameters"][0]["name"], "X-Operator");
         let list = &document["paths"]["/v1/things"]["get"]["responses"];
         let statuses: Vec<&String> = list.as_object().unwrap().keys().collect();
-        assert_eq!(statuses, ["200", "503"], "it needs no token");
+        assert_eq!(statuses, ["200", "500", "503"], "it needs no token");
     }
 }

@@ -13,11 +13,12 @@ use utoipa::openapi::security::{ApiKey, ApiKeyValue, HttpAuthScheme, HttpBuilder
             are `application/problem+json` (RFC 9457) with a stable `code` and a human-readable \
             message. A request that is rejected (4xx) changes nothing. After a 503, a change may \
             already have been applied, so repeat the request. When creating a coupon, repeat it \
-            with the same `Idempotency-Key`."
+            with the same `Idempotency-Key`. A path answers a method that it does not have with 405 \
+            `method_not_allowed`."
     ),
     tags(
         (name = "claims", description = "For users"),
-        (name = "codes", description = "For shops, with the REDEEM_TOKEN"),
+        (name = "codes", description = "For shops with the REDEEM_TOKEN, and for operators"),
         (name = "coupons", description = "For everybody"),
         (name = "operators", description = "With the OPS_TOKEN"),
         (name = "service", description = "For the people who run the process")

@@ -109,6 +109,12 @@ async fn documents_have_every_route_and_share_one_set_of_codes() {
     for document in &documents {
         assert_eq!(document["openapi"], "3.1.0");
     }
-    let [one, other] = documents.map(|it| it["components"]["schemas"]["Code"]["enum"].clone());
+    let [one, other] = documents
+        .each_ref()
+        .map(|document| &document["components"]["schemas"]["Code"]["enum"]);
     assert_eq!(one, other);
+    let text = documents.each_ref().map(Value::to_string).concat();
+    let mut codes = one.as_array().unwrap().iter().filter_map(Value::as_str);
+    let unexplained = codes.find(|code| !text.contains(&format!("`{code}`")));
+    assert_eq!(unexplained, None, "no answer says when it has this code");
 }
