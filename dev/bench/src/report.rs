@@ -4,15 +4,10 @@ use std::fs;
 use std::path::Path;
 
 use anyhow::Result;
-use comfy_table::presets::UTF8_BORDERS_ONLY;
-use comfy_table::{ContentArrangement, Table};
 use firstcome_load::terminal::number;
 use serde::Serialize;
 
 use crate::cli::BenchSize;
-
-/// Width at which text is wrapped.
-const WIDE: u16 = 150;
 
 #[derive(Debug, Serialize)]
 pub struct BenchReport {
@@ -153,27 +148,21 @@ impl Measurement {
 
 impl BenchReport {
     pub fn print(&self) {
-        let mut table = Table::new();
-        table
-            .load_style(UTF8_BORDERS_ONLY)
-            .set_content_arrangement(ContentArrangement::Dynamic)
-            .set_width(WIDE)
-            .set_header(["part", "measurement", "value", "target", "", "inputs, note"]);
+        println!("\npart: measurement: value (target, verdict) inputs · note");
         for measurement in &self.measurements {
             let inputs = measurement.inputs.iter();
             let inputs = inputs.map(|(name, value)| format!("{name} {}", number(*value)));
             let note = Some(measurement.note.clone()).filter(|note| !note.is_empty());
             let (target, verdict) = measurement.verdict();
-            table.add_row([
+            println!(
+                "{}: {}: {} {} ({target} {verdict}) {}",
                 measurement.section,
-                &measurement.what,
-                &format!("{} {}", number(measurement.value), measurement.unit),
-                &target,
-                verdict,
-                &inputs.chain(note).collect::<Vec<_>>().join(" · "),
-            ]);
+                measurement.what,
+                number(measurement.value),
+                measurement.unit,
+                inputs.chain(note).collect::<Vec<_>>().join(" · ")
+            );
         }
-        println!("\n{table}");
         for (part, error) in &self.failed {
             println!("NOT MEASURED: {part}: {error}");
         }

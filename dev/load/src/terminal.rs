@@ -2,9 +2,6 @@
 
 use std::time::{Duration, Instant};
 
-use comfy_table::presets::UTF8_BORDERS_ONLY;
-use comfy_table::{CellAlignment, Table};
-
 const PROGRESS_EVERY: Duration = Duration::from_secs(2);
 
 /// Lines of progress, one every two seconds.
@@ -33,15 +30,9 @@ pub fn step(text: impl std::fmt::Display) {
 
 /// Formats a table of two columns: name and value.
 pub fn table(rows: impl IntoIterator<Item = (String, String)>) -> String {
-    let mut table = Table::new();
-    table.load_style(UTF8_BORDERS_ONLY);
-    for (what, value) in rows {
-        table.add_row([what, value]);
-    }
-    if let Some(values) = table.column_mut(1) {
-        values.set_cell_alignment(CellAlignment::Right);
-    }
-    table.to_string()
+    let lines = rows.into_iter();
+    let lines = lines.map(|(what, value)| format!("  {what:<64} {value:>24}"));
+    lines.collect::<Vec<_>>().join("\n")
 }
 
 /// Formats a number with grouped thousands, as in 10,000.
