@@ -13,7 +13,7 @@ use serde::Deserialize;
 use serde_json::json;
 
 use super::client::{encoded, query as query_string};
-use super::page::{Page, Screen, Top, answer};
+use super::page::{ConsolePage, Screen, Top, answer};
 use super::text::Text;
 
 #[derive(Template)]
@@ -82,7 +82,7 @@ pub(super) struct AlertsScreenQuery {
     before: Option<i64>,
 }
 
-pub(super) async fn list(page: Page, Query(query): Query<AlertsScreenQuery>) -> Screen {
+pub(super) async fn list(page: ConsolePage, Query(query): Query<AlertsScreenQuery>) -> Screen {
     let status = match query.status.as_deref() {
         Some("quiet") => "quiet",
         Some("resolved") => "resolved",
@@ -102,7 +102,7 @@ pub(super) async fn list(page: Page, Query(query): Query<AlertsScreenQuery>) -> 
 }
 
 /// Shows one alert, even a resolved one, because mails link to it.
-pub(super) async fn one(page: Page, Path(id): Path<i64>) -> Screen {
+pub(super) async fn one(page: ConsolePage, Path(id): Path<i64>) -> Screen {
     let before = id.saturating_add(1).to_string();
     let path = query_string(&[("before", &before), ("limit", "1")]);
     let mut listed: AlertPage = page.get(&format!("/v1/alerts{path}")).await?;
@@ -116,7 +116,7 @@ pub(super) async fn one(page: Page, Path(id): Path<i64>) -> Screen {
     Ok(answer(StatusCode::OK, &screen))
 }
 
-pub(super) async fn acknowledge(page: Page, Path(id): Path<String>) -> Screen {
+pub(super) async fn acknowledge(page: ConsolePage, Path(id): Path<String>) -> Screen {
     let path = format!("/v1/alerts/{}/acknowledge", encoded(&id));
     let body = json!({"by": page.session.name});
     let id = page.post::<ListedAlert>(&path, &body).await?.id;

@@ -8,8 +8,8 @@ use firstcome_shared::mysql::uses::CodeView;
 use serde_json::Value;
 
 use super::client::{HttpRefusal, encoded, query};
-use super::page::{Fields, Page, Screen, Top, answer};
-use super::requests::Sent;
+use super::page::{ConsolePage, FormFields, Screen, Top, answer};
+use super::requests::SentBody;
 use super::text::Text;
 
 #[derive(Template)]
@@ -23,7 +23,7 @@ struct CodeScreen<'a> {
 
 /// Shows a code and what was just done. Returns `None` if no coupon has the code.
 pub(super) async fn find(
-    page: &Page,
+    page: &ConsolePage,
     code: &str,
     done: &str,
 ) -> Result<Option<Response>, HttpRefusal> {
@@ -42,7 +42,7 @@ pub(super) async fn find(
 }
 
 /// Asks the operator, then undoes the use of a code by an order.
-pub(super) async fn undo(page: Page, form: Fields) -> Screen {
+pub(super) async fn undo(page: ConsolePage, form: FormFields) -> Screen {
     let code = form.get("code");
     let reference = form.get("reference");
     if !form.is_sure() {
@@ -54,7 +54,7 @@ pub(super) async fn undo(page: Page, form: Fields) -> Screen {
     }
     let query = query(&[("reference", reference), ("reason", form.get("reason"))]);
     let path = format!("/v1/codes/{}/use{query}", encoded(code));
-    page.api::<Value>(Method::DELETE, &path, Sent::Nothing, None)
+    page.api::<Value>(Method::DELETE, &path, SentBody::Nothing, None)
         .await?;
     let shown = find(&page, code, "Undone.").await?;
     Ok(shown.unwrap_or_else(|| Redirect::to("/").into_response()))

@@ -19,8 +19,8 @@ use serde::Deserialize;
 
 use self::state::{CANCELLED, never_opens};
 use super::client::{HttpRefusal, encoded};
-use super::page::{Page, Screen, Top, answer};
-use super::requests::{Sent, SentHeader};
+use super::page::{ConsolePage, Screen, Top, answer};
+use super::requests::{SentBody, SentHeader};
 use super::text::{Text, window};
 
 pub(super) use change::{change, change_list};
@@ -59,7 +59,7 @@ pub(super) struct CouponsQuery {
     after: i64,
 }
 
-pub(super) async fn list(page: Page, Query(query): Query<CouponsQuery>) -> Screen {
+pub(super) async fn list(page: ConsolePage, Query(query): Query<CouponsQuery>) -> Screen {
     let after = query.after.max(0);
     let path = format!("/v1/coupons?limit={}&after={after}", COUPONS + 1);
     let mut found: Vec<CouponView> = page.get_from_api(&path).await?;
@@ -74,14 +74,14 @@ pub(super) async fn list(page: Page, Query(query): Query<CouponsQuery>) -> Scree
 }
 
 /// Passes the API's list of holders through, as a file.
-pub(super) async fn winners(page: Page, Path(id): Path<String>) -> Screen {
+pub(super) async fn winners(page: ConsolePage, Path(id): Path<String>) -> Screen {
     let path = format!("/v1/coupons/{}/issued", encoded(&id));
     let csv = SentHeader {
         name: "accept",
         value: "text/csv".to_owned(),
     };
     let mut answer = page
-        .send_to_api(Method::GET, &path, Sent::Nothing, Some(csv))
+        .send_to_api(Method::GET, &path, SentBody::Nothing, Some(csv))
         .await?;
     if !answer.status().is_success() {
         let why = "The API did not give the list of holders";

@@ -14,7 +14,7 @@ use serde::Deserialize;
 use serde_json::{Value, json};
 
 use super::client::{encoded, query as query_string};
-use super::page::{Fields, Page, Screen, Top, answer};
+use super::page::{ConsolePage, FormFields, Screen, Top, answer};
 use super::text::{Text, whom};
 
 #[derive(Template)]
@@ -58,7 +58,7 @@ impl DeadLettersQuery {
     }
 }
 
-pub(super) async fn list(page: Page, Query(query): Query<DeadLettersQuery>) -> Screen {
+pub(super) async fn list(page: ConsolePage, Query(query): Query<DeadLettersQuery>) -> Screen {
     let path = format!("/v1/failed-claims{}", query.filters("drop_id", &query.page));
     let found: FailedClaimPage = page.get(&path).await?;
     let next = found.next_page.map(|next| {
@@ -97,16 +97,16 @@ fn masked(letter: &DeadLetterRow, text: &str, revealed: bool) -> String {
     detail(text, &people)
 }
 
-pub(super) async fn read(page: Page, Path(id): Path<String>) -> Screen {
+pub(super) async fn read(page: ConsolePage, Path(id): Path<String>) -> Screen {
     show_dead_letter(&page, &id, false).await
 }
 
-pub(super) async fn reveal(page: Page, Path(id): Path<String>) -> Screen {
+pub(super) async fn reveal(page: ConsolePage, Path(id): Path<String>) -> Screen {
     show_dead_letter(&page, &id, true).await
 }
 
 /// Shows one dead letter. Revealing it is recorded first.
-async fn show_dead_letter(page: &Page, id: &str, revealed: bool) -> Screen {
+async fn show_dead_letter(page: &ConsolePage, id: &str, revealed: bool) -> Screen {
     let reveal = if revealed { "?reveal=true" } else { "" };
     let path = format!("/v1/failed-claims/{}{reveal}", encoded(id));
     let found: FailedClaimDetails = page.get(&path).await?;
@@ -122,7 +122,7 @@ async fn show_dead_letter(page: &Page, id: &str, revealed: bool) -> Screen {
 /// Asks the operator, then corrects the claim of a dead letter. The next pass over its drop judges
 /// the claim again: it becomes a row, its user is owed a slot, it ends without either, or it stays
 /// open.
-pub(super) async fn correct(page: Page, Path(id): Path<String>, form: Fields) -> Screen {
+pub(super) async fn correct(page: ConsolePage, Path(id): Path<String>, form: FormFields) -> Screen {
     let coupon = form.get("coupon");
     let drop = form.get("drop");
     let slot = form.get("slot");
@@ -141,7 +141,7 @@ pub(super) async fn correct(page: Page, Path(id): Path<String>, form: Fields) ->
 }
 
 /// Resolves a dead letter, and shows it.
-async fn resolve(page: &Page, id: &str, how: &str, body: &Value) -> Screen {
+async fn resolve(page: &ConsolePage, id: &str, how: &str, body: &Value) -> Screen {
     let id = encoded(id);
     page.post::<Value>(&format!("/v1/failed-claims/{id}/{how}"), body)
         .await?;
@@ -149,7 +149,7 @@ async fn resolve(page: &Page, id: &str, how: &str, body: &Value) -> Screen {
 }
 
 /// Asks the operator, then discards a dead letter, so that no pass examines it again.
-pub(super) async fn discard(page: Page, Path(id): Path<String>, form: Fields) -> Screen {
+pub(super) async fn discard(page: ConsolePage, Path(id): Path<String>, form: FormFields) -> Screen {
     if !form.is_sure() {
         let what = format!(
             "No pass looks at dead letter {id} again. If it is the only trace of a promise, the \

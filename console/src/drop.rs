@@ -11,7 +11,7 @@ use serde_json::{Value, json};
 
 use super::client::{HttpRefusal, encoded};
 use super::overview::{Board, drop_board};
-use super::page::{Fields, Page, Screen, Top, answer};
+use super::page::{ConsolePage, FormFields, Screen, Top, answer};
 use super::text::Text;
 
 #[derive(Template)]
@@ -25,7 +25,10 @@ struct DropScreen<'a> {
     board: &'a Board,
 }
 
-pub(super) async fn read(page: Page, Path((coupon, drop)): Path<(String, String)>) -> Screen {
+pub(super) async fn read(
+    page: ConsolePage,
+    Path((coupon, drop)): Path<(String, String)>,
+) -> Screen {
     let coupon = encoded(&coupon);
     let path = format!("/v1/coupons/{coupon}/drops/{}", encoded(&drop));
     let found: DropDetails = page.get(&path).await?;
@@ -44,7 +47,7 @@ pub(super) async fn read(page: Page, Path((coupon, drop)): Path<(String, String)
 }
 
 /// Starts a pass over one drop or, without one in the form, over everything.
-pub(super) async fn pass(page: Page, form: Fields) -> Screen {
+pub(super) async fn pass(page: ConsolePage, form: FormFields) -> Screen {
     let mut body = json!({"dry_run": form.get("how") == "dry_run"});
     if let (Some(coupon), Some(drop)) = (form.number::<i64>("coupon"), form.number::<i64>("drop")) {
         body["coupon_id"] = coupon.into();
@@ -55,7 +58,7 @@ pub(super) async fn pass(page: Page, form: Fields) -> Screen {
 }
 
 /// Requests a pass, and redirects to its screen or, while it is queued, to the list.
-pub(super) async fn begun(page: &Page, path: &str, mut body: Value) -> Screen {
+pub(super) async fn begun(page: &ConsolePage, path: &str, mut body: Value) -> Screen {
     body["wait"] = false.into();
     let begun: StartedRun = page.post(path, &body).await?;
     let to = if begun.queued {

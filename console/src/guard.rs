@@ -16,7 +16,7 @@ use firstcome_shared::http::ops::Peer;
 
 use super::client::query;
 use super::page::{ScreenState, notice};
-use super::session::Session;
+use super::session::LoginSession;
 
 /// Whether a request with this method may change something.
 fn changes(method: &Method) -> bool {
@@ -63,7 +63,7 @@ fn is_own(headers: &HeaderMap, public: Option<&str>) -> bool {
     }
 }
 
-/// Middleware that requires a session. Handlers find their [`Session`] in the extensions.
+/// Middleware that requires a session. Handlers find their [`LoginSession`] in the extensions.
 pub(super) async fn logged_in(
     State(page): State<ScreenState>,
     mut request: Request,
@@ -79,7 +79,7 @@ pub(super) async fn logged_in(
 
 /// Middleware inside [`logged_in`] that rejects changes by viewers.
 pub(super) async fn may_change(request: Request, next: Next) -> Response {
-    let session = request.extensions().get::<Arc<Session>>();
+    let session = request.extensions().get::<Arc<LoginSession>>();
     if session.is_none_or(|session| !session.may_change()) {
         let why = "You are logged in with the OPS_VIEW_TOKEN, which sees all and changes \
             nothing. Nothing was done.";

@@ -10,7 +10,7 @@ use firstcome_shared::http::ops::{self, operator_name};
 use serde::Deserialize;
 
 use super::guard::own_path;
-use super::page::{Fields, Page, ScreenState, Top, answer};
+use super::page::{ConsolePage, FormFields, ScreenState, Top, answer};
 use super::session::{ENDED_FOR, begin, cookie, is_https};
 
 #[derive(Template)]
@@ -59,7 +59,7 @@ pub(super) async fn form(
 pub(super) async fn log_in(State(page): State<ScreenState>, request: Request) -> Response {
     let from = ops::peer(&request);
     let is_https = is_https(request.headers());
-    let form = match Fields::from_request(request, &page).await {
+    let form = match FormFields::from_request(request, &page).await {
         Ok(form) => form,
         Err(refused) => return refused,
     };
@@ -77,7 +77,7 @@ pub(super) async fn log_in(State(page): State<ScreenState>, request: Request) ->
     (cookie, Redirect::to(own_path(form.get("next")))).into_response()
 }
 
-pub(super) async fn log_out(page: Page) -> Response {
+pub(super) async fn log_out(page: ConsolePage) -> Response {
     if let Some(redis) = &page.state.redis
         && let Err(error) = redis.end_session(&page.session.id, ENDED_FOR).await
     {

@@ -13,7 +13,7 @@ use firstcome_shared::report::wording::{capital, count, grouped};
 use serde::Deserialize;
 
 use super::coupon::drop_state;
-use super::page::{Page, Screen, Top, answer};
+use super::page::{ConsolePage, Screen, Top, answer};
 use super::text::{Text, short, window};
 
 #[derive(Template)]
@@ -69,7 +69,7 @@ pub(super) struct Paging {
     page: usize,
 }
 
-pub(super) async fn read(page: Page, Query(paging): Query<Paging>) -> Screen {
+pub(super) async fn read(page: ConsolePage, Query(paging): Query<Paging>) -> Screen {
     let number = paging.page.clamp(1, 100_000);
     let seen: Overview = page.get(&format!("/v1/overview?page={number}")).await?;
     let board = board(&seen);

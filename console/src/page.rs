@@ -20,7 +20,7 @@ use firstcome_shared::subject::Subject;
 use tokio::time::timeout;
 
 use super::client::{Backends, HttpRefusal};
-use super::session::Session;
+use super::session::LoginSession;
 
 /// Maximum wait for the list of ended sessions. It is short, because the page matters most while a
 /// store is unavailable.
@@ -43,8 +43,8 @@ pub(crate) struct ScreenState {
 impl ScreenState {
     /// Returns the session of a request. While Redis does not answer, sessions that were ended
     /// early are still accepted.
-    pub(crate) async fn session(&self, headers: &HeaderMap) -> Option<Session> {
-        let mut session = Session::from_headers(headers, &self.token, Utc::now())?;
+    pub(crate) async fn session(&self, headers: &HeaderMap) -> Option<LoginSession> {
+        let mut session = LoginSession::from_headers(headers, &self.token, Utc::now())?;
         session.subject = self.subject;
         if let Some(redis) = &self.redis {
             let ended = timeout(PATIENCE, redis.session_was_ended(&session.id)).await;
@@ -61,7 +61,7 @@ pub(crate) struct Top<'a> {
     pub(crate) title: &'a str,
     /// The current screen in the menu.
     pub(crate) here: &'static str,
-    pub(crate) session: Option<&'a Session>,
+    pub(crate) session: Option<&'a LoginSession>,
     /// A sentence about what was just done; may be empty.
     pub(crate) done: &'a str,
     /// Why a form was refused; may be empty.
@@ -69,7 +69,11 @@ pub(crate) struct Top<'a> {
 }
 
 impl<'a> Top<'a> {
-    pub(crate) fn new(title: &'a str, session: Option<&'a Session>, here: &'static str) -> Self {
+    pub(crate) fn new(
+        title: &'a str,
+        session: Option<&'a LoginSession>,
+        here: &'static str,
+    ) -> Self {
         Self {
             title,
             here,
@@ -86,7 +90,7 @@ impl<'a> Top<'a> {
 
     /// Whether the page has the screens of coupons.
     pub(crate) fn has_coupons(&self) -> bool {
-        self.session.is_none_or(Session::has_coupons)
+        self.session.is_none_or(LoginSession::has_coupons)
     }
 
     /// What a pass without further limits compares.
@@ -98,7 +102,7 @@ impl<'a> Top<'a> {
     }
 
     pub(crate) fn may_change(&self) -> bool {
-        self.session.is_some_and(Session::may_change)
+        self.session.is_some_and(LoginSession::may_change)
     }
 }
 
@@ -149,19 +153,19 @@ impl IntoResponse for HttpRefusal {
 pub(crate) type Screen = Result<Response, HttpRefusal>;
 
 /// The shared state, for a logged-in operator.
-pub(crate) struct Page {
+pub(crate) struct ConsolePage {
     pub(crate) state: ScreenState,
-    pub(crate) session: Arc<Session>,
+    pub(crate) session: Arc<LoginSession>,
 }
 
-impl FromRequestParts<ScreenState> for Page {
+impl FromRequestParts<ScreenState> for ConsolePage {
     type Rejection = ExtensionRejection;
 
     async fn from_request_parts(
         parts: &mut Parts,
         state: &ScreenState,
     ) -> Result<Self, ExtensionRejection> {
-        let session = Extension::<Arc<Session>>::from_request_parts(parts, state).await?;
+        let session = Extension::<Arc<LoginSession>>::from_request_parts(parts, state).await?;
         Ok(Self {
             state: state.clone(),
             session: session.0,
@@ -178,14 +182,14 @@ struct ConfirmScreen<'a> {
     fields: &'a [(String, String)],
 }
 
-impl Page {
+impl ConsolePage {
     pub(crate) fn top<'a>(&'a self, title: &'a str, here: &'static str) -> Top<'a> {
         Top::new(title, Some(&self.session), here)
     }
 
     /// Asks on a separate screen whether to make a change. Its button sends the same form again,
     /// with the field `sure`.
-    pub(crate) fn confirm(&self, form: &Fields, what: &str, button: &str) -> Response {
+    pub(crate) fn confirm(&self, form: &FormFields, what: &str, button: &str) -> Response {
         let screen = ConfirmScreen {
             top: self.top("Are you sure?", ""),
             what,
@@ -198,9 +202,9 @@ impl Page {
 
 /// The fields of a form.
 #[derive(Default)]
-pub(crate) struct Fields(pub(crate) Vec<(String, String)>);
+pub(crate) struct FormFields(pub(crate) Vec<(String, String)>);
 
-impl FromRequest<ScreenState> for Fields {
+impl FromRequest<ScreenState> for FormFields {
     type Rejection = Response;
 
     async fn from_request(request: Request, state: &ScreenState) -> Result<Self, Response> {
@@ -210,7 +214,7 @@ impl FromRequest<ScreenState> for Fields {
     }
 }
 
-impl Fields {
+impl FormFields {
     /// Returns what was typed into a field, without spaces around it.
     pub(crate) fn find(&self, name: &str) -> Option<&str> {
         let field = self.0.iter().find(|(field, _)| field == name);
@@ -227,7 +231,7 @@ impl Fields {
         self.get(name).parse().ok()
     }
 
-    /// Whether the operator has answered [`Page::confirm`].
+    /// Whether the operator has answered [`ConsolePage::confirm`].
     pub(crate) fn is_sure(&self) -> bool {
         !self.get("sure").is_empty()
     }
@@ -241,7 +245,7 @@ pub(crate) mod tests {
     use crate::session::{begin, cookie};
 
     /// The page of a logged-in operator, in front of these services.
-    pub(crate) async fn logged_in(services: Backends) -> Page {
+    pub(crate) async fn logged_in(services: Backends) -> ConsolePage {
         let secret = "0123456789abcdef0123456789abcdef";
         let token = OpsToken::new(&secret.into(), None).unwrap();
         let signer = token.log_in(secret, None).unwrap();
@@ -255,7 +259,7 @@ pub(crate) mod tests {
             public_origin: None,
         };
         let session = state.session(&headers).await.unwrap();
-        Page {
+        ConsolePage {
             state,
             session: session.into(),
         }

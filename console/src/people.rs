@@ -13,8 +13,8 @@ use serde_json::{Value, json};
 
 use super::client::{HttpRefusal, encoded, query as query_string};
 use super::codes;
-use super::page::{Fields, Page, Screen, Top, answer};
-use super::requests::Sent;
+use super::page::{ConsolePage, FormFields, Screen, Top, answer};
+use super::requests::SentBody;
 use super::text::Text;
 
 #[derive(Template)]
@@ -51,7 +51,7 @@ fn holds(story: &Story) -> String {
 
 /// Searches. Shows the user's history if the form has a coupon, which buttons send by its ID, or if
 /// only one coupon knows the user.
-pub(super) async fn search(page: Page, form: Fields) -> Screen {
+pub(super) async fn search(page: ConsolePage, form: FormFields) -> Screen {
     let text = form.get("person");
     if !form.get("coupon").is_empty() {
         return show_story(&page, form.get("coupon"), &form, "").await;
@@ -89,7 +89,7 @@ pub(super) async fn search(page: Page, form: Fields) -> Screen {
 }
 
 /// Shows the history of a form's user with a coupon, and what was just done.
-async fn show_story(page: &Page, coupon: &str, form: &Fields, done: &str) -> Screen {
+async fn show_story(page: &ConsolePage, coupon: &str, form: &FormFields, done: &str) -> Screen {
     let person = form.get("person");
     let drop = query_string(&[("drop_id", form.get("drop"))]);
     let coupon = encoded(coupon);
@@ -109,7 +109,7 @@ async fn show_story(page: &Page, coupon: &str, form: &Fields, done: &str) -> Scr
 }
 
 /// Returns the coupons that a search finds.
-async fn coupons(page: &Page, by: &str, text: &str) -> Result<FoundCoupons, HttpRefusal> {
+async fn coupons(page: &ConsolePage, by: &str, text: &str) -> Result<FoundCoupons, HttpRefusal> {
     let path = format!("/v1/people{}", query_string(&[(by, text)]));
     match page.get(&path).await {
         Err(refusal) if refusal.status == StatusCode::NOT_FOUND => Ok(nothing()),
@@ -127,7 +127,7 @@ fn nothing() -> FoundCoupons {
 }
 
 /// Shows the user's history after a change. If it cannot be read, says that the change was made.
-async fn show_result(page: &Page, form: &Fields, done: &str) -> Screen {
+async fn show_result(page: &ConsolePage, form: &FormFields, done: &str) -> Screen {
     let shown = show_story(page, form.get("coupon"), form, done).await;
     shown.map_err(|refusal| {
         let why = format!("{done} But: {}", refusal.sentence());
@@ -136,14 +136,14 @@ async fn show_result(page: &Page, form: &Fields, done: &str) -> Screen {
 }
 
 /// Returns the path of a form's user in a coupon.
-fn place(form: &Fields) -> String {
+fn place(form: &FormFields) -> String {
     let coupon = encoded(form.get("coupon"));
     let person = encoded(form.get("person"));
     format!("/v1/coupons/{coupon}/people/{person}")
 }
 
 /// Asks the operator, then revokes what a user has of a coupon.
-pub(super) async fn revoke(page: Page, form: Fields) -> Screen {
+pub(super) async fn revoke(page: ConsolePage, form: FormFields) -> Screen {
     let person = form.get("person");
     let again = !form.get("may_claim_again").is_empty();
     if !form.is_sure() {
@@ -160,13 +160,13 @@ pub(super) async fn revoke(page: Page, form: Fields) -> Screen {
         "drop_id": form.number::<i64>("drop"),
     });
     let path = format!("{}/revoke", place(&form));
-    page.api::<Value>(Method::POST, &path, Sent::Json(&body), None)
+    page.api::<Value>(Method::POST, &path, SentBody::Json(&body), None)
         .await?;
     show_result(&page, &form, "Revoked.").await
 }
 
 /// Asks the operator, then gives up a promise that cannot be kept, after the user was informed.
-pub(super) async fn give_up(page: Page, form: Fields) -> Screen {
+pub(super) async fn give_up(page: ConsolePage, form: FormFields) -> Screen {
     if !form.is_sure() {
         let person = form.get("person");
         let coupon = form.get("coupon");

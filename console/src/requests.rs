@@ -15,7 +15,7 @@ use tower::ServiceExt as _;
 
 use super::client::HttpRefusal;
 use super::coupon::labelled;
-use super::page::Page;
+use super::page::ConsolePage;
 
 /// Maximum wait for a response of the API, which takes its time for a long allow list.
 const PATIENCE: Duration = Duration::from_secs(25);
@@ -25,7 +25,7 @@ const BODY: usize = 32 * 1024 * 1024;
 
 /// The body of a request.
 #[derive(Clone, Copy)]
-pub(crate) enum Sent<'a> {
+pub(crate) enum SentBody<'a> {
     Nothing,
     Json(&'a Value),
     Text(&'a str),
@@ -37,10 +37,10 @@ pub(crate) struct SentHeader {
     pub(crate) value: String,
 }
 
-impl Page {
+impl ConsolePage {
     /// Reads from the reconciler.
     pub(crate) async fn get<T: DeserializeOwned>(&self, path: &str) -> Result<T, HttpRefusal> {
-        self.call(Method::GET, path, Sent::Nothing).await
+        self.call(Method::GET, path, SentBody::Nothing).await
     }
 
     /// Changes something through the reconciler.
@@ -49,7 +49,7 @@ impl Page {
         path: &str,
         body: &Value,
     ) -> Result<T, HttpRefusal> {
-        self.call(Method::POST, path, Sent::Json(body)).await
+        self.call(Method::POST, path, SentBody::Json(body)).await
     }
 
     /// Calls a route of the reconciler.
@@ -57,7 +57,7 @@ impl Page {
         &self,
         method: Method,
         path: &str,
-        sent: Sent<'_>,
+        sent: SentBody<'_>,
     ) -> Result<T, HttpRefusal> {
         let mut request = self.request(method, path, sent, None)?.map(Body::from);
         // Set the peer, as the server does for a connection.
@@ -74,7 +74,7 @@ impl Page {
         &self,
         path: &str,
     ) -> Result<T, HttpRefusal> {
-        self.api(Method::GET, path, Sent::Nothing, None).await
+        self.api(Method::GET, path, SentBody::Nothing, None).await
     }
 
     /// Sends a request to the API.
@@ -82,7 +82,7 @@ impl Page {
         &self,
         method: Method,
         path: &str,
-        sent: Sent<'_>,
+        sent: SentBody<'_>,
         header: Option<SentHeader>,
     ) -> Result<T, HttpRefusal> {
         read(self.send_to_api(method, path, sent, header).await?).await
@@ -93,7 +93,7 @@ impl Page {
         &self,
         method: Method,
         path: &str,
-        sent: Sent<'_>,
+        sent: SentBody<'_>,
         header: Option<SentHeader>,
     ) -> Result<Response<Body>, HttpRefusal> {
         let known = self.state.services.api.as_ref();
@@ -118,7 +118,7 @@ impl Page {
         &self,
         method: Method,
         path: &str,
-        sent: Sent<'_>,
+        sent: SentBody<'_>,
         header: Option<SentHeader>,
     ) -> Result<Request<Bytes>, HttpRefusal> {
         let mut request = Request::builder()
@@ -130,9 +130,9 @@ impl Page {
             request = request.header(header.name, header.value);
         }
         let body = match sent {
-            Sent::Nothing => Bytes::new(),
-            Sent::Text(text) => text.to_owned().into(),
-            Sent::Json(body) => {
+            SentBody::Nothing => Bytes::new(),
+            SentBody::Text(text) => text.to_owned().into(),
+            SentBody::Json(body) => {
                 request = request.header(CONTENT_TYPE, "application/json");
                 body.to_string().into()
             }
@@ -189,7 +189,7 @@ mod tests {
         let page = logged_in(Backends::new(Router::new(), nowhere).unwrap()).await;
         let read = page.get_from_api::<Value>("/v1/coupons/1");
         assert_eq!(read.await.unwrap_err().why, NO_ANSWER);
-        let listed = Sent::Text("kim");
+        let listed = SentBody::Text("kim");
         let changed = page.api::<Value>(Method::PATCH, "/v1/coupons/1", listed, None);
         assert_eq!(changed.await.unwrap_err().why, MAYBE_DONE);
     }

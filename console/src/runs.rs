@@ -20,7 +20,7 @@ use serde_json::json;
 use super::client::{HttpRefusal, encoded, query as query_string};
 use super::drop::begun;
 use super::overview::place;
-use super::page::{Fields, Page, Screen, Top, answer};
+use super::page::{ConsolePage, FormFields, Screen, Top, answer};
 use super::text::{Text, whom};
 
 #[derive(Template)]
@@ -70,7 +70,7 @@ pub(super) struct RunsScreenQuery {
     done: String,
 }
 
-pub(super) async fn list(page: Page, Query(query): Query<RunsScreenQuery>) -> Screen {
+pub(super) async fn list(page: ConsolePage, Query(query): Query<RunsScreenQuery>) -> Screen {
     let limit = RUNS.to_string();
     let parameters = [("limit", limit.as_str()), ("before", &query.before)];
     let path = format!("/v1/runs{}", query_string(&parameters));
@@ -133,7 +133,7 @@ fn how(trigger: &str, asked_by: Option<&str>, dry_run: bool, deep: bool) -> Stri
 }
 
 pub(super) async fn read(
-    page: Page,
+    page: ConsolePage,
     Path(id): Path<String>,
     Query(query): Query<RunsScreenQuery>,
 ) -> Screen {
@@ -141,7 +141,7 @@ pub(super) async fn read(
 }
 
 pub(super) async fn reveal(
-    page: Page,
+    page: ConsolePage,
     Path(id): Path<String>,
     Query(query): Query<RunsScreenQuery>,
 ) -> Screen {
@@ -150,7 +150,7 @@ pub(super) async fn reveal(
 
 /// Asks the operator, then starts a pass that makes the repairs of one coupon or campaign which this
 /// run has shown.
-pub(super) async fn confirm(page: Page, Path(id): Path<String>, form: Fields) -> Screen {
+pub(super) async fn confirm(page: ConsolePage, Path(id): Path<String>, form: FormFields) -> Screen {
     let coupon = form
         .number("coupon")
         .map(CouponId)
@@ -183,7 +183,7 @@ pub(super) async fn confirm(page: Page, Path(id): Path<String>, form: Fields) ->
     begun(&page, "/v1/reconcile", body).await
 }
 
-async fn show_run(page: &Page, id: &str, after: i64, revealed: bool) -> Screen {
+async fn show_run(page: &ConsolePage, id: &str, after: i64, revealed: bool) -> Screen {
     let from = after.to_string();
     let reveal = if revealed { "true" } else { "" };
     let parameters = [("limit", FINDINGS), ("after", &from), ("reveal", reveal)];

@@ -7,7 +7,7 @@ use axum::http::header::{COOKIE, ORIGIN};
 use axum::http::{HeaderMap, HeaderValue};
 use chrono::{DateTime, Utc};
 use firstcome_shared::http::ops::{OpsToken, Peer, operator_name};
-use firstcome_shared::http::signatures::{Allowed, Purpose, TokenSigner};
+use firstcome_shared::http::signatures::{Allowed, SignaturePurpose, TokenSigner};
 use firstcome_shared::subject::Subject;
 use percent_encoding::{NON_ALPHANUMERIC, percent_decode_str, utf8_percent_encode};
 
@@ -27,11 +27,11 @@ pub(super) const ENDED_FOR: Duration = Duration::from_secs(2 * 12 * 3_600);
 const NAME: &str = "firstcome-ops";
 const SECURE_NAME: &str = "__Host-firstcome-ops";
 
-const OF_SESSION: Purpose = Purpose("session");
+const OF_SESSION: SignaturePurpose = SignaturePurpose("session");
 
 /// A log-in session.
 #[derive(Debug)]
-pub(super) struct Session {
+pub(super) struct LoginSession {
     /// The token, as a header value for requests to both services.
     pub(super) authorization: HeaderValue,
     /// The operator's name, which `ops_actions` records.
@@ -46,7 +46,7 @@ pub(super) struct Session {
     ends: DateTime<Utc>,
 }
 
-impl Session {
+impl LoginSession {
     pub(super) fn may_change(&self) -> bool {
         self.allowed == Allowed::All
     }
@@ -174,7 +174,7 @@ mod tests {
         let in_rotation = tokens(&format!("{new},{old}"));
         let value = begin(&tokens(&old).log_in(&old, None).unwrap(), "김 K.im; =", now);
         let headers = with_cookie(&format!("other=1; {NAME}={value}"));
-        let of = |tokens: &OpsToken, at| Session::from_headers(&headers, tokens, at);
+        let of = |tokens: &OpsToken, at| LoginSession::from_headers(&headers, tokens, at);
 
         let [here, elsewhere] =
             [&tokens(&old), &in_rotation].map(|tokens| of(tokens, now).unwrap());
@@ -195,7 +195,7 @@ mod tests {
         assert!(ENDED_FOR >= LIFETIME + CLOCKS_DIFFER);
 
         let viewer = begin(&in_rotation.log_in(&view, None).unwrap(), "Lee", now);
-        let viewer = Session::from_headers(
+        let viewer = LoginSession::from_headers(
             &with_cookie(&format!("{SECURE_NAME}={viewer}")),
             &in_rotation,
             now,
@@ -223,7 +223,7 @@ mod tests {
             &format!("{id}.{ends}9.Kim.{signature}"),
             &format!("{id}.{ends}.Lee.{signature}"),
             // Signed for another purpose.
-            &format!("{text}.{}", signer.sign(Purpose("forms"), text)),
+            &format!("{text}.{}", signer.sign(SignaturePurpose("forms"), text)),
             // The value is signed correctly but has another format.
             &signed(id),
             &signed(&format!("{id}.soon.Kim")),
@@ -232,20 +232,24 @@ mod tests {
             &signed(&format!("{text}.more")),
         ] {
             assert!(
-                Session::from_headers(&with_cookie(&format!("{NAME}={made_up}")), &tokens, now)
-                    .is_none(),
+                LoginSession::from_headers(
+                    &with_cookie(&format!("{NAME}={made_up}")),
+                    &tokens,
+                    now
+                )
+                .is_none(),
                 "{made_up}"
             );
         }
         let mut headers = with_cookie(&format!("{NAME}=0; {SECURE_NAME}={value}"));
-        assert!(Session::from_headers(&headers, &tokens, now).is_some());
+        assert!(LoginSession::from_headers(&headers, &tokens, now).is_some());
         headers.insert("x-forwarded-proto", HeaderValue::from_static("https"));
-        assert!(Session::from_headers(&headers, &tokens, now).is_some());
+        assert!(LoginSession::from_headers(&headers, &tokens, now).is_some());
         let mut headers = with_cookie(&format!("{NAME}={value}"));
-        assert!(Session::from_headers(&headers, &tokens, now).is_some());
+        assert!(LoginSession::from_headers(&headers, &tokens, now).is_some());
         headers.insert("x-forwarded-proto", HeaderValue::from_static("https"));
         assert!(
-            Session::from_headers(&headers, &tokens, now).is_none(),
+            LoginSession::from_headers(&headers, &tokens, now).is_none(),
             "over https without the prefix"
         );
     }

@@ -39,7 +39,7 @@ use tokio_util::sync::CancellationToken;
 pub use args::ConsumeArgs;
 use health::{ConsumerHealth, describe_metrics};
 use pace::Pace;
-use worker::{Connections, Worker};
+use worker::{Connections, ConsumerWorker};
 
 use crate::start_check::{StoreWait, unless_stopped};
 
@@ -82,7 +82,7 @@ pub async fn run(args: ConsumeArgs, shutdown: CancellationToken) -> anyhow::Resu
                 pace: Arc::clone(&pace),
                 client: shutdown.child_token(),
             };
-            Worker::subscribe(&args, connections)?.run().await?;
+            ConsumerWorker::subscribe(&args, connections)?.run().await?;
         }
         Ok(())
     };

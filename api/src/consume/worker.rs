@@ -65,7 +65,7 @@ pub(super) struct Connections {
     pub(super) client: CancellationToken,
 }
 
-pub(super) struct Worker {
+pub(super) struct ConsumerWorker {
     tender: Arc<Tender>,
     batch_max: usize,
     /// Claims that this process has written or is writing. A claim is published twice, for example,
@@ -81,7 +81,7 @@ pub(super) struct Worker {
     doubted_until: Instant,
 }
 
-impl Worker {
+impl ConsumerWorker {
     /// Creates a client that joins the group, perhaps in place of an earlier one.
     pub(super) fn subscribe(args: &ConsumeArgs, with: Connections) -> anyhow::Result<Self> {
         let stuck = Duration::from_secs(args.stuck_seconds);
@@ -356,7 +356,7 @@ mod tests {
             pace: Arc::new(Pace::new(None, 1)),
             client: CancellationToken::new(),
         };
-        let _worker = Worker::subscribe(&args, connections).unwrap();
+        let _worker = ConsumerWorker::subscribe(&args, connections).unwrap();
         assert_eq!(health.trouble(GROUP).as_deref(), Some(NOT_JOINED));
     }
 }

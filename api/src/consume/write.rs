@@ -90,7 +90,7 @@ async fn insert(
     let mut written = written.into_iter();
     let outcomes: Vec<WriteOutcome> = records
         .iter()
-        .map(|record: &Record| match &record.claim {
+        .map(|record| match &record.claim {
             Ok(_) => written.next().unwrap_or(WriteOutcome::Void),
             Err(bad) => WriteOutcome::Refused(bad.reason, bad.error.clone()),
         })

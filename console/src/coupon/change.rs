@@ -16,8 +16,8 @@ use super::screen::{CouponQuery, show_coupon};
 use super::state::is_open;
 use super::zone;
 use crate::client::{HttpRefusal, encoded};
-use crate::page::{Fields, Page, Screen};
-use crate::requests::{Sent, SentHeader};
+use crate::page::{ConsolePage, FormFields, Screen};
+use crate::requests::{SentBody, SentHeader};
 use crate::text::Text as _;
 
 /// What a button does to a coupon.
@@ -94,7 +94,11 @@ struct CouponChange {
 }
 
 /// Reads a form, or says why it is refused. The API checks the rest.
-fn read(form: &Fields, found: &CouponDrops, now: DateTime<Utc>) -> Result<CouponChange, String> {
+fn read(
+    form: &FormFields,
+    found: &CouponDrops,
+    now: DateTime<Utc>,
+) -> Result<CouponChange, String> {
     let how = form.get("how");
     if how == "settings" {
         return read_settings(form, &found.coupon);
@@ -110,7 +114,7 @@ fn read(form: &Fields, found: &CouponDrops, now: DateTime<Utc>) -> Result<Coupon
 }
 
 /// Reads which settings a form changes.
-fn read_settings(form: &Fields, coupon: &CouponDetails) -> Result<CouponChange, String> {
+fn read_settings(form: &FormFields, coupon: &CouponDetails) -> Result<CouponChange, String> {
     let settings = json!(coupon.settings);
     let zone = zone(coupon);
     let clock = zone.unwrap_or_else(Tz::utc);
@@ -138,7 +142,7 @@ fn read_settings(form: &Fields, coupon: &CouponDetails) -> Result<CouponChange, 
 }
 
 /// Handles a form of the coupon's screen. A form that is refused is shown again.
-pub(crate) async fn change(page: Page, Path(id): Path<String>, form: Fields) -> Screen {
+pub(crate) async fn change(page: ConsolePage, Path(id): Path<String>, form: FormFields) -> Screen {
     let path = format!("/v1/coupons/{}/drops", encoded(&id));
     let found: CouponDrops = page
         .get(&path)
@@ -150,12 +154,17 @@ pub(crate) async fn change(page: Page, Path(id): Path<String>, form: Fields) -> 
     }
 }
 
-async fn show_refused(page: &Page, id: &str, form: &Fields, refusal: HttpRefusal) -> Screen {
+async fn show_refused(
+    page: &ConsolePage,
+    id: &str,
+    form: &FormFields,
+    refusal: HttpRefusal,
+) -> Screen {
     show_coupon(page, id, &CouponQuery::default(), form, Some(refusal)).await
 }
 
 /// Asks the operator, then changes the coupon through the API.
-async fn make(page: &Page, found: &CouponDrops, form: &Fields) -> Screen {
+async fn make(page: &ConsolePage, found: &CouponDrops, form: &FormFields) -> Screen {
     let coupon = &found.coupon;
     let change = read(form, found, Utc::now()).map_err(|why| HttpRefusal::typed(&why))?;
     if !form.is_sure() && !change.question.is_empty() {
@@ -170,20 +179,24 @@ async fn make(page: &Page, found: &CouponDrops, form: &Fields) -> Screen {
         value: format!("\"{revision}\""),
     });
     let path = format!("/v1/coupons/{}", coupon.id);
-    page.api::<Value>(Method::PATCH, &path, Sent::Json(&change.body), tag)
+    page.api::<Value>(Method::PATCH, &path, SentBody::Json(&change.body), tag)
         .await?;
     Ok(Redirect::to(&format!("/coupons/{}?done=1", coupon.id)).into_response())
 }
 
 /// Adds users to the allow list or, after a question, removes them.
-pub(crate) async fn change_list(page: Page, Path(id): Path<String>, form: Fields) -> Screen {
+pub(crate) async fn change_list(
+    page: ConsolePage,
+    Path(id): Path<String>,
+    form: FormFields,
+) -> Screen {
     match make_list(&page, &id, &form).await {
         Ok(answer) => Ok(answer),
         Err(refusal) => show_refused(&page, &id, &form, refusal).await,
     }
 }
 
-async fn make_list(page: &Page, id: &str, form: &Fields) -> Screen {
+async fn make_list(page: &ConsolePage, id: &str, form: &FormFields) -> Screen {
     let how = if form.get("how") == "remove" {
         "remove"
     } else {
@@ -201,7 +214,7 @@ async fn make_list(page: &Page, id: &str, form: &Fields) -> Screen {
     }
     let path = format!("/v1/coupons/{}/allow-list/{how}", encoded(id));
     let listed: Value = page
-        .api(Method::POST, &path, Sent::Text(people), None)
+        .api(Method::POST, &path, SentBody::Text(people), None)
         .await?;
     if listed["changed"] == 0 {
         let why = "The list was like that already: nobody was added or removed";

@@ -9,7 +9,7 @@ use firstcome_shared::coupon::{MAX_QUANTITY, MAX_VALID_DAYS, MAX_WAITING};
 use firstcome_shared::schedule::Tz;
 use serde_json::{Value, json};
 
-use crate::page::Fields;
+use crate::page::FormFields;
 use crate::text::{Text as _, local_time, short};
 
 /// A setting of a coupon.
@@ -272,7 +272,7 @@ impl CouponField {
     }
 
     /// Returns what was typed, or `None` if the form lacks the field.
-    pub(super) fn typed_in(&self, form: &Fields) -> Option<String> {
+    pub(super) fn typed_in(&self, form: &FormFields) -> Option<String> {
         let typed = form.find(self.name)?;
         if self.has_group() && typed == "group" {
             return Some(format!("group:{}", form.get("group")));
@@ -361,7 +361,7 @@ pub(crate) fn labelled(why: &str) -> String {
     // Names without an underscore are also words of sentences.
     let fields = FIELDS.iter().filter(|field| field.name.contains('_'));
     let why = why.replace("send close_now", "close it early");
-    fields.fold(why, |why: String, field: &CouponField| {
+    fields.fold(why, |why, field| {
         why.replace(field.name, &format!("“{}”", field.label))
     })
 }
@@ -400,7 +400,7 @@ pub(super) struct FilledInput {
 
 impl FilledInput {
     /// Returns the inputs of the form of a new coupon, with what was typed.
-    pub(super) fn of_a_new_coupon(typed: &Fields) -> Vec<Self> {
+    pub(super) fn of_a_new_coupon(typed: &FormFields) -> Vec<Self> {
         let nothing = Value::Null;
         let inputs = FIELDS.iter();
         inputs
@@ -409,13 +409,13 @@ impl FilledInput {
     }
 
     /// Returns the inputs of the form of changes, with what was typed or else the present settings.
-    pub(super) fn of_a_change(typed: &Fields, present: &Value, zone: Tz) -> Vec<Self> {
+    pub(super) fn of_a_change(typed: &FormFields, present: &Value, zone: Tz) -> Vec<Self> {
         changeable(present)
             .map(|field| Self::new(field, typed, present, zone))
             .collect()
     }
 
-    fn new(field: &'static CouponField, typed: &Fields, present: &Value, zone: Tz) -> Self {
+    fn new(field: &'static CouponField, typed: &FormFields, present: &Value, zone: Tz) -> Self {
         let typed = field.typed_in(typed);
         Self {
             field,

@@ -12,8 +12,8 @@ use uuid::Uuid;
 
 use super::fields::{FIELDS, FilledInput, facts, labelled};
 use crate::client::HttpRefusal;
-use crate::page::{Fields, Page, Screen, Top, answer};
-use crate::requests::{Sent, SentHeader};
+use crate::page::{ConsolePage, FormFields, Screen, Top, answer};
+use crate::requests::{SentBody, SentHeader};
 use crate::text::window;
 
 #[derive(Template)]
@@ -34,7 +34,7 @@ struct PlannedCoupon {
 }
 
 /// Builds the request to the API, and the question with the first openings.
-fn plan(form: &Fields, now: DateTime<Utc>) -> Result<PlannedCoupon, String> {
+fn plan(form: &FormFields, now: DateTime<Utc>) -> Result<PlannedCoupon, String> {
     let zone: Tz = form.get("time_zone").parse()?;
     let schedule = form.get("type");
     let mut body = json!({"schedule": {}});
@@ -76,13 +76,13 @@ fn plan(form: &Fields, now: DateTime<Utc>) -> Result<PlannedCoupon, String> {
     })
 }
 
-pub(crate) async fn form(page: Page) -> Response {
+pub(crate) async fn form(page: ConsolePage) -> Response {
     let blank = ("waiting_list".to_owned(), "0".to_owned());
-    show_form(&page, &Fields(vec![blank]), None)
+    show_form(&page, &FormFields(vec![blank]), None)
 }
 
 /// Shows the form, with what was typed if it was refused.
-fn show_form(page: &Page, typed: &Fields, refusal: Option<HttpRefusal>) -> Response {
+fn show_form(page: &ConsolePage, typed: &FormFields, refusal: Option<HttpRefusal>) -> Response {
     let wrong = refusal.as_ref().map(HttpRefusal::sentence);
     let screen = NewCouponScreen {
         top: Top {
@@ -97,12 +97,12 @@ fn show_form(page: &Page, typed: &Fields, refusal: Option<HttpRefusal>) -> Respo
 }
 
 /// Asks the operator, then creates the coupon through the API.
-pub(crate) async fn make(page: Page, mut form: Fields) -> Response {
+pub(crate) async fn make(page: ConsolePage, mut form: FormFields) -> Response {
     let made = ask_and_make(&page, &mut form).await;
     made.unwrap_or_else(|refusal| show_form(&page, &form, Some(refusal)))
 }
 
-async fn ask_and_make(page: &Page, form: &mut Fields) -> Screen {
+async fn ask_and_make(page: &ConsolePage, form: &mut FormFields) -> Screen {
     let planned = plan(form, Utc::now()).map_err(|why| HttpRefusal::typed(&why))?;
     if !form.is_sure() {
         let key = Uuid::now_v7().to_string();
@@ -113,7 +113,7 @@ async fn ask_and_make(page: &Page, form: &mut Fields) -> Screen {
         name: "idempotency-key",
         value: form.get("key").to_owned(),
     };
-    let body = Sent::Json(&planned.body);
+    let body = SentBody::Json(&planned.body);
     let made = page.api::<Value>(Method::POST, "/v1/coupons", body, Some(key));
     let id = &made.await?["id"];
     Ok(Redirect::to(&format!("/coupons/{id}?done=1")).into_response())
@@ -127,7 +127,7 @@ mod tests {
     use super::*;
 
     /// Returns the input of a valid form with some fields changed.
-    fn typed(changed: &[(&str, &str)]) -> Fields {
+    fn typed(changed: &[(&str, &str)]) -> FormFields {
         let form = "name=Winter|quantity=500|once_per=drop|waiting_list=10|allow=group|group=vip|\
             type=daily|time_zone=Asia/Seoul|first_day=2130-12-01|last_day=|opens=15:00|\
             closes=18:00|opens_at=2130-12-01T15:00|closes_at=2130-12-24T18:00|valid_days=|\
@@ -135,7 +135,7 @@ mod tests {
         let form = form.split('|').filter_map(|field| field.split_once('='));
         // If a name occurs twice, its first field counts.
         let all = changed.iter().copied().chain(form);
-        Fields(
+        FormFields(
             all.map(|(name, text)| (name.to_owned(), text.to_owned()))
                 .collect(),
         )

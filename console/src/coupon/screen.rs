@@ -17,7 +17,7 @@ use super::history::act;
 use super::state::{coupon_state, is_cancelled, is_open, listed_state};
 use super::zone;
 use crate::client::{HttpRefusal, encoded};
-use crate::page::{Fields, Page, Screen, Top, answer};
+use crate::page::{ConsolePage, FormFields, Screen, Top, answer};
 use crate::text::{Text, window};
 
 #[derive(Template)]
@@ -58,19 +58,19 @@ pub(crate) struct CouponQuery {
 }
 
 pub(crate) async fn read(
-    page: Page,
+    page: ConsolePage,
     Path(id): Path<String>,
     Query(query): Query<CouponQuery>,
 ) -> Screen {
-    show_coupon(&page, &id, &query, &Fields::default(), None).await
+    show_coupon(&page, &id, &query, &FormFields::default(), None).await
 }
 
 /// Shows a coupon, with what was typed into a form if that was refused.
 pub(super) async fn show_coupon(
-    page: &Page,
+    page: &ConsolePage,
     id: &str,
     query: &CouponQuery,
-    typed: &Fields,
+    typed: &FormFields,
     refusal: Option<HttpRefusal>,
 ) -> Screen {
     let number = query.page.clamp(1, 100_000);

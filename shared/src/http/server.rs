@@ -83,7 +83,7 @@ impl Routes {
     ) -> impl Future<Output = Response> + use<> {
         request.extensions_mut().insert(peer);
         let answered = self.0.call(request);
-        answered.map(|answered: Result<Response, Infallible>| match answered {
+        answered.map(|answered| match answered {
             Ok(response) => response,
             Err(never) => match never {},
         })

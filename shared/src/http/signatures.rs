@@ -7,7 +7,7 @@ use subtle::ConstantTimeEq as _;
 
 /// The purpose of a signature.
 #[derive(Debug, Clone, Copy)]
-pub struct Purpose(pub &'static str);
+pub struct SignaturePurpose(pub &'static str);
 
 /// The permission of a token.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -43,7 +43,7 @@ impl TokenSigner {
     }
 
     /// Returns a signature of `text`, in hexadecimal; `purpose` separates different uses.
-    pub fn sign(&self, purpose: Purpose, text: &str) -> String {
+    pub fn sign(&self, purpose: SignaturePurpose, text: &str) -> String {
         let mac = self
             .key
             .clone()
@@ -53,7 +53,7 @@ impl TokenSigner {
         format!("{:x}", mac.finalize().into_bytes())
     }
 
-    pub fn has_signed(&self, text: &str, purpose: Purpose, signature: &str) -> bool {
+    pub fn has_signed(&self, text: &str, purpose: SignaturePurpose, signature: &str) -> bool {
         self.sign(purpose, text)
             .as_bytes()
             .ct_eq(signature.as_bytes())
@@ -71,11 +71,11 @@ mod tests {
         let [a, b, c] = ["a", "b", "c"].map(|letter| letter.repeat(32));
         let two = OpsToken::new(&format!("{a},{b}").into(), Some(&c.clone().into())).unwrap();
         let signer = two.log_in(&b, None).unwrap();
-        let signature = signer.sign(Purpose("session"), "Kim");
+        let signature = signer.sign(SignaturePurpose("session"), "Kim");
         let signs = |token: &OpsToken| {
             token
                 .signers()
-                .map(|one| one.has_signed("Kim", Purpose("session"), &signature))
+                .map(|one| one.has_signed("Kim", SignaturePurpose("session"), &signature))
                 .collect()
         };
         let by_two: Vec<bool> = signs(&two);
@@ -83,11 +83,12 @@ mod tests {
         let by_one: Vec<bool> = signs(&OpsToken::new(&a.into(), None).unwrap());
         assert_eq!(by_one, [false], "its token was withdrawn");
         assert!(
-            !signer.has_signed("Kim", Purpose("form"), &signature)
-                && !signer.has_signed("Lee", Purpose("session"), &signature)
+            !signer.has_signed("Kim", SignaturePurpose("form"), &signature)
+                && !signer.has_signed("Lee", SignaturePurpose("session"), &signature)
         );
         assert!(
-            !signer.has_signed("Kim", Purpose("session"), "") && two.log_in("none", None).is_none()
+            !signer.has_signed("Kim", SignaturePurpose("session"), "")
+                && two.log_in("none", None).is_none()
         );
         assert_eq!(
             (two.log_in(&c, None).unwrap().allowed, signer.allowed),

@@ -184,7 +184,7 @@ impl Redis {
         if let Some(pinned) = &self.pinned {
             masters.retain(|master| !pinned.lack(&master.hash_slots));
         }
-        let told = join_all(masters.into_iter().map(async |master: Master| {
+        let told = join_all(masters.into_iter().map(async |master| {
             let told = master
                 .send(redis::pipe().cmd("TIME"))
                 .await?

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use redis::{Pipeline, RedisResult};
+use redis::RedisResult;
 
 use super::Redis;
 use super::keys::{self, DropKeys};
@@ -33,7 +33,7 @@ impl Redis {
 
     /// An expiry of zero deletes the keys, in the background: a drop may be large.
     async fn expire(&self, keys: Vec<String>, after: Duration) -> RedisResult<()> {
-        self.pipe_each::<_, i64>(&keys, |pipe: &mut Pipeline, key: &String| {
+        self.pipe_each::<_, i64>(&keys, |pipe, key| {
             if after.is_zero() {
                 pipe.cmd("UNLINK").arg(key);
             } else {

@@ -109,7 +109,7 @@ impl Redis {
             self.masters()
                 .await?
                 .into_iter()
-                .map(async |master: Master| (self.identify(&master).await, master.hash_slots)),
+                .map(async |master| (self.identify(&master).await, master.hash_slots)),
         )
         .await;
         if let Some((Err(error), _)) = told.first()

@@ -90,7 +90,7 @@ impl Redis {
             let limit = number("maxmemory:").filter(|limit| *limit > 0);
             if let (Some(limit), Some(used)) = (limit, number("used_memory:")) {
                 let room = limit.saturating_sub(used);
-                least = Some(least.map_or(room, |least: u64| least.min(room)));
+                least = Some(least.map_or(room, |least| room.min(least)));
             }
         }
         Ok(least)

@@ -11,7 +11,8 @@ fn parse(fields: &str, found: &CouponDrops, now_minute: i64) -> Result<CouponCha
         (name.to_owned(), value.to_owned())
     });
     let now = DateTime::UNIX_EPOCH + TimeDelta::minutes(now_minute);
-    read(&Fields(fields.collect()), found, now).map_err(|why| HttpRefusal::typed(&why).sentence())
+    read(&FormFields(fields.collect()), found, now)
+        .map_err(|why| HttpRefusal::typed(&why).sentence())
 }
 
 fn daily() -> Value {
