@@ -356,15 +356,7 @@ async fn migrate_needs_the_documented_rights_on_one_database_and_no_server_setti
     let world = World::bare(stores, "rights").await;
     let settings = "SELECT CONCAT(@@log_bin, @@log_bin_trust_function_creators)";
     assert_eq!(world.sql.query(settings).await, [["10"]]);
-    let documented = grants().replace("firstcome.*", &format!("`{}`.*", world.database()));
-    let user = format!("{}_m", world.database());
-    for statement in [
-        format!("CREATE USER {user} IDENTIFIED BY 'secret'"),
-        documented.replace("firstcome_migrate@'10.0.%'", &user),
-    ] {
-        world.sql.query(&statement).await;
-    }
-    let url = world.sql.url().replace("root@", &format!("{user}:secret@"));
+    let url = with_documented_rights(&world, "firstcome_migrate").await;
     let migrating = [("DATABASE_URL", url.as_str())];
     let process = world.start(
         "firstcome-api",
@@ -377,12 +369,22 @@ async fn migrate_needs_the_documented_rights_on_one_database_and_no_server_setti
     assert_eq!(world.sql.number(made).await, 0);
 }
 
-/// Returns the statement in docs/SETUP.md that gives `migrate` its rights.
-fn grants() -> String {
+/// Returns the address of MySQL for a user with the rights on one database that docs/SETUP.md gives
+/// to the user of this name.
+pub(crate) async fn with_documented_rights(world: &World, name: &str) -> String {
     let documented = include_str!("../../../../docs/SETUP.md");
-    let mut lines = documented.lines();
-    let grant = lines.find(|line| line.ends_with("TO firstcome_migrate@'10.0.%';"));
-    grant.unwrap().trim_end_matches(';').to_owned()
+    let end = format!("ON firstcome.* TO {name}@'10.0.%';");
+    let grant = documented.lines().find_map(|line| line.strip_suffix(&end));
+    let grant = grant.unwrap_or_else(|| panic!("no rights of {name}"));
+    let database = world.database();
+    let user = format!("{database}_{}", &name[..1]);
+    for statement in [
+        format!("CREATE USER IF NOT EXISTS {user} IDENTIFIED BY 'secret'"),
+        format!("{grant} ON `{database}`.* TO {user}"),
+    ] {
+        world.sql.query(&statement).await;
+    }
+    world.sql.url().replace("root@", &format!("{user}:secret@"))
 }
 
 #[tokio::test]

@@ -7,11 +7,13 @@ use serde_json::json;
 
 use crate::drift::sealing::closed;
 use crate::drift::support::{CLEAN, pass_ends, until_expired, until_sealed};
+use crate::schema::with_documented_rights;
 
-/// Runs the script that erases a user.
+/// Runs the script that erases a user, with the rights of operators.
 async fn erase(world: &World, user: &str) {
     let script = include_str!("../../../../../deploy/erase-user.sql");
-    let mut conn = mysql_connection(world.sql.url()).await.unwrap();
+    let operator = with_documented_rights(world, "operator").await;
+    let mut conn = mysql_connection(&operator).await.unwrap();
     let script = format!("SET @user = '{user}'; {script}");
     conn.query_drop(script).await.unwrap();
 }
