@@ -7,8 +7,9 @@ use super::Fault::{
 use super::Omitted::{
     Adoption, Barrier, BarrierUnpaced, BeginAgain, CacheByTime, FallbackFenced, LetterByRedis,
     NoGap, OfPrimary, OwedAtHead, OwedFirst, PositionInLog, PositionLast, PositionReset,
-    PutChecksRevoked, PutFenced, RefusalQuoted, ReturnAdoption, RevisionKept, RevisionWithUsers,
-    RowsAgain, RowsFenced, RowsFirst, StoredBeforeTold, TimesCompared, VoidRowMoved, Wait,
+    PutChecksRevoked, PutFenced, RefusalQuoted, ReturnAdoption, ReturnInProgress, RevisionKept,
+    RevisionWithUsers, RowsAgain, RowsFenced, RowsFirst, StoredBeforeTold, TimesCompared,
+    VoidRowMoved, Wait,
 };
 use super::{Fault, Omitted, Protocol};
 use crate::World;
@@ -69,6 +70,7 @@ const OMITTED: &[(Omitted, usize, &[Fault])] = &[
     (Wait, 1, &[Flush]),
     (Adoption, 1, &[Raise, FailoverToOlder]),
     (ReturnAdoption, 1, &[Return, FailoverToOlder]),
+    (ReturnInProgress, 1, &[Return, FailoverToOlder]),
     (RevisionWithUsers, 1, &[Raise, FailoverToOlder]),
     (RevisionKept, 1, &[Pause, Flush]),
     (PutChecksRevoked, 1, &[Return, Flush]),

@@ -4,6 +4,7 @@
 
 use super::reconciler::Reconciler;
 use super::state::{State, Way};
+use super::stores::Revoked;
 use super::{Omitted, Protocol, Step, USERS, step};
 
 /// Maximum number of rounds until nothing changes. Each round has one pass.
@@ -47,18 +48,23 @@ fn is_exact(state: &State) -> bool {
         row.is_some_and(|row| row.user == claim.user)
     });
     let listed = state.broken.iter().all(|claim| {
-        let is_over = claim.at <= state.returned[usize::from(claim.user)];
+        let is_over = state.returned[usize::from(claim.user)].voids(*claim);
         is_over || mysql.row_of(claim.user).is_some() || mysql.owed[usize::from(claim.user)]
     });
+    // Users who returned a claim may claim again.
+    let ended = |revoked: &[Revoked]| !revoked.iter().any(|one| one.bans());
+    let all_ended = ended(&mysql.revoked) && ended(&redis.revoked);
     let all_read = mysql.position == state.end() && mysql.letters.is_empty();
-    open && agrees && issued && kept && listed && all_read && redis.adds_up()
+    open && agrees && issued && kept && listed && all_ended && all_read && redis.adds_up()
 }
 
 fn finish_what_is_begun(protocol: &Protocol, state: &mut State) {
     step::take(protocol, state, Step::RestoreLimits);
     consume_at_pace(protocol, state);
     send_all(protocol, state);
-    step::take(protocol, state, Step::FinishReturn);
+    while state.returning.is_some() {
+        step::take(protocol, state, Step::GoOnReturning);
+    }
     step::take(protocol, state, Step::FinishChange);
     for at in 0..state.reconcilers.len() {
         finish_pass(protocol, state, at);

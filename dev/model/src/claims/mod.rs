@@ -55,7 +55,7 @@ pub enum Fault {
     InsertLetter,
     /// An operator inserts a row of a claim that was given back.
     InsertVoidRow,
-    /// The first user gives a claim back.
+    /// The first user's claim is revoked, and the user may claim again.
     Return,
     /// An operator raises the quantity from one to two.
     Raise,
@@ -92,6 +92,8 @@ pub enum Omitted {
     /// A revocation in Redis that MySQL does not know is adopted before anything is judged, and
     /// before a user is stored as owed.
     ReturnAdoption,
+    /// Redis knows which revocations will end, so that an adopted one ends, too.
+    ReturnInProgress,
     /// The revision that decides about adoption is read together with the users.
     RevisionWithUsers,
     /// A write of settings that finds no `meta` still leaves its revision.

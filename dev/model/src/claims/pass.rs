@@ -14,7 +14,7 @@
 
 use super::reconciler::{Closed, OpenView, Page, Reconciler, RedisView, Stage};
 use super::state::{State, Way};
-use super::stores::{Claim, Gate, Insert, Mysql, Redis, Slot};
+use super::stores::{Claim, Gate, Insert, Mysql, Redis, Revoked, Slot};
 use super::{Fault, Omitted, Protocol, SLOTS, USERS};
 
 pub fn next_step(protocol: &Protocol, state: &mut State, at: usize) {
@@ -28,7 +28,7 @@ pub fn next_step(protocol: &Protocol, state: &mut State, at: usize) {
         Reconciler::Close(gate) if state.redis.gate == Some(gate) => close(state),
         Reconciler::Insert(gate, users) => {
             adopt_returns(protocol, state);
-            release_void_users(state);
+            complete_returns(state);
             state.redis.set(state.mysql.settings, true, false);
             insert_rows(protocol, state, gate.era, users, false);
             owed(state).map_or(Reconciler::Idle, |owed| Reconciler::Promote(gate, owed))
@@ -105,8 +105,12 @@ fn adopt_returns(protocol: &Protocol, state: &mut State) {
         return;
     }
     let known = state.mysql.revoked;
-    for (known, until) in state.mysql.revoked.iter_mut().zip(state.redis.revoked) {
-        *known = until.max(*known);
+    for (known, in_redis) in state.mysql.revoked.iter_mut().zip(state.redis.revoked) {
+        let adopted = match in_redis {
+            Revoked::InProgress if protocol.omits(Omitted::ReturnInProgress) => Revoked::ForGood,
+            other => other,
+        };
+        *known = adopted.max(*known);
     }
     if state.mysql.revoked != known {
         state.mysql.move_void_rows();
@@ -188,6 +192,7 @@ fn judge(
     let has_more = !mysql.letters.is_empty()
         || mysql.owed.contains(&true)
         || users.iter().flatten().any(is_void)
+        || mysql.revoked.contains(&Revoked::InProgress)
         || mysql.settings.revision > revision;
     if has_more || unissued != [None; USERS] {
         Reconciler::Insert(view.gate, unissued)
@@ -196,12 +201,14 @@ fn judge(
     }
 }
 
-/// Repeats the second step of revocations, which may have been lost.
-fn release_void_users(state: &mut State) {
-    for claim in state.redis.users.into_iter().flatten() {
-        if state.mysql.voids(claim) {
-            let until = state.mysql.revoked[usize::from(claim.user)];
-            state.redis.revoke(claim.user, until);
+/// Takes the steps of returns that may have been lost.
+fn complete_returns(state: &mut State) {
+    for user in (0..).take(USERS) {
+        let revoked = state.mysql.revoked[usize::from(user)];
+        if revoked != Revoked::No {
+            let until = state.release(user, revoked);
+            let ended = state.end_return(user, until);
+            state.release(user, ended);
         }
     }
 }

@@ -1,6 +1,6 @@
 //! The progress of a reconciler in its pass, and what it has read.
 
-use super::stores::{Claim, Gate, Settings, Slot};
+use super::stores::{Claim, Gate, Revoked, Settings, Slot};
 use super::{SLOTS, USERS};
 
 /// The next step of a reconciler, and what it has read for that.
@@ -11,7 +11,7 @@ pub enum Reconciler {
     /// Reads the rows again, and compares them with what Redis has.
     Judge(OpenView, RedisView),
     Close(Gate),
-    /// Behind an open gate: releases void users, writes the settings, and inserts rows of dead
+    /// Behind an open gate: completes returns, writes the settings, and inserts rows of dead
     /// letters and of these users, whom Redis has and MySQL does not.
     Insert(Gate, [Option<Claim>; USERS]),
     Promote(Gate, [bool; USERS]),
@@ -75,7 +75,7 @@ pub enum Stage {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Page {
     Lists {
-        revoked: [u8; USERS],
+        revoked: [Revoked; USERS],
         highest: Slot,
         owed: [bool; USERS],
     },

@@ -1,7 +1,7 @@
 //! The whole state at one moment.
 
 use super::reconciler::Reconciler;
-use super::stores::{Claim, Gate, Mysql, Redis, Settings, User};
+use super::stores::{Claim, Gate, Mysql, Redis, Revoked, Settings, User};
 use super::{Fault, Protocol, USERS};
 
 /// How an admission reaches a second store.
@@ -20,6 +20,17 @@ pub struct InFlight {
     /// The era of the admission.
     pub era: u8,
     pub way: Way,
+}
+
+/// The next step of the API that returns the first user's claim.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Returning {
+    /// Notes the return in Redis, which frees the slot.
+    Release,
+    /// Ends the return in MySQL: claims up to this time are void.
+    End(u8),
+    /// Writes what MySQL has recorded to Redis.
+    Tell(Revoked),
 }
 
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Hash)]
@@ -60,8 +71,8 @@ pub struct State {
     /// Settings that MySQL already has and Redis does not.
     pub changing: Option<Settings>,
     pub pause_answered: bool,
-    /// The first user's return, which Redis does not have yet: claims up to this time are void.
-    pub returning: Option<u8>,
+    /// The first user's return, if it is in progress.
+    pub returning: Option<Returning>,
     /// The time of each user's last admission.
     pub clock: [u8; USERS],
     /// Remaining faults.
@@ -70,8 +81,8 @@ pub struct State {
     pub promises: Vec<Claim>,
     /// Promises whose user was stored as owed.
     pub broken: Vec<Claim>,
-    /// Claims up to this time were given back.
-    pub returned: [u8; USERS],
+    /// The returns themselves, whatever the stores know: claims that were given back.
+    pub returned: [Revoked; USERS],
     /// Users who were owed a slot when the gate opened.
     pub owed_at_opening: [bool; USERS],
     /// Whether a store had a fault, or somebody changed it manually: open coupons may close.
@@ -160,12 +171,29 @@ impl State {
     /// Whether no store knows a return of the user, and its API does not write it any more.
     pub fn is_return_forgotten(&self) -> bool {
         let known = self.mysql.revoked.iter().zip(self.redis.revoked);
-        let mut known = known.map(|(mysql, redis)| redis.max(*mysql));
-        let is_forgotten = self
-            .returned
-            .iter()
-            .any(|until| known.next() < Some(*until));
+        let known = known.map(|(mysql, redis)| redis.max(*mysql));
+        let mut returned = self.returned.iter().zip(known);
+        let is_forgotten = returned.any(|(it, known)| *it != Revoked::No && known == Revoked::No);
         self.returning.is_none() && is_forgotten
+    }
+
+    /// Notes the user's return in Redis. Returns the time up to which claims are void.
+    pub fn release(&mut self, user: User, revoked: Revoked) -> u8 {
+        self.redis
+            .revoke(user, revoked, self.clock[usize::from(user)])
+    }
+
+    /// Ends the user's return in MySQL, and returns what is recorded: another process may have
+    /// ended it, or a failover forgotten it.
+    pub fn end_return(&mut self, user: User, until: u8) -> Revoked {
+        let place = usize::from(user);
+        let mysql = &mut self.mysql;
+        if mysql.revoked[place] == Revoked::InProgress {
+            mysql.revoked[place] = Revoked::Until(until);
+            mysql.owed[place] = false;
+            self.returned[place] = mysql.revoked[place];
+        }
+        mysql.revoked[place]
     }
 
     pub fn has_in_flight(&self, claim: Claim) -> bool {
@@ -189,7 +217,7 @@ impl State {
             self.excused && row.is_some_and(|row| row.slot != claim.slot)
         };
         let stands = move |claim: &&Claim| {
-            let given_back = claim.at <= self.returned[usize::from(claim.user)];
+            let given_back = self.returned[usize::from(claim.user)].voids(**claim);
             !given_back && !has_older(claim) && !self.broken.contains(claim)
         };
         self.promises.iter().filter(stands).copied()

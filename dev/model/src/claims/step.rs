@@ -3,8 +3,8 @@
 
 use super::pass;
 use super::reconciler::Reconciler;
-use super::state::{InFlight, State, Way};
-use super::stores::{Admission, Claim, Insert, Redis, User};
+use super::state::{InFlight, Returning, State, Way};
+use super::stores::{Admission, Claim, Insert, Redis, Revoked, User};
 use super::{Fault, Omitted, Protocol, USERS};
 
 /// The user who returns claims.
@@ -32,8 +32,9 @@ pub enum Step {
         at: usize,
         arrives: bool,
     },
-    /// The second step of a return, and of a change of settings: in Redis.
-    FinishReturn,
+    /// A return's next step.
+    GoOnReturning,
+    /// The second step of a change of settings: in Redis.
     FinishChange,
     /// The consumer takes all unread messages.
     Fetch,
@@ -85,7 +86,7 @@ pub fn possible(state: &State, steps: &mut Vec<Step>) {
     let batch = state.consumer.batch.is_some();
     let lags = state.may(Fault::FailoverToOlder) && state.replica.is_none();
     let conditions = [
-        (Step::FinishReturn, state.returning.is_some()),
+        (Step::GoOnReturning, state.returning.is_some()),
         (Step::FinishChange, state.changing.is_some()),
         (Step::Fetch, !batch && state.consumer.next < state.end()),
         (Step::Write, batch),
@@ -118,7 +119,8 @@ fn can_happen(state: &State, fault: Fault) -> bool {
         Fault::RecreateTopic => mysql.position == state.end() && state.end() > 0,
         Fault::InsertLetter => mysql.row_on(1).is_none(),
         Fault::InsertVoidRow => {
-            mysql.revoked[usize::from(RETURNING)] > 0 && mysql.row_on(1).is_none()
+            let is_ended = matches!(mysql.revoked[usize::from(RETURNING)], Revoked::Until(_));
+            is_ended && mysql.row_on(1).is_none()
         }
         Fault::Return => {
             state.returning.is_none() && state.standing().any(|claim| claim.user == RETURNING)
@@ -150,11 +152,7 @@ pub fn take(protocol: &Protocol, state: &mut State, step: Step) {
             let it = state.in_flight.remove(at);
             state.topic.extend(arrives.then_some(it.claim));
         }
-        Step::FinishReturn => {
-            if let Some(until) = state.returning.take() {
-                state.redis.revoke(RETURNING, until);
-            }
-        }
+        Step::GoOnReturning => go_on_returning(state),
         Step::FinishChange => {
             if let Some(settings) = state.changing.take() {
                 let keeps = !protocol.omits(Omitted::RevisionKept);
@@ -222,21 +220,21 @@ fn happen(protocol: &Protocol, state: &mut State, fault: Fault) {
         Fault::InsertVoidRow => {
             state.excused = true;
             state.lost = true;
-            let at = state.mysql.revoked[usize::from(RETURNING)];
-            state.mysql.rows[0] = Some(Claim {
-                user: RETURNING,
-                slot: 1,
-                at,
-            });
+            if let Revoked::Until(at) = state.mysql.revoked[usize::from(RETURNING)] {
+                state.mysql.rows[0] = Some(Claim {
+                    user: RETURNING,
+                    slot: 1,
+                    at,
+                });
+            }
         }
         Fault::Return => {
             let place = usize::from(RETURNING);
-            let until = state.clock[place];
-            state.mysql.revoked[place] = until;
+            state.mysql.revoked[place] = Revoked::InProgress;
             state.mysql.move_void_rows();
             state.mysql.owed[place] = false;
-            state.returned[place] = until;
-            state.returning = Some(until);
+            state.returned[place] = Revoked::InProgress;
+            state.returning = Some(Returning::Release);
         }
         Fault::Raise | Fault::Pause => {
             let settings = &mut state.mysql.settings;
@@ -247,6 +245,25 @@ fn happen(protocol: &Protocol, state: &mut State, fault: Fault) {
         }
         Fault::Crash | Fault::LockLost | Fault::Hang => {}
     }
+}
+
+fn go_on_returning(state: &mut State) {
+    state.returning = match state.returning {
+        Some(Returning::Release) => {
+            let until = state.release(RETURNING, Revoked::InProgress);
+            Some(Returning::End(until))
+        }
+        Some(Returning::End(until)) => {
+            let recorded = state.end_return(RETURNING, until);
+            // The API gives up if MySQL has lost the return.
+            (recorded != Revoked::No).then_some(Returning::Tell(recorded))
+        }
+        Some(Returning::Tell(recorded)) => {
+            state.release(RETURNING, recorded);
+            None
+        }
+        None => None,
+    };
 }
 
 /// Handles a claim, a retry, or `claims/me`.
@@ -270,7 +287,7 @@ fn claim(protocol: &Protocol, state: &mut State, user: User) {
             };
             let blindly = protocol.omits(Omitted::StoredBeforeTold);
             if blindly || state.promises.iter().any(is_same) {
-                let is_void = claim.at <= state.returned[usize::from(user)]
+                let is_void = state.returned[usize::from(user)].voids(claim)
                     && !state
                         .standing()
                         .any(|it| (it.user, it.slot) == (user, claim.slot));

@@ -30,6 +30,34 @@ pub struct Settings {
     pub paused: bool,
 }
 
+/// What a store knows of a user's return. A later state is greater.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Revoked {
+    #[default]
+    No,
+    /// All claims are void, for ever.
+    ForGood,
+    /// All claims are void until the return ends.
+    InProgress,
+    /// Claims up to this time are void.
+    Until(u8),
+}
+
+impl Revoked {
+    pub fn voids(self, claim: Claim) -> bool {
+        match self {
+            Self::No => false,
+            Self::ForGood | Self::InProgress => true,
+            Self::Until(at) => claim.at <= at,
+        }
+    }
+
+    /// Whether the user may not claim.
+    pub fn bans(self) -> bool {
+        matches!(self, Self::ForGood | Self::InProgress)
+    }
+}
+
 /// The keys of the coupon and its drop.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Redis {
@@ -44,8 +72,7 @@ pub struct Redis {
     pub free: [bool; SLOTS],
     /// The owed users at the head of the waiting list.
     pub waiting: [bool; USERS],
-    /// Claims of the user up to this time are void.
-    pub revoked: [u8; USERS],
+    pub revoked: [Revoked; USERS],
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -96,7 +123,7 @@ impl Redis {
         if let Some(claim) = self.users[usize::from(user)] {
             return Admission::Already(claim);
         }
-        if self.waiting.contains(&true) {
+        if self.waiting.contains(&true) || self.revoked[usize::from(user)].bans() {
             return Admission::Refused;
         }
         self.admit(user, at)
@@ -106,7 +133,7 @@ impl Redis {
     /// `promote.lua`: an owed user gets the next slot, or waits at the head.
     pub fn promote(&mut self, gate: Gate, user: User, at: u8) -> Option<Claim> {
         let place = usize::from(user);
-        if self.gate != Some(gate) || self.users[place].is_some() {
+        if self.gate != Some(gate) || self.users[place].is_some() || self.revoked[place].bans() {
             return None;
         }
         let promoted = self.admit(user, at);
@@ -114,13 +141,20 @@ impl Redis {
         promoted
     }
 
-    /// `revoke.lua`, which compares no era.
-    pub fn revoke(&mut self, user: User, until: u8) {
+    /// `revoke.lua`, which compares no era. Returns the time up to which claims are void; of a
+    /// return in progress, now.
+    pub fn revoke(&mut self, user: User, revoked: Revoked, now: u8) -> u8 {
         let place = usize::from(user);
-        self.revoked[place] = self.revoked[place].max(until);
-        if let Some(claim) = self.users[place].filter(|claim| claim.at <= until) {
+        let known = revoked.max(self.revoked[place]);
+        self.revoked[place] = known;
+        self.waiting[place] &= !known.bans();
+        if let Some(claim) = self.users[place].filter(|claim| known.voids(*claim)) {
             self.users[place] = None;
             self.free[usize::from(claim.slot) - 1] = true;
+        }
+        match known {
+            Revoked::Until(at) => at,
+            Revoked::No | Revoked::ForGood | Revoked::InProgress => now,
         }
     }
 
@@ -134,9 +168,9 @@ impl Redis {
     }
 
     /// The first page of the projection: revocations, the counter, and the owed users.
-    pub fn put_lists(&mut self, revoked: [u8; USERS], count: Slot, owed: [bool; USERS]) {
-        for (known, until) in self.revoked.iter_mut().zip(revoked) {
-            *known = (*known).max(until);
+    pub fn put_lists(&mut self, revoked: [Revoked; USERS], count: Slot, owed: [bool; USERS]) {
+        for (known, in_mysql) in self.revoked.iter_mut().zip(revoked) {
+            *known = in_mysql.max(*known);
         }
         self.count = count;
         self.waiting = owed;
@@ -144,7 +178,8 @@ impl Redis {
 
     /// A page of one slot: its user, or free if nobody has it.
     pub fn put_slot(&mut self, slot: Slot, row: Option<Claim>, checks: bool) {
-        let stands = |claim: &Claim| claim.at > self.revoked[usize::from(claim.user)] || !checks;
+        let is_void = |claim: &Claim| self.revoked[usize::from(claim.user)].voids(*claim);
+        let stands = |claim: &Claim| !checks || !is_void(claim);
         match row.filter(stands) {
             Some(claim) => {
                 self.put(claim);
@@ -162,7 +197,7 @@ pub struct Mysql {
     pub letters: Vec<Claim>,
     /// `broken_promises`.
     pub owed: [bool; USERS],
-    pub revoked: [u8; USERS],
+    pub revoked: [Revoked; USERS],
     /// The consumer's position.
     pub position: u8,
     pub era: u8,
@@ -195,7 +230,7 @@ impl Mysql {
     }
 
     pub fn voids(&self, claim: Claim) -> bool {
-        claim.at <= self.revoked[usize::from(claim.user)]
+        self.revoked[usize::from(claim.user)].voids(claim)
     }
 
     /// Inserts a row, unless a revocation voids the claim.
