@@ -18,7 +18,8 @@ SET time_zone = '+00:00';
 CREATE TEMPORARY TABLE redis_drops (drop_id BIGINT PRIMARY KEY, coupon_id BIGINT NOT NULL, quantity INT UNSIGNED NOT NULL, opens_ms BIGINT NOT NULL,
     closes_ms BIGINT, paused BOOLEAN, once_per VARCHAR(6) NOT NULL, waiting_list INT UNSIGNED, closed_early BOOLEAN, allow_rule VARCHAR(70),
     given BIGINT, revision BIGINT);
-CREATE TEMPORARY TABLE redis_revocations (number BIGINT, coupon_id BIGINT NOT NULL, field VARCHAR(150) COLLATE ascii_bin NOT NULL, over_ms BIGINT);
+CREATE TEMPORARY TABLE redis_revocations (number BIGINT, coupon_id BIGINT NOT NULL, field VARCHAR(150) COLLATE ascii_bin NOT NULL, again BOOLEAN NOT NULL,
+    over_ms BIGINT);
 SQL
 
 fields=(quantity opens_at_ms closes_at_ms paused once_per waiting_list closed_early allow)
@@ -30,14 +31,15 @@ keys 'drop:*:meta' | while read -r key; do
         "$(number "$(redis GET "$drop:count")"), $(number "$(redis GET "${drop%%:drop:*}:revision")"));"
 done
 
-# Each field is a user id (after `DROP:` if one per drop is allowed). The value is `ID`, or
-# `ID:TIME` if the user may have claimed again since. The nameless field only marks that the key is
+# Each field is a user id (after `DROP:` if one per drop is allowed). The value is `ID`, `ID:` if the
+# user may claim again later, or `ID:TIME` if the user may have claimed again since. The nameless field only marks that the key is
 # complete.
 keys revoked | while read -r key; do
     redis HGETALL "$key" | while read -r field && read -r value; do
         [[ -n $field ]] || continue
-        over=${value#"${value%%:*}"}
-        echo "INSERT INTO redis_revocations VALUES ($(number "${value%%:*}"), $(number "$(coupon_of "$key")"), $(text "$field"), $(number "${over#:}"));"
+        over=${value#"${value%%:*}"} again=FALSE
+        [[ -z $over ]] || again=TRUE
+        echo "INSERT INTO redis_revocations VALUES ($(number "${value%%:*}"), $(number "$(coupon_of "$key")"), $(text "$field"), $again, $(number "${over#:}"));"
     done
 done
 
@@ -64,12 +66,12 @@ INSERT INTO drops (id, coupon_id, local_date, opens_at, closes_at, quantity)
     WHERE t.drop_id NOT IN (SELECT id FROM drops);
 -- Revocations, with their ids in Redis. They include the rows that they void.
 CREATE TEMPORARY TABLE void_claims AS
-    SELECT t.number, c.id AS coupon_id, t.over_ms, IF(c.once_per = 'drop', SUBSTRING_INDEX(t.field, ':', 1), NULL) AS drop_id,
+    SELECT t.number, c.id AS coupon_id, t.again, t.over_ms, IF(c.once_per = 'drop', SUBSTRING_INDEX(t.field, ':', 1), NULL) AS drop_id,
         IF(c.once_per = 'drop', SUBSTRING(t.field, LOCATE(':', t.field) + 1), t.field) AS user_id, c.once_per
     FROM redis_revocations t JOIN coupons c ON c.id = t.coupon_id;
 INSERT INTO revoked_coupons (id, coupon_id, drop_id, user_id, slot, code, claimed_at, issued_at, issued_by, reason, revoked_by, may_claim_again, again_from, once_per)
     SELECT v.number, v.coupon_id, COALESCE(i.drop_id, v.drop_id, (SELECT MIN(d.id) FROM drops d WHERE d.coupon_id = v.coupon_id)), v.user_id, i.slot,
-        i.code, i.claimed_at, i.issued_at, i.issued_by, 'known to Redis', 'restore', v.over_ms IS NOT NULL, FROM_UNIXTIME(v.over_ms / 1000), v.once_per
+        i.code, i.claimed_at, i.issued_at, i.issued_by, 'known to Redis', 'restore', v.again, FROM_UNIXTIME(v.over_ms / 1000), v.once_per
     FROM void_claims v LEFT JOIN issued_coupons i ON i.coupon_id = v.coupon_id AND i.user_id = v.user_id
         AND (v.drop_id IS NULL OR i.drop_id = v.drop_id) AND (v.over_ms IS NULL OR i.claimed_at <= FROM_UNIXTIME(v.over_ms / 1000))
     WHERE v.number IS NOT NULL AND (v.drop_id IS NULL OR v.drop_id IN (SELECT id FROM drops))

@@ -124,6 +124,7 @@ impl Db {
             let KnownRevocation {
                 id,
                 user,
+                may_claim_again,
                 again_from,
                 ..
             } = known;
@@ -135,7 +136,7 @@ impl Db {
                     revoked_coupons::user_id.eq(user),
                     revoked_coupons::reason.eq("known to Redis"),
                     revoked_coupons::revoked_by.eq("reconciler"),
-                    revoked_coupons::may_claim_again.eq(again_from.is_some()),
+                    revoked_coupons::may_claim_again.eq(may_claim_again),
                     revoked_coupons::again_from.eq(again_from),
                     revoked_coupons::once_per.eq(once_per),
                 ))

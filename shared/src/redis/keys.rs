@@ -28,8 +28,8 @@
 //! - `waiting`: arrival order counts from 1. Users whose promise is broken have scores below 1, in
 //!   the order of the promised slots, and are served first.
 //! - `times` lacks slots whose time of admission is unknown, such as those added manually.
-//! - Fields of `revoked` start with `D:` if `once_per` is `drop`. Once the user may claim again,
-//!   the value is followed by `:` and the time in ms after which claims are valid.
+//! - Fields of `revoked` start with `D:` if `once_per` is `drop`. If the user may claim again,
+//!   the value is followed by `:` and, once that begins, the time in ms after which claims are valid.
 //! - `revoked` and `claimants` also have a field without a name while the coupon is open, so that
 //!   the loss of a whole key is noticed, even between two days. Its value in `revoked` is the drop
 //!   that was sealed last: if that is also MySQL's last one, Redis is not older than its sealing, so

@@ -23,13 +23,14 @@ fn field(once_per: OncePer, drop: DropId, user: &str) -> String {
     }
 }
 
-/// Returns a revocation as the script expects it: field, id and end.
+/// Returns a revocation as the script expects it: field, id, and what follows the id.
 fn noted(once_per: OncePer, revocation: &Revocation) -> [String; 3] {
-    let end = revocation.again_from_ms().map(|ms| ms.to_string());
+    let end = revocation.again_from_ms().map(|ms| format!(":{ms}"));
+    let in_progress = revocation.is_to_be_ended().then(|| ":".to_owned());
     [
         field(once_per, DropId(revocation.drop_id), &revocation.user_id),
         revocation.id.to_string(),
-        end.unwrap_or_default(),
+        end.or(in_progress).unwrap_or_default(),
     ]
 }
 
@@ -52,6 +53,7 @@ pub struct KnownRevocation {
     /// The drop, if the coupon allows one claim per drop.
     pub drop: Option<DropId>,
     pub user: UserId,
+    pub may_claim_again: bool,
     /// `None` if all claims are void.
     pub again_from: Option<DateTime<Utc>>,
 }
@@ -67,20 +69,22 @@ impl RevokedField {
                 (Some(DropId(drop.parse().ok()?)), user)
             }
         };
-        let again_from = match str::from_utf8(&self.value).ok()?.split_once(':') {
-            None => None,
+        let end = str::from_utf8(&self.value).ok()?.split_once(':');
+        let again_from = match end {
+            None | Some((_, "")) => None,
             Some((_, end)) => Some(DateTime::from_timestamp_millis(end.parse().ok()?)?),
         };
         Some(KnownRevocation {
             id: self.id?,
             drop,
             user: user.parse().ok()?,
+            may_claim_again: end.is_some(),
             again_from,
         })
     }
 }
 
-/// Parses the id of a revocation, from `ID` or `ID:END`.
+/// Parses the id of a revocation, from `ID`, `ID:` or `ID:END`.
 fn id_in(value: &[u8]) -> Option<i64> {
     str::from_utf8(value).ok()?.split(':').next()?.parse().ok()
 }
@@ -174,14 +178,17 @@ mod tests {
             };
             let parsed = field.parsed(once_per)?;
             let end = parsed.again_from.map(|at| at.timestamp_millis());
-            Some((parsed.id, parsed.drop, parsed.user.to_string(), end))
+            let user = parsed.user.to_string();
+            Some((parsed.id, parsed.drop, user, parsed.may_claim_again, end))
         };
-        let ann = |drop, end| Some((7, drop, "ann:b".to_owned(), end));
+        let ann = |drop, again, end| Some((7, drop, "ann:b".to_owned(), again, end));
+        let of_coupon = |value| parsed(OncePer::Coupon, "ann:b", value);
+        assert_eq!(of_coupon("7"), ann(None, false, None));
+        assert_eq!(of_coupon("7:"), ann(None, true, None));
         let drop = OncePer::Drop;
-        assert_eq!(parsed(OncePer::Coupon, "ann:b", "7"), ann(None, None));
         assert_eq!(
             parsed(drop, "3:ann:b", "7:9"),
-            ann(Some(DropId(3)), Some(9))
+            ann(Some(DropId(3)), true, Some(9))
         );
         for (field, value) in [
             ("ann", "7"),
@@ -192,6 +199,34 @@ mod tests {
             assert_eq!(parsed(drop, field, value), None, "{field} {value}");
         }
         assert_eq!(parsed(drop, "3:ann", "7:x"), None);
+    }
+
+    #[test]
+    fn revocation_in_progress_is_noted_unlike_a_ban() {
+        let at = DateTime::from_timestamp_millis(9);
+        for (may_claim_again, again_from) in [(false, None), (true, None), (true, at)] {
+            let revocation = Revocation {
+                id: 7,
+                coupon_id: 1,
+                drop_id: 3,
+                slot: None,
+                user_id: "ann".to_owned(),
+                reason: String::new(),
+                revoked_by: String::new(),
+                may_claim_again,
+                revoked_at: DateTime::UNIX_EPOCH,
+                again_from,
+            };
+            let [field, id, rest] = noted(OncePer::Coupon, &revocation);
+            let noted = RevokedField {
+                id: id_in(id.as_bytes()),
+                field: field.into_bytes(),
+                value: (id + &rest).into_bytes(),
+            };
+            let known = noted.parsed(OncePer::Coupon).unwrap();
+            let found = (known.may_claim_again, known.again_from);
+            assert_eq!(found, (may_claim_again, again_from), "{rest}");
+        }
     }
 
     #[test]

@@ -59,7 +59,7 @@ fn revocation(id: i64, ended: bool) -> String {
     if ended {
         format!("{id}:{ENDED_AT_MS}")
     } else {
-        id.to_string()
+        format!("{id}:")
     }
 }
 

@@ -186,6 +186,16 @@ async fn a_coupon_that_a_failover_lost_comes_back_with_its_rows_and_codes() {
     fixture.api.change(ended.id, &change).await;
     let opens = if hour < 8 { "23:00" } else { "20:00" };
     let live = daily_with_revocation(&fixture, "Pacific/Honolulu", opens).await;
+    // This revocation has not ended yet.
+    let in_progress = format!(
+        "UPDATE revoked_coupons SET may_claim_again = 1 WHERE coupon_id = {}",
+        live.id
+    );
+    world.sql.query(&in_progress).await;
+    let revoked = world.redis.of_coupon(live.id, "revoked");
+    let field = world.sql.query("SELECT CONCAT(drop_id, ':', user_id), CONCAT(id, ':') FROM revoked_coupons WHERE may_claim_again").await;
+    let note = ["HSET", &revoked, &field[0][0], &field[0][1]];
+    world.redis.command::<i64>(&note).await;
     let before = rows(world).await;
     let daily = format!("({}, {})", ended.id, live.id);
     let drops_with = |condition: &str| {
@@ -200,7 +210,8 @@ async fn a_coupon_that_a_failover_lost_comes_back_with_its_rows_and_codes() {
     assert_eq!(drops_before.len(), 2);
     let untouched = drops_with(&format!("NOT {revoked_here}"));
     assert!(!world.sql.query(&untouched).await.is_empty(), "later days");
-    let revoked = "SELECT id, drop_id, user_id, again_from FROM revoked_coupons ORDER BY id";
+    let revoked =
+        "SELECT id, drop_id, user_id, may_claim_again, again_from FROM revoked_coupons ORDER BY id";
     let revoked_before = world.sql.query(revoked).await;
     assert_eq!(revoked_before.len(), 2);
     let shop = Shop::of(world, fixture.api.http());

@@ -35,8 +35,8 @@ local function now_ms()
     local time = redis.call('TIME')
     return time[1] * 1000 + math.floor(time[2] / 1000)
 end
--- The users' revocations: `ID` if all claims of the user are void, `ID:TIME` if claims admitted
--- after that time are valid. Returns the times until which the users' claims are void, by their
+-- The users' revocations: `ID` if all claims of the user are void, `ID:` if they are until the
+-- revocation ends, `ID:TIME` if claims admitted after that time are valid. Returns the times until which the users' claims are void, by their
 -- indexes in `users`: infinite if all are. A user without a revocation has no entry.
 local function void_times(drop, per_coupon, users)
     local times = {}

@@ -5,18 +5,18 @@
 -- which has only one.
 -- KEYS  see identity.lua; to release: the drop
 -- ARGV  1 drop id ('' releases nothing)  2 user to release  3.. triples: field of `revoked`, id of
---       the revocation, time in ms until which claims are void ('' if it has not ended: all are);
---       to release a slot: one triple
+--       the revocation, what follows the id there (see identity.lua); to release a slot: one triple
 -- Reply {number of revocations or ends that were new, 0}, or {released slot or 0, time until which
 -- claims are void; if the revocation has not ended: the later of now and the claim's time}. The
 -- released slot becomes free if no other user is on it.
 
 -- Records a revocation. Returns the end that now applies, and 1 if it is new, else 0.
-local function note(field, id, over)
+local function note(field, id, rest)
     local known, ended = string.match(redis.call('HGET', KEYS[4], field) or '', '^(%d+):?(%d*)$')
+    local over = string.match(rest, '%d*$')
     if known and tonumber(known) > tonumber(id) then return ended, 0 end
     if known and tonumber(known) == tonumber(id) and (over == '' or over == ended) then return ended, 0 end
-    redis.call('HSET', KEYS[4], field, over == '' and id or id .. ':' .. over)
+    redis.call('HSET', KEYS[4], field, id .. rest)
     -- Without a gate, either the coupon is over and its keys have expired, or its data is lost. In
     -- the second case, writing its settings before it opens removes the expiry.
     if redis.call('EXISTS', KEYS[1]) == 0 then redis.call('EXPIRE', KEYS[4], 3600) end

@@ -4,10 +4,11 @@
 
 use firstcome_harness::drift::Drift;
 use firstcome_harness::{
-    Fixture, HeldTransaction, LIMIT, OldCopy, World, WorldStores, all_issued, assert_kept,
+    Answer, Fixture, HeldTransaction, LIMIT, OldCopy, World, WorldStores, all_issued, assert_kept,
     coupon_body, daily_body, eventually, people, rows, rush, rush_until_answered,
 };
 use firstcome_reconciler::report::{Kind, Outcome};
+use firstcome_shared::crash::Point;
 use firstcome_stack::{MysqlOptions, MysqlServer};
 use serde_json::json;
 
@@ -97,6 +98,29 @@ async fn a_mysql_back_from_an_older_copy_keeps_every_promise_and_every_return() 
     let other = api.open_coupon(5).await;
     let is_new = other.id != later.id && other.drop != later.drop;
     assert!(is_new, "no id is given twice");
+}
+
+/// Before the API could end it. Otherwise the user could never claim again.
+#[tokio::test]
+async fn a_revocation_that_mysql_forgot_in_progress_ends_after_all() {
+    let fixture = Fixture::new("d-again").await;
+    let Fixture { api, world, .. } = &fixture;
+    let (coupon, held) = fixture.held("Again", 3, 1).await;
+    let user = &held[0].0;
+    let point = Point::RevocationReleased;
+    let dying = world
+        .serve_with(&[("FIRSTCOME_CRASH_AT", point.name())])
+        .await;
+    let order = json!({"reason": "by mistake", "by": "Ann", "may_claim_again": true});
+    let revoked = dying.revoke(coupon.id, user, &order).await;
+    assert!(matches!(revoked, Err(Answer::Unknown(_))), "{revoked:?}");
+    dying.process.ended(LIMIT).await;
+    lose(world, "revoked_coupons").await;
+    eventually("the user has a coupon again", LIMIT, async || {
+        world.once_with(&[], &[]).await;
+        api.claim(coupon.id, user).await.promised().is_some()
+    })
+    .await;
 }
 
 fn answers_slot(one: &(String, firstcome_harness::Answer)) -> Option<u32> {
