@@ -14,10 +14,11 @@ use crate::drift::support::{
 };
 
 /// Sets the repair limit to five users, or a fifth of the quantity if that is more.
+const LIMITED: (&str, &str) = ("FIRSTCOME_TEST_RECONCILE_BRAKE_AT_LEAST", "5");
+
 async fn beyond_the_limit(name: &str) -> Fixture {
     let fixture = Fixture::new(name).await;
-    let at_least = "FIRSTCOME_TEST_RECONCILE_BRAKE_AT_LEAST";
-    fixture.world.set(at_least, "5");
+    fixture.world.set(LIMITED.0, LIMITED.1);
     fixture
 }
 
@@ -85,10 +86,10 @@ async fn too_many_repairs_wait_for_a_confirmation_and_rows_are_written() {
 }
 
 /// A lock on the coupon's row interrupts an attempt after it has closed the coupon, and Redis is away
-/// during another one.
+/// during another one, and has no memory during a third one.
 #[tokio::test]
 async fn confirmed_repairs_that_are_interrupted_are_made_by_the_same_run() {
-    let fixture = beyond_the_limit("d-limit-again").await;
+    let (fixture, _redis) = Fixture::with_own_redis("d-limit-again", &[LIMITED]).await;
     let world = &fixture.world;
     let (coupon, answers) = fixture.held("Interrupted", 25, 15).await;
     inject(world, &coupon, Drift::SlotConflict, 6).await;
@@ -107,8 +108,8 @@ async fn confirmed_repairs_that_are_interrupted_are_made_by_the_same_run() {
     ))
     .await;
     let mut url = Url::parse(&world.setting("REDIS_URL")).unwrap();
-    let redis = FaultProxy::start(url.port().unwrap()).await.unwrap();
-    url.set_port(Some(redis.port())).unwrap();
+    let link = FaultProxy::start(url.port().unwrap()).await.unwrap();
+    url.set_port(Some(link.port())).unwrap();
     let id = coupon.id.to_string();
     let args = ["once", "--json", "--confirm", &shown, "--coupon", &id];
     let env = [("REDIS_URL", url.as_str())];
@@ -117,12 +118,19 @@ async fn confirmed_repairs_that_are_interrupted_are_made_by_the_same_run() {
         era().await > before + 1
     })
     .await;
-    redis.set(ProxyFault::Cut).await.unwrap();
+    link.set(ProxyFault::Cut).await.unwrap();
     eventually("an attempt without Redis fails", LIMIT, async || {
         run.log().contains("confirmed repairs are tried again")
     })
     .await;
-    redis.set(ProxyFault::Pass).await.unwrap();
+    let memory = ["1", "0"].map(|most| ["CONFIG", "SET", "maxmemory", most]);
+    world.redis.command::<()>(&memory[0]).await;
+    link.set(ProxyFault::Pass).await.unwrap();
+    eventually("an attempt without memory fails", LIMIT, async || {
+        run.log().contains("OOM")
+    })
+    .await;
+    world.redis.command::<()>(&memory[1]).await;
     lock.commit().await;
     assert_eq!(run.ended(LIMIT).await, REPAIRED.0, "{}", run.log());
     assert_settled(world, &coupon, 25, 21, &answers).await;
