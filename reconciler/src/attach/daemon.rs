@@ -14,6 +14,7 @@ use firstcome_shared::mysql::Db;
 use firstcome_shared::mysql::processes::{ProcessRow, announce};
 use firstcome_shared::process_state::SeenState;
 use firstcome_shared::tuning::Tuning;
+use metrics_exporter_prometheus::PrometheusHandle;
 use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
@@ -26,93 +27,147 @@ use crate::daemon::schedule::{CronSchedule, Schedules};
 use crate::daemon::{end, start};
 use crate::http::{CONNECTIONS, guarded};
 use crate::jobs::EVERY_SECONDS;
-use crate::notify::ScheduledRun;
+use crate::notify::{Notifier, ScheduledRun};
 use crate::passes::{Passes, Worker};
 use crate::report::FailureCause;
 use crate::retention::delete_old_records;
 use crate::start_check::mysql_is_away;
 use crate::times::Times;
 
+struct Daemon {
+    args: AttachArgs,
+    engine: Engine,
+    ours: Ours,
+    notifier: Notifier,
+    tasks: TaskTracker,
+    stop: CancellationToken,
+}
+
 /// Runs until stopped. Listens from the beginning. Passes start once our MySQL is available.
 pub(super) async fn run(args: AttachArgs, stop: CancellationToken) -> anyhow::Result<()> {
     let engine = super::engine(&args)?;
     let ours = engine.ours.clone().context("DATABASE_URL is not set")?;
-    let days = args.retention_days.0;
-    let metrics = firstcome_shared::telemetry::init_metrics()?;
-    crate::metrics::describe();
-    let socket = listen(args.listen_addr).await?.into_std()?;
     let notifier = super::notifier(&engine.file, &ours, &args)?;
     notifier.announce();
-    let times = &args.schedules;
-    let crons = [
-        (
-            ScheduledRun::Reconcile,
-            times.in_zone(&times.reconcile_cron),
-        ),
-        (ScheduledRun::Digest, times.in_zone(&times.digest_cron)),
-    ];
-    let seen = SeenState::default();
-    let reads = notifier.has_readers();
-    let tasks = TaskTracker::new();
-    let starting = stop.child_token();
-    tasks.spawn(
-        notifier
-            .clone()
-            .watch(seen.clone(), Vec::new(), starting.clone()),
-    );
-    let waiting = prepare(&ours, &seen, &crons, &stop);
-    let waiting = starting::answer_during(&socket, limits(), waiting);
-    let Some(schedules) = Box::pin(waiting).await?? else {
-        return Ok(());
-    };
-    starting.cancel();
-    let row = ProcessRow::of_attach();
-    announce(ours.db.clone(), row, seen.clone(), reads, stop.clone()).await;
-    let campaigns = engine.file.clone();
-    let watched = Watched::begin(&ours.db, &campaigns).await?;
-    // Each pass reports what it cannot compare; the other campaigns are compared.
-    for note in engine.check().await {
-        tracing::warn!("{note}");
-    }
-    tasks.spawn(notifier.clone().run_sender(stop.clone()));
-    tasks.spawn(follow_queues(engine.clone(), stop.clone()));
-    let worker = Worker::Attached(Box::new(engine));
-    let passes = Passes::new(worker, notifier.clone(), tasks.clone(), stop.clone());
-    let mut routes = health(&ours.db).merge(health::metrics_route(metrics));
-    if let Some(token) = token(&args)? {
-        // Use separate connections, so that many requests cannot take those of passes.
-        let mut settings = ours.settings.clone();
-        settings.pool_size = CONNECTIONS;
-        let state = RouteState {
-            db: Db::new(&settings)?,
-            passes: passes.clone(),
-            file: campaigns,
-        };
-        routes = routes.merge(http::routes(state, token, args.notify.public_url.clone())?);
-    } else {
-        tracing::info!("no OPS_TOKEN is set, so there is no page and no POST /v1/reconcile");
-    }
-    let routes = guarded(routes);
-    let listener = TcpListener::from_std(socket)?;
-    firstcome_shared::say!("listening on http://{}", listener.local_addr()?);
-    tasks.spawn(serve(listener, routes, limits(), stop.clone()));
-    tasks.spawn(keep_records(
-        ours.db.clone(),
-        days,
-        watched.clone(),
-        stop.clone(),
-    ));
-    let late = schedules.iter().map(CronSchedule::watched).collect();
-    tasks.spawn(notifier.clone().watch(seen, late, stop.clone()));
-    let runner = Schedules {
-        db: ours.db.clone(),
-        passes,
+    let daemon = Daemon {
+        args,
+        engine,
+        ours,
         notifier,
+        tasks: TaskTracker::new(),
+        stop,
     };
-    let ended = runner.run(schedules, stop.clone()).await;
-    end(&stop, &tasks).await;
-    watched.end(&ours.db).await;
-    ended
+    daemon.run().await
+}
+
+impl Daemon {
+    async fn run(&self) -> anyhow::Result<()> {
+        let metrics = firstcome_shared::telemetry::init_metrics()?;
+        crate::metrics::describe();
+        let socket = listen(self.args.listen_addr).await?.into_std()?;
+        let seen = SeenState::default();
+        let Some(schedules) = self.wait(&socket, &seen).await? else {
+            return Ok(());
+        };
+        let watched = Watched::begin(&self.ours.db, &self.engine.file).await?;
+        let passes = self.begin(&watched).await;
+        self.serve(socket, passes.clone(), metrics)?;
+        let late = schedules.iter().map(CronSchedule::watched).collect();
+        let watch = self.notifier.clone().watch(seen, late, self.stop.clone());
+        self.tasks.spawn(watch);
+        let runner = Schedules {
+            db: self.ours.db.clone(),
+            passes,
+            notifier: self.notifier.clone(),
+        };
+        let ended = runner.run(schedules, self.stop.clone()).await;
+        end(&self.stop, &self.tasks).await;
+        watched.end(&self.ours.db).await;
+        ended
+    }
+
+    /// Waits for our MySQL, mails if it is away, and joins the other processes. Returns `None` if it
+    /// was stopped first.
+    async fn wait(
+        &self,
+        socket: &std::net::TcpListener,
+        seen: &SeenState,
+    ) -> anyhow::Result<Option<Vec<CronSchedule>>> {
+        let times = &self.args.schedules;
+        let crons = [
+            (
+                ScheduledRun::Reconcile,
+                times.in_zone(&times.reconcile_cron),
+            ),
+            (ScheduledRun::Digest, times.in_zone(&times.digest_cron)),
+        ];
+        let reads = self.notifier.has_readers();
+        let starting = self.stop.child_token();
+        let notifier = self.notifier.clone();
+        let watch = notifier.watch(seen.clone(), Vec::new(), starting.clone());
+        self.tasks.spawn(watch);
+        let waiting = prepare(&self.ours, seen, &crons, &self.stop);
+        let waiting = starting::answer_during(socket, limits(), waiting);
+        let schedules = Box::pin(waiting).await??;
+        starting.cancel();
+        if schedules.is_some() {
+            let row = ProcessRow::of_attach();
+            let db = self.ours.db.clone();
+            announce(db, row, seen.clone(), reads, self.stop.clone()).await;
+        }
+        Ok(schedules)
+    }
+
+    /// Starts what runs beside passes.
+    async fn begin(&self, watched: &Watched) -> Passes {
+        // Each pass reports what it cannot compare; the other campaigns are compared.
+        for note in self.engine.check().await {
+            tracing::warn!("{note}");
+        }
+        let Self {
+            engine,
+            ours,
+            notifier,
+            tasks,
+            ..
+        } = self;
+        let stop = || self.stop.clone();
+        tasks.spawn(notifier.clone().run_sender(stop()));
+        tasks.spawn(follow_queues(engine.clone(), stop()));
+        let days = self.args.retention_days.0;
+        let keeps = keep_records(ours.db.clone(), days, watched.clone(), stop());
+        tasks.spawn(keeps);
+        let worker = Worker::Attached(Box::new(engine.clone()));
+        Passes::new(worker, notifier.clone(), tasks.clone(), stop())
+    }
+
+    fn serve(
+        &self,
+        socket: std::net::TcpListener,
+        passes: Passes,
+        metrics: PrometheusHandle,
+    ) -> anyhow::Result<()> {
+        let args = &self.args;
+        let mut routes = health(&self.ours.db).merge(health::metrics_route(metrics));
+        if let Some(token) = token(args)? {
+            // Use separate connections, so that many requests cannot take those of passes.
+            let mut settings = self.ours.settings.clone();
+            settings.pool_size = CONNECTIONS;
+            let state = RouteState {
+                db: Db::new(&settings)?,
+                passes,
+                file: self.engine.file.clone(),
+            };
+            routes = routes.merge(http::routes(state, token, args.notify.public_url.clone())?);
+        } else {
+            tracing::info!("no OPS_TOKEN is set, so there is no page and no POST /v1/reconcile");
+        }
+        let listener = TcpListener::from_std(socket)?;
+        firstcome_shared::say!("listening on http://{}", listener.local_addr()?);
+        let serving = serve(listener, guarded(routes), limits(), self.stop.clone());
+        self.tasks.spawn(serving);
+        Ok(())
+    }
 }
 
 /// Waits for our MySQL, creates its tables, and loads the schedules. Returns `None` if it was
