@@ -11,6 +11,7 @@ use std::time::Duration;
 use anyhow::{Context as _, ensure};
 use firstcome_shared::domain::CouponId;
 use firstcome_shared::hash::hash64;
+use jiff::SignedDuration;
 use serde::de::Error as _;
 use serde::{Deserialize, Deserializer};
 use toml::{Table, Value};
@@ -277,13 +278,8 @@ impl<'de> Deserialize<'de> for Promised {
 /// Reads a duration such as `"20s"`, `"10m"` or `"1h"`.
 fn duration<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<Duration>, D::Error> {
     let text = String::deserialize(deserializer)?;
-    let unit = |unit: char, seconds: u64| {
-        let number: u64 = text.strip_suffix(unit)?.trim().parse().ok()?;
-        number.checked_mul(seconds).map(Duration::from_secs)
-    };
-    let read = unit('s', 1)
-        .or_else(|| unit('m', 60))
-        .or_else(|| unit('h', 3_600));
-    read.map(Some)
-        .ok_or_else(|| D::Error::custom(format!("{text:?} is no duration such as \"20s\"")))
+    text.parse::<SignedDuration>()
+        .and_then(Duration::try_from)
+        .map(Some)
+        .map_err(|_| D::Error::custom(format!("{text:?} is no duration such as \"20s\"")))
 }
