@@ -65,7 +65,7 @@ impl UsersKey {
         };
         let name = fill(name, id);
         let (before, after) = name.split_once(USER)?;
-        let (name, _) = self.key_form.decode(written)?;
+        let name = self.key_form.decode(written)?;
         Some(name.strip_prefix(before)?.strip_suffix(after)?.to_owned())
     }
 

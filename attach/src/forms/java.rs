@@ -1,7 +1,5 @@
 //! Java serialisation of `String` and `Long`.
 
-use super::Spelling;
-
 /// Begins each object stream.
 pub(super) const MAGIC: &[u8] = b"\xac\xed";
 /// A `String`: `TC_STRING`, two bytes of length, and modified UTF-8.
@@ -10,34 +8,24 @@ const TEXT: &[u8] = b"\xac\xed\0\x05t";
 const NUMBER: &[u8] =
     b"\xac\xed\0\x05sr\0\x0ejava.lang.Long;\x8b\xe4\x90\xcc\x8f#\xdf\x02\0\x01J\0\x05value\
     xr\0\x10java.lang.Number\x86\xac\x95\x1d\x0b\x94\xe0\x8b\x02\0\0xp";
-/// Begins an object: two bytes of length and the name of its class follow.
-const OBJECT: &[u8] = b"\xac\xed\0\x05sr";
-const LONGEST_NAME: usize = 100;
-
-pub(super) fn decode(bytes: &[u8]) -> Option<(String, Spelling)> {
+pub(super) fn decode(bytes: &[u8]) -> Option<String> {
     if let Some(number) = bytes.strip_prefix(NUMBER) {
         let number = i64::from_be_bytes(number.try_into().ok()?);
-        return Some((number.to_string(), Spelling::JavaNumber));
+        return Some(number.to_string());
     }
     let text = read_letters(bytes.strip_prefix(TEXT)?.get(2..)?)?;
     // Only the canonical form is accepted, so that a member is not added beside itself.
     let is_canonical = self::text(&text).as_deref() == Some(bytes);
-    is_canonical.then_some((text, Spelling::JavaText))
+    is_canonical.then_some(text)
 }
 
-/// Serialises a `Long`.
-pub(super) fn number(number: i64) -> Vec<u8> {
-    [NUMBER, &number.to_be_bytes()[..]].concat()
-}
-
-/// Returns the name of the class of a serialised object.
-pub(super) fn class(bytes: &[u8]) -> Option<String> {
-    let [high, low, rest @ ..] = bytes.strip_prefix(OBJECT)? else {
-        return None;
-    };
-    let length = usize::from(u16::from_be_bytes([*high, *low]));
-    let name = rest.get(..length.min(LONGEST_NAME))?;
-    Some(String::from_utf8_lossy(name).into_owned())
+/// Serialises a text as the class of another member.
+pub(super) fn like(example: &[u8], text: &str) -> Option<Vec<u8>> {
+    if !example.starts_with(NUMBER) {
+        return self::text(text);
+    }
+    let number: i64 = text.parse().ok()?;
+    Some([NUMBER, &number.to_be_bytes()[..]].concat())
 }
 
 /// Serialises a `String`, of at most 65,535 bytes.

@@ -5,12 +5,14 @@ mod java;
 mod members;
 
 use serde::Deserialize;
+use strum::Display;
 
 pub use members::Members;
 
 /// The form in which their program writes users to Redis.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Deserialize, Display)]
 #[serde(rename_all = "lowercase")]
+#[strum(serialize_all = "lowercase")]
 pub enum Form {
     #[default]
     Plain,
@@ -21,31 +23,10 @@ pub enum Form {
     Java,
 }
 
-/// How one member is written.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Spelling {
-    Plain,
-    JsonText,
-    JsonNumber,
-    /// With the name of its class, as Jackson's default typing writes it.
-    JsonTyped,
-    JavaText,
-    JavaNumber,
-}
-
 /// The class of a typed number in JSON.
 const JAVA_LONG: &str = "java.lang.Long";
 
 impl Form {
-    /// Returns its word in the file.
-    pub fn word(self) -> &'static str {
-        match self {
-            Self::Plain => "plain",
-            Self::Json => "json",
-            Self::Java => "java",
-        }
-    }
-
     /// Returns the form that bytes have at first sight.
     fn guess(bytes: &[u8]) -> Self {
         match bytes {
@@ -55,14 +36,14 @@ impl Form {
         }
     }
 
-    /// Returns the text of a member, and how it is written; `None` if it has another form.
-    pub fn decode(self, bytes: &[u8]) -> Option<(String, Spelling)> {
+    /// Returns the text of a member; `None` if it has another form.
+    pub fn decode(self, bytes: &[u8]) -> Option<String> {
         match self {
             Self::Plain => {
                 let text = str::from_utf8(bytes).ok()?;
                 let is_plain =
                     Self::guess(bytes) == Self::Plain && !text.contains(char::is_control);
-                is_plain.then(|| (text.to_owned(), Spelling::Plain))
+                is_plain.then(|| text.to_owned())
             }
             Self::Json => decode_json(bytes),
             Self::Java => java::decode(bytes),
@@ -79,34 +60,27 @@ impl Form {
 
     /// Returns the name of a field of a hash.
     pub fn field(self, name: &str) -> Vec<u8> {
-        let spelling = match self {
-            Self::Plain => Spelling::Plain,
-            Self::Json => Spelling::JsonText,
-            Self::Java => Spelling::JavaText,
-        };
-        let written = spelling.encode(name);
-        written.unwrap_or_else(|| name.as_bytes().to_vec())
-    }
-}
-
-impl Spelling {
-    /// Writes a text; `None` if this spelling cannot hold it, or if programs may write it in
-    /// several ways, such as with or without escapes in JSON.
-    pub fn encode(self, text: &str) -> Option<Vec<u8>> {
         match self {
-            Self::Plain => Form::Plain.decode(text.as_bytes()).map(|_| text.into()),
-            Self::JsonText => {
-                let is_safe = text.chars().all(is_never_escaped);
-                is_safe.then(|| format!("\"{text}\"").into_bytes())
-            }
-            Self::JsonNumber => number(text).map(|number| number.to_string().into_bytes()),
-            Self::JsonTyped => {
-                let number = number(text)?;
-                Some(format!("[\"{JAVA_LONG}\",{number}]").into_bytes())
-            }
-            Self::JavaText => java::text(text),
-            Self::JavaNumber => number(text)?.try_into().ok().map(java::number),
+            Self::Json => format!("\"{name}\"").into_bytes(),
+            Self::Plain | Self::Java => self.key(name),
         }
+    }
+
+    /// Writes a text as another one is written; `None` if that spelling cannot hold it, or if
+    /// programs may write it in several ways, such as with or without escapes in JSON.
+    fn like(self, example: &[u8], text: &str) -> Option<Vec<u8>> {
+        let written = match self {
+            Self::Plain => text.as_bytes().to_vec(),
+            Self::Json => {
+                let is_safe = text.chars().all(is_never_escaped);
+                let example_text = decode_json(example).filter(|_| is_safe)?;
+                let example = str::from_utf8(example).ok()?;
+                example.replace(&example_text, text).into_bytes()
+            }
+            Self::Java => java::like(example, text)?,
+        };
+        let is_readable = self.decode(&written).as_deref() == Some(text);
+        is_readable.then_some(written)
     }
 }
 
@@ -123,17 +97,15 @@ fn is_never_escaped(letter: char) -> bool {
         && !matches!(letter, '"' | '\\' | '/' | '<' | '>' | '&' | '=' | '\'')
 }
 
-fn decode_json(bytes: &[u8]) -> Option<(String, Spelling)> {
+fn decode_json(bytes: &[u8]) -> Option<String> {
     use serde_json::Value::{Array, Number, String};
 
     let whole = |id: serde_json::Number| number(&id.to_string()).map(|id| id.to_string());
     match serde_json::from_slice(bytes).ok()? {
-        String(text) => Some((text, Spelling::JsonText)),
-        Number(id) => Some((whole(id)?, Spelling::JsonNumber)),
+        String(text) => Some(text),
+        Number(id) => whole(id),
         Array(pair) => match <[_; 2]>::try_from(pair).ok()? {
-            [String(class), Number(id)] if class == JAVA_LONG => {
-                Some((whole(id)?, Spelling::JsonTyped))
-            }
+            [String(class), Number(id)] if class == JAVA_LONG => whole(id),
             _ => None,
         },
         _ => None,
