@@ -37,6 +37,16 @@ pub struct Refusal {
 /// The result of a query of their stores.
 pub type Answer<T> = Result<T, AttachError>;
 
+impl From<Refusal> for AttachError {
+    /// The session adds the field.
+    fn from(refusal: Refusal) -> Self {
+        Self::Refused {
+            field: String::new(),
+            refusal,
+        }
+    }
+}
+
 impl AttachError {
     pub fn misfit(why: impl Into<String>) -> Self {
         Self::Misfit(why.into())

@@ -14,7 +14,7 @@ use firstcome_shared::report::FailureCause;
 use tokio::time::error::Elapsed;
 use tokio::time::{Instant, timeout, timeout_at};
 
-use crate::error::{Answer, AttachError, Refusal};
+use crate::error::{Answer, AttachError};
 use crate::text::{Statement, Values};
 use mysql::MysqlDriver;
 use postgres::{PostgresDriver, PostgresSettings};
@@ -60,20 +60,6 @@ enum Driver {
     Postgres(PostgresDriver),
 }
 
-/// Why a driver did not do something.
-enum Failed {
-    Refused(Refusal),
-    Lost(String),
-    /// It is no fault of the connection.
-    Other(AttachError),
-}
-
-impl From<AttachError> for Failed {
-    fn from(error: AttachError) -> Self {
-        Self::Other(error)
-    }
-}
-
 /// A value as text; `None`: NULL.
 pub type Cell = Option<String>;
 
@@ -113,7 +99,7 @@ pub struct Query<'a> {
 pub struct Done {
     pub columns: usize,
     pub first: ColumnType,
-    /// Rows that it changed.
+    /// Rows that it changed, or returned.
     pub changed: u64,
     /// Not all rows were read.
     is_cut: bool,
@@ -148,24 +134,21 @@ impl Database {
     }
 
     pub async fn open(&self, purpose: Purpose) -> Answer<Session> {
-        let driver = match timeout(LOOK_LIMIT, self.connect(purpose)).await {
-            Ok(Ok(driver)) => driver,
-            Ok(Err(Failed::Other(error))) => return Err(error),
-            Ok(Err(Failed::Refused(Refusal { why, .. }) | Failed::Lost(why))) => {
-                return Err(AttachError::away(FailureCause::Mysql, why));
+        let why = match timeout(LOOK_LIMIT, self.connect(purpose)).await {
+            Ok(Ok(driver)) => {
+                return Ok(Session {
+                    driver: Some(driver),
+                    until: None,
+                });
             }
-            Err(_) => {
-                let why = "no connection in time";
-                return Err(AttachError::away(FailureCause::Mysql, why));
-            }
+            Ok(Err(AttachError::Refused { refusal, .. })) => refusal.why,
+            Ok(Err(error)) => error.to_string(),
+            Err(_) => "no connection in time".to_owned(),
         };
-        Ok(Session {
-            driver: Some(driver),
-            until: None,
-        })
+        Err(AttachError::away(FailureCause::Mysql, why))
     }
 
-    async fn connect(&self, purpose: Purpose) -> Result<Driver, Failed> {
+    async fn connect(&self, purpose: Purpose) -> Answer<Driver> {
         let mut driver = match self {
             Self::Mysql(settings) => Driver::Mysql(MysqlDriver::connect(settings).await?),
             Self::Postgres(settings) => Driver::Postgres(PostgresDriver::connect(settings).await?),
@@ -197,22 +180,22 @@ impl<'a> Query<'a> {
     }
 
     /// Refuses a statement of which the server does not see every name as a parameter.
-    fn must_be_seen(&self, parameters: usize) -> Result<(), Failed> {
+    fn must_be_seen(&self, parameters: usize) -> Answer<()> {
         let written = self.statement.parameters();
         if written.len() == parameters {
             return Ok(());
         }
         let name = written.first().map_or(":id", |it| it.name());
         let field = self.field;
-        Err(Failed::Other(AttachError::Misfit(format!(
+        Err(AttachError::Misfit(format!(
             "{field}: a `{name}` stands in quotes or in a comment, or a `?` beside it"
-        ))))
+        )))
     }
 }
 
 impl Driver {
     /// Runs a statement; without `each`, only prepares it.
-    async fn run(&mut self, query: &Query<'_>, each: Option<EachRow<'_>>) -> Result<Done, Failed> {
+    async fn run(&mut self, query: &Query<'_>, each: Option<EachRow<'_>>) -> Answer<Done> {
         match self {
             Self::Mysql(driver) => driver.run(query, each).await,
             Self::Postgres(driver) => driver.run(query, each).await,
@@ -220,7 +203,7 @@ impl Driver {
     }
 
     /// Runs a command of ours.
-    async fn command(&mut self, command: &str) -> Result<Done, Failed> {
+    async fn command(&mut self, command: &str) -> Answer<Done> {
         match self {
             Self::Mysql(driver) => driver.command(command).await?,
             Self::Postgres(driver) => driver.command(command).await?,
@@ -247,7 +230,7 @@ impl Session {
         self.run(query, Some(each)).await
     }
 
-    /// Returns how many rows a statement has changed.
+    /// Returns how many rows a statement has changed or, as a `SELECT … FOR UPDATE`, locked.
     pub async fn change(&mut self, query: Query<'_>) -> Answer<u64> {
         let done = self.run(query, Some(&mut |_| Ok(true))).await?;
         Ok(done.changed)
@@ -278,11 +261,7 @@ impl Session {
     }
 
     pub async fn server(&mut self) -> Answer<Server> {
-        let about = match self.driver {
-            Some(Driver::Postgres(_)) => postgres::ABOUT,
-            Some(Driver::Mysql(_)) | None => mysql::ABOUT,
-        };
-        let mut about = self.cells(about).await?;
+        let mut about = self.cells([mysql::ABOUT, postgres::ABOUT]).await?;
         Ok(Server {
             is_read_only: about.pop().flatten().as_deref() != Some("0"),
             id: about.pop().flatten().unwrap_or_default(),
@@ -291,20 +270,14 @@ impl Session {
 
     /// Returns the tables whose changes cannot be rolled back. All of PostgreSQL's can.
     pub async fn unsafe_tables(&mut self) -> Answer<Vec<String>> {
-        if let Some(Driver::Postgres(_)) = self.driver {
-            return Ok(Vec::new());
-        }
-        let tables = self.cells(mysql::UNSAFE_TABLES).await?;
+        let tables = self.cells([mysql::UNSAFE_TABLES, postgres::NONE]).await?;
         Ok(tables.into_iter().flatten().collect())
     }
 
     /// Returns the foreign keys whose rows lock the numbers of the row that they refer to. Those of
     /// PostgreSQL lock its key only.
     pub async fn references(&mut self) -> Answer<Vec<Reference>> {
-        if let Some(Driver::Postgres(_)) = self.driver {
-            return Ok(Vec::new());
-        }
-        let cells = self.cells(mysql::REFERENCES).await?;
+        let cells = self.cells([mysql::REFERENCES, postgres::NONE]).await?;
         let names: Vec<String> = cells.into_iter().flatten().collect();
         let reference = |names: &[String]| Reference {
             table: names[0].clone(),
@@ -313,9 +286,12 @@ impl Session {
         Ok(names.chunks_exact(2).map(reference).collect())
     }
 
-    /// Returns the cells of a query of ours, row by row.
-    async fn cells(&mut self, query: &str) -> Answer<Vec<Cell>> {
-        let statement = Statement::new(query);
+    /// Returns the cells of a query of ours for each product, row by row.
+    async fn cells(&mut self, [mysql, postgres]: [&str; 2]) -> Answer<Vec<Cell>> {
+        let statement = Statement::new(match self.driver {
+            Some(Driver::Postgres(_)) => postgres,
+            Some(Driver::Mysql(_)) | None => mysql,
+        });
         let mut cells = Vec::new();
         let mut each = |row: &[Cell]| {
             cells.extend_from_slice(row);
@@ -352,20 +328,19 @@ impl Session {
         &mut self,
         field: &str,
         driver: Driver,
-        ran: Result<Result<Done, Failed>, Elapsed>,
+        ran: Result<Answer<Done>, Elapsed>,
     ) -> Answer<Done> {
         match ran {
             Ok(Ok(done)) => {
                 self.driver = Some(driver).filter(|_| !done.is_cut);
                 Ok(done)
             }
-            Ok(Err(Failed::Refused(refusal))) => {
+            Ok(Err(AttachError::Refused { refusal, .. })) => {
                 self.driver = Some(driver);
                 let field = field.to_owned();
                 Err(AttachError::Refused { field, refusal })
             }
-            Ok(Err(Failed::Lost(why))) => Err(AttachError::Lost(why)),
-            Ok(Err(Failed::Other(error))) => Err(error),
+            Ok(Err(error)) => Err(error),
             Err(_) => {
                 tokio::spawn(driver.end());
                 Err(AttachError::Lost(format!(

@@ -2,19 +2,19 @@
 
 use firstcome_shared::mysql::{Db, DbSettings};
 use firstcome_shared::quoted::without_values;
-use firstcome_shared::report::FailureCause;
 use mysql_async::consts::{ColumnFlags, ColumnType as Type};
 use mysql_async::prelude::Queryable as _;
 use mysql_async::{Column, Conn, Error, Params, Row, Value};
 
 use super::{
-    Cell, ColumnType, Done, EachRow, Failed, LOOK_LIMIT, PROOF_LIMIT, Purpose, Query,
-    SILENT_SECONDS,
+    Cell, ColumnType, Done, EachRow, LOOK_LIMIT, PROOF_LIMIT, Purpose, Query, SILENT_SECONDS,
 };
-use crate::error::{AttachError, Refusal};
+use crate::error::{Answer, AttachError, Refusal};
 
 /// A unique key refuses the row.
 const DUPLICATE: u16 = 1062;
+/// A lock was not free in time.
+const LOCK_WAIT: u16 = 1205;
 /// The character set of bytes.
 const BINARY: u16 = 63;
 
@@ -62,12 +62,15 @@ pub(super) fn settings(purpose: Purpose) -> Vec<String> {
     }
 }
 
-impl From<Error> for Failed {
+impl From<Error> for AttachError {
     fn from(error: Error) -> Self {
         let Error::Server(error) = error else {
             return Self::Lost(without_values(error));
         };
-        Self::Refused(Refusal {
+        if error.code == LOCK_WAIT {
+            return Self::Lost(error.to_string());
+        }
+        Self::from(Refusal {
             code: Some(error.code),
             is_duplicate: error.code == DUPLICATE,
             why: format!("{} {}", error.code, without_values(&error.message)),
@@ -76,13 +79,10 @@ impl From<Error> for Failed {
 }
 
 impl MysqlDriver {
-    pub(super) async fn connect(settings: &DbSettings) -> Result<Self, Failed> {
+    pub(super) async fn connect(settings: &DbSettings) -> Answer<Self> {
         let conn = Db::plain(settings).await.map_err(|error| {
             let why = error.to_string();
-            AttachError::away(
-                FailureCause::Mysql,
-                why.replace("DATABASE_URL", "`database` of the file"),
-            )
+            AttachError::Lost(why.replace("DATABASE_URL", "`database` of the file"))
         })?;
         Ok(Self {
             conn,
@@ -94,7 +94,7 @@ impl MysqlDriver {
         &mut self,
         query: &Query<'_>,
         each: Option<EachRow<'_>>,
-    ) -> Result<Done, Failed> {
+    ) -> Answer<Done> {
         let text = query.statement.with(|_| "?".to_owned());
         let statement = self.conn.prep(text).await?;
         query.must_be_seen(statement.num_params().into())?;
@@ -115,16 +115,17 @@ impl MysqlDriver {
         };
         let mut rows = self.conn.exec_iter(&statement, params).await?;
         while let Some(row) = rows.next().await? {
+            done.changed += 1;
             if !each(&cells(row))? {
                 done.is_cut = true;
                 return Ok(done);
             }
         }
-        done.changed = rows.affected_rows();
+        done.changed += rows.affected_rows();
         Ok(done)
     }
 
-    pub(super) async fn command(&mut self, command: &str) -> Result<(), Failed> {
+    pub(super) async fn command(&mut self, command: &str) -> Answer<()> {
         Ok(self.conn.query_drop(command).await?)
     }
 

@@ -16,13 +16,16 @@ use tokio_postgres_rustls::MakeRustlsConnect;
 use uuid::Uuid;
 
 use super::{
-    Cell, ColumnType, Done, EachRow, Failed, LOOK_LIMIT, PROOF_LIMIT, Purpose, Query, REPAIR_LIMIT,
+    Cell, ColumnType, Done, EachRow, LOOK_LIMIT, PROOF_LIMIT, Purpose, Query, REPAIR_LIMIT,
     SILENT_SECONDS,
 };
-use crate::error::{AttachError, Refusal};
+use crate::error::{Answer, AttachError, Refusal};
 
 pub(super) const ABOUT: &str = "SELECT concat_ws('/', inet_server_addr(), inet_server_port(), \
     pg_postmaster_start_time()), pg_is_in_recovery()";
+
+/// Selects nothing.
+pub(super) const NONE: &str = "SELECT '' WHERE false";
 
 /// An address. Connections are encrypted with `sslmode=require`.
 #[derive(Clone)]
@@ -68,15 +71,18 @@ pub(super) fn settings(purpose: Purpose) -> Vec<String> {
     }]
 }
 
-impl From<Error> for Failed {
+impl From<Error> for AttachError {
     /// The text of an error alone is "db error": its cause says what it is.
     fn from(error: Error) -> Self {
         match error.as_db_error() {
             // The session was ended: idle in a transaction, or the server stops.
-            Some(cause) if cause.code().code().starts_with("57P") => {
+            Some(cause)
+                if cause.code().code().starts_with("57P")
+                    || *cause.code() == SqlState::LOCK_NOT_AVAILABLE =>
+            {
                 Self::Lost(cause.message().to_owned())
             }
-            Some(cause) => Self::Refused(Refusal {
+            Some(cause) => Self::from(Refusal {
                 code: None,
                 is_duplicate: *cause.code() == SqlState::UNIQUE_VIOLATION,
                 why: format!(
@@ -95,7 +101,7 @@ impl From<Error> for Failed {
 
 impl PostgresDriver {
     /// Connects, and spawns the task that serves the connection until its client is dropped.
-    pub(super) async fn connect(settings: &PostgresSettings) -> Result<Self, Failed> {
+    pub(super) async fn connect(settings: &PostgresSettings) -> Answer<Self> {
         let connecting = settings.config.connect(settings.tls.clone());
         let (client, connection) = connecting.await?;
         tokio::spawn(connection);
@@ -109,7 +115,7 @@ impl PostgresDriver {
         &mut self,
         query: &Query<'_>,
         each: Option<EachRow<'_>>,
-    ) -> Result<Done, Failed> {
+    ) -> Answer<Done> {
         let mut number = 0;
         let text = query.statement.with(|_| {
             // Each occurrence gets a number of its own, so that one in quotes is missed.
@@ -140,7 +146,7 @@ impl PostgresDriver {
         Ok(done)
     }
 
-    pub(super) async fn command(&mut self, command: &str) -> Result<(), Failed> {
+    pub(super) async fn command(&mut self, command: &str) -> Answer<()> {
         Ok(self.client.batch_execute(command).await?)
     }
 
@@ -185,11 +191,11 @@ fn column_type(column: &Type) -> ColumnType {
     }
 }
 
-fn cells(row: &Row) -> Result<Vec<Cell>, Failed> {
+fn cells(row: &Row) -> Answer<Vec<Cell>> {
     (0..row.len()).map(|at| cell(row, at)).collect()
 }
 
-fn cell(row: &Row, at: usize) -> Result<Cell, Failed> {
+fn cell(row: &Row, at: usize) -> Answer<Cell> {
     match *row.columns()[at].type_() {
         Type::INT2 => text::<i16>(row, at),
         Type::INT4 => text::<i32>(row, at),
@@ -201,13 +207,13 @@ fn cell(row: &Row, at: usize) -> Result<Cell, Failed> {
         Type::TEXT | Type::VARCHAR | Type::BPCHAR | Type::NAME | Type::UNKNOWN => {
             text::<String>(row, at)
         }
-        ref other => Err(Failed::Other(AttachError::Misfit(format!(
+        ref other => Err(AttachError::Misfit(format!(
             "a column is of type {other}: write it as CAST(… AS text) or CAST(… AS bigint)"
-        )))),
+        ))),
     }
 }
 
-fn text<T: FromSqlOwned + ToString>(row: &Row, at: usize) -> Result<Cell, Failed> {
+fn text<T: FromSqlOwned + ToString>(row: &Row, at: usize) -> Answer<Cell> {
     let value: Option<T> = row.try_get(at)?;
     Ok(value.as_ref().map(ToString::to_string))
 }
