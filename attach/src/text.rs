@@ -101,6 +101,13 @@ impl Statement {
         })
     }
 
+    /// Whether a word or a name occurs in it, in any case.
+    pub fn has_word(&self, wanted: &str) -> bool {
+        let is_end = |letter: char| !letter.is_alphanumeric() && letter != '_' && letter != '$';
+        let mut words = self.0.split(is_end);
+        words.any(|word| word.eq_ignore_ascii_case(wanted))
+    }
+
     /// Returns a word in capitals.
     pub fn word(&self, number: usize) -> String {
         let mut words = self.0.split_whitespace();

@@ -1,6 +1,7 @@
 //! What can be known to be wrong from the file alone. All of it is said at once.
 
 use std::collections::BTreeSet;
+use std::slice::from_ref;
 
 use toml::{Table, Value};
 
@@ -90,14 +91,6 @@ impl Usage {
 }
 
 impl Field {
-    fn new(name: impl Into<String>, statement: &Statement, usage: Usage) -> Self {
-        Self {
-            name: name.into(),
-            statement: statement.clone(),
-            usage,
-        }
-    }
-
     fn has(&self, parameter: Parameter) -> bool {
         self.statement.parameters().contains(&parameter)
     }
@@ -124,7 +117,8 @@ impl Field {
 
     /// Refuses other statements than queries and, to write, `INSERT INTO` and `UPDATE`, and for
     /// `resolve` also `DELETE FROM`: no other one changes exactly what it names, or can be taken
-    /// back.
+    /// back. In `issue`, a query may lock the row of the next statement, if it does not wait for it:
+    /// a transaction that waits for nothing while it holds a lock is part of no deadlock.
     fn other_words(&self) -> Option<String> {
         let [first, second, third] = [0, 1, 2].map(|at| self.statement.word(at));
         let name = &self.name;
@@ -137,20 +131,21 @@ impl Field {
             "INSERT" => second == "INTO",
             "UPDATE" => second != "IGNORE" && third != "IGNORE",
             "DELETE" => self.usage == Usage::Resolve && second == "FROM",
+            "SELECT" => self.usage == Usage::Issue && self.statement.has_word("NOWAIT"),
             _ => false,
         };
         (!is_allowed).then(|| {
             format!(
                 "{name} begins with {first} {second}: only INSERT INTO or UPDATE (in resolve also \
-                DELETE FROM), so that nothing of yours is overwritten"
+                DELETE FROM, in issue SELECT … FOR UPDATE NOWAIT), so that nothing of yours is \
+                overwritten"
             )
         })
     }
 
     /// Whether it selects a number instead of what is wrong.
     fn always_returns_a_row(&self) -> bool {
-        let text = self.statement.to_string().to_uppercase();
-        let may_be_none = text.contains("GROUP BY") || text.contains("HAVING");
+        let may_be_none = self.statement.has_word("GROUP") || self.statement.has_word("HAVING");
         self.statement.word(1).starts_with("COUNT(") && !may_be_none
     }
 }
@@ -159,37 +154,32 @@ impl Campaign {
     /// Returns all statements.
     pub fn fields(&self) -> Vec<Field> {
         let mut fields = Vec::new();
-        let each = self.each.iter();
-        fields.extend(each.map(|it| Field::new("each", it, Usage::Each)));
+        let mut add = |name: &str, usage, statements: &[Statement]| {
+            for (at, statement) in statements.iter().enumerate() {
+                let number = matches!(usage, Usage::Check | Usage::Issue).then_some(at + 1);
+                fields.push(Field {
+                    name: number.map_or(name.to_owned(), |number| format!("{name} {number}")),
+                    statement: statement.clone(),
+                    usage,
+                });
+            }
+        };
+        add("each", Usage::Each, self.each.as_slice());
         if let Promised::Select(statement) = &self.promised {
-            fields.push(Field::new("promised", statement, Usage::Read));
+            add("promised", Usage::Read, from_ref(statement));
         }
-        let issued = self.issued.iter();
-        fields.extend(issued.map(|it| Field::new("issued", it, Usage::Read)));
+        add("issued", Usage::Read, self.issued.as_slice());
         if let Some(Failed::Select(statement)) = &self.failed {
-            fields.push(Field::new("failed", statement, Usage::Read));
+            add("failed", Usage::Read, from_ref(statement));
         }
-        for (at, statement) in self.checks().iter().enumerate() {
-            fields.push(Field::new(
-                format!("check {}", at + 1),
-                statement,
-                Usage::Check,
-            ));
-        }
+        add("check", Usage::Check, self.checks());
         for stage in self.stages() {
             if let Stage::Sql { sql } = stage {
-                fields.push(Field::new("queue.sql", sql, Usage::Stage));
+                add("queue.sql", Usage::Stage, from_ref(sql));
             }
         }
-        for (at, statement) in self.issue.iter().enumerate() {
-            fields.push(Field::new(
-                format!("issue {}", at + 1),
-                statement,
-                Usage::Issue,
-            ));
-        }
-        let resolve = self.resolve.iter();
-        fields.extend(resolve.map(|it| Field::new("resolve", it, Usage::Resolve)));
+        add("issue", Usage::Issue, &self.issue);
+        add("resolve", Usage::Resolve, self.resolve.as_slice());
         fields
     }
 
@@ -216,6 +206,11 @@ impl Campaign {
             let field = count.field.as_deref().unwrap_or_default();
             let has_id = has_id(&count.key) || has_id(field);
             refusals.extend(without_id(self, "count.key", has_id));
+        }
+        for stage in self.stages() {
+            // One queue may be that of all campaigns.
+            let has_id = self.each.is_some() || has_id(&stage.to_string());
+            refusals.extend(without_id(self, "queue", has_id));
         }
         if let Some(Failed::Topic(topic)) = &self.failed {
             let has_id = topic.only.values().any(|value| value.contains(":id"));
@@ -306,7 +301,10 @@ fn without_id(campaign: &Campaign, field: &str, has_id: bool) -> Option<String> 
         (Some(_), false) => Some(format!(
             "{field}: without the id, all campaigns of each would read or write the same"
         )),
-        (None, true) => Some(format!("{field}: the id comes from each, which is missing")),
+        (None, true) => Some(format!(
+            "{field}: the id comes from each, which is missing: write each instead of quantity, or \
+            the campaign's id itself"
+        )),
         (Some(_), true) | (None, false) => None,
     }
 }
@@ -316,7 +314,11 @@ mod tests {
     use super::*;
 
     fn refused(text: &str, usage: Usage) -> bool {
-        let field = Field::new("field", &Statement::new(text), usage);
+        let field = Field {
+            name: "field".to_owned(),
+            statement: Statement::new(text),
+            usage,
+        };
         field.other_words().is_some()
     }
 
@@ -327,6 +329,10 @@ mod tests {
         assert!(refused("UPDATE a SET b = 1", Usage::Read));
         assert!(!refused("INSERT INTO a VALUES (1)", Usage::Issue));
         assert!(!refused("update a set b = 1", Usage::Issue));
+        let locks = "SELECT 1 FROM a FOR UPDATE";
+        assert!(refused(locks, Usage::Issue));
+        assert!(!refused(&format!("{locks} NOWAIT"), Usage::Issue));
+        assert!(refused(&format!("{locks} NOWAIT"), Usage::Resolve));
         for text in [
             "INSERT IGNORE INTO a VALUES (1)",
             "UPDATE IGNORE a SET b = 1",
@@ -362,6 +368,10 @@ mod tests {
             (
                 "issue = ['INSERT INTO a VALUES (7)']",
                 "issue: no statement names :user",
+            ),
+            (
+                "queue = [{ list = 'q:{id}' }]",
+                "queue: the id comes from each",
             ),
         ] {
             let text = format!(
