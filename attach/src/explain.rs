@@ -11,7 +11,7 @@ use firstcome_shared::report::{
     Numbers as Reported, Outcome,
 };
 
-use crate::file::{CountKey, Counts, KeyKind, UsersKey, fill};
+use crate::file::{CountKey, Counts, KeyKind, Mode, UsersKey, fill};
 use crate::forms;
 use crate::judge::{Comparison, Difference, Numbers};
 use crate::look::{CheckRow, Event, Look, NAMED, PromisedUser, Target};
@@ -25,8 +25,6 @@ pub struct Looked<'t> {
     pub target: &'t Target<'t>,
     pub look: Look,
     pub compared: Comparison,
-    /// The numbers are those of the look before.
-    pub is_at_rest: bool,
 }
 
 /// A finding, and what belongs to it.
@@ -70,12 +68,6 @@ impl Found {
         *detail = format!("{detail}; {why}");
     }
 
-    pub fn plan(&mut self) {
-        self.finding.needs_person = false;
-        self.finding.action = ActionKind::Issue;
-        self.finding.result = Outcome::Planned;
-    }
-
     pub fn ended(&mut self, repaired: &Repaired) {
         self.finding.result = match repaired {
             Repaired::Written => Outcome::Applied,
@@ -110,11 +102,12 @@ pub fn explain(looked: &Looked<'_>, memory: &Memory, hasher: &Hasher) -> Vec<Fou
         compared,
         ..
     } = looked;
-    let ripe = memory.ripe(look.began);
-    let is_named = |user| {
-        ripe.contains(&Difference::Unissued(user)) || ripe.contains(&Difference::DuplicateRow(user))
-    };
-    let promised = look.promised.as_ref().filter(|_| !ripe.is_empty());
+    let is_ripe = |difference| memory.is_ripe(difference, look.began);
+    let is_named =
+        |user| is_ripe(Difference::Unissued(user)) || is_ripe(Difference::DuplicateRow(user));
+    let differences = compared.differences.iter().copied();
+    let mut ripe = differences.filter(|it| is_ripe(*it)).peekable();
+    let promised = look.promised.as_ref().filter(|_| ripe.peek().is_some());
     let users = promised.map(|promised| promised.named(target, hasher, is_named));
     let events = look.events.iter();
     let explainer = Explainer {
@@ -129,8 +122,8 @@ pub fn explain(looked: &Looked<'_>, memory: &Memory, hasher: &Hasher) -> Vec<Fou
     };
     let mut numbers: BTreeMap<Kind, usize> = BTreeMap::new();
     let mut found = Vec::new();
-    for difference in compared.differences.iter().filter(|it| ripe.contains(it)) {
-        let Some(next) = explainer.found(*difference) else {
+    for difference in ripe {
+        let Some(next) = explainer.found(difference) else {
             continue;
         };
         let number = numbers.entry(next.finding.kind).or_default();
@@ -191,8 +184,9 @@ impl Explainer<'_> {
                 let said = format!("rows count {coupons} coupons, and the quantity is {quantity}");
                 Found::report(Kind::OverIssued, said)
             }
-            Difference::CountMismatch(numbers) => {
-                let said = count_mismatch(target, target.block.count.as_ref()?, &numbers);
+            Difference::CountMismatch(_) => {
+                let numbers = compared.numbers.as_ref()?;
+                let said = count_mismatch(target, target.block.count.as_ref()?, numbers);
                 Found::report(Kind::CountMismatch, said)
             }
             Difference::Check(identity) => {
@@ -239,6 +233,11 @@ impl Explainer<'_> {
                 event: event.map(|event| event.id.clone()),
                 is_new: self.memory.is_new(difference),
             });
+        }
+        if block.mode == Mode::Repair {
+            found.finding.needs_person = false;
+            found.finding.action = ActionKind::Issue;
+            found.finding.result = Outcome::Planned;
         }
         found
     }
@@ -442,10 +441,10 @@ fn kinds(difference: Difference) -> Vec<AlertKind> {
 
 /// Returns the kinds that the look would have found. A difference that is too young to be named
 /// may be one that an earlier process has named.
-fn judged(looked: &Looked<'_>, memory: &Memory, is_stalled: bool) -> Judged {
+fn judged(looked: &Looked<'_>, memory: &Memory) -> Judged {
     let stalled = AlertKind::Left(Kind::Stalled);
     let check = AlertKind::Left(Kind::Check);
-    if is_stalled {
+    if memory.queue.stalled(looked.look.ended).is_some() {
         return Judged::of(Kinds::only([stalled, AlertKind::TheirsQueue]));
     }
     if looked.compared.is_apart {
@@ -465,15 +464,10 @@ fn judged(looked: &Looked<'_>, memory: &Memory, is_stalled: bool) -> Judged {
 /// The report of a look.
 pub fn report(looked: &Looked<'_>, memory: &Memory, found: &[Found]) -> DropReport {
     let Looked { target, look, .. } = looked;
-    let causes = found.iter().map(|it| &it.finding.cause);
-    let is_stalled = causes.into_iter().any(|it| *it == Cause::ConsumerStands);
-    let mut written: u64 = 0;
-    let mut closed: u64 = 0;
-    for Found { finding, .. } in found {
-        let is_applied = finding.result == Outcome::Applied;
-        written += u64::from(is_applied);
-        closed += u64::from(is_applied && finding.kind == Kind::FailedClaim);
-    }
+    let findings = found.iter().map(|it| &it.finding);
+    let applied = findings.filter(|it| it.result == Outcome::Applied);
+    let written = applied.clone().count() as u64;
+    let closed = applied.filter(|it| it.kind == Kind::FailedClaim).count() as u64;
     let promised = look.promised.as_ref().map_or(0, |it| it.users.len() as u64);
     let before = Reported {
         count: look.count.unwrap_or_default(),
@@ -488,7 +482,7 @@ pub fn report(looked: &Looked<'_>, memory: &Memory, found: &[Found]) -> DropRepo
     let quantity = target.quantity.unwrap_or(u64::from(u32::MAX));
     DropReport {
         exact: is_whole && !is_nothing && look.rows.coupons <= quantity,
-        judged: judged(looked, memory, is_stalled),
+        judged: judged(looked, memory),
         before,
         after: Reported {
             rows: before.rows + written,

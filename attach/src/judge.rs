@@ -21,8 +21,8 @@ pub enum Difference {
     FailedClaim(UserHash),
     OverPromised,
     OverIssued,
-    /// The counter, while all numbers rest.
-    CountMismatch(Numbers),
+    /// The counter, by the hash of all numbers, so that it is another one while they move.
+    CountMismatch(UserHash),
     /// A row of a check, by the hash of its first column.
     Check(UserHash),
     /// Names of promises and rows do not meet.
@@ -32,7 +32,7 @@ pub enum Difference {
 }
 
 /// The numbers that the counter is compared with.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Numbers {
     /// `None`: missing.
     pub counter: Option<i64>,
@@ -41,6 +41,12 @@ pub struct Numbers {
     pub owed: u64,
     pub promised: u64,
     pub rows: u64,
+}
+
+impl Numbers {
+    pub fn difference(&self, hasher: &Hasher) -> Difference {
+        Difference::CountMismatch(hasher.user(&format!("{self:?}")))
+    }
 }
 
 /// A look, compared.
@@ -86,7 +92,7 @@ pub fn compare(target: &Target<'_>, look: &Look, hasher: &Hasher) -> Comparison 
         found
             .numbers
             .filter(|numbers| numbers.given != numbers.owed)
-            .map(Difference::CountMismatch),
+            .map(|numbers| numbers.difference(hasher)),
     ];
     found.differences.extend(wholes.into_iter().flatten());
     found

@@ -10,12 +10,12 @@ use std::ops::Range;
 use std::time::{Duration, Instant};
 
 use firstcome_shared::kafka::Security;
+use firstcome_shared::quoted::without_values;
 use firstcome_shared::report::FailureCause;
 use rdkafka::consumer::{BaseConsumer, Consumer as _};
 use rdkafka::error::{KafkaError, KafkaResult};
 use rdkafka::message::Message as _;
 use rdkafka::metadata::{MetadataPartition, MetadataTopic};
-use rdkafka::types::RDKafkaErrorCode;
 use rdkafka::{ClientConfig, Offset, TopicPartitionList};
 use serde_json::Value;
 
@@ -25,18 +25,10 @@ use crate::queue::{Behind, Mark};
 
 /// Maximum wait for one answer.
 const ANSWER: Duration = Duration::from_secs(5);
-/// Time between two attempts while a broker settles.
-const RETRY: Duration = Duration::from_millis(100);
+/// Maximum wait for one letter.
+const POLL: Duration = Duration::from_millis(100);
 /// Limit of the letters that one look reads, in time.
 const READS: Duration = Duration::from_secs(10);
-
-/// Errors of a broker that has just started, and of a partition whose leader is being elected.
-const SETTLING: [RDKafkaErrorCode; 4] = [
-    RDKafkaErrorCode::CoordinatorLoadInProgress,
-    RDKafkaErrorCode::CoordinatorNotAvailable,
-    RDKafkaErrorCode::LeaderNotAvailable,
-    RDKafkaErrorCode::NotLeaderForPartition,
-];
 
 const OURS: &str = "firstcome-attach";
 
@@ -54,12 +46,27 @@ pub struct Brokers {
 }
 
 impl Brokers {
-    /// Queries Kafka in a separate thread, because its client blocks.
+    /// Distinguishes a Kafka that is away from a refusal of one topic or group.
     async fn ask<T: Send + 'static>(
         &self,
         group: &str,
         ask: impl FnOnce(&BaseConsumer) -> KafkaResult<T> + Send + 'static,
     ) -> Answer<T> {
+        match self.try_to_ask(group, ask).await {
+            Ok(answer) => Ok(answer),
+            Err(why) => {
+                self.ping().await?;
+                Err(AttachError::Lost(format!("your Kafka: {why}")))
+            }
+        }
+    }
+
+    /// Queries Kafka in a separate thread, because its client blocks.
+    async fn try_to_ask<T: Send + 'static>(
+        &self,
+        group: &str,
+        ask: impl FnOnce(&BaseConsumer) -> KafkaResult<T> + Send + 'static,
+    ) -> Result<T, String> {
         let mut config = ClientConfig::new();
         config
             .set("bootstrap.servers", &self.addresses)
@@ -73,13 +80,14 @@ impl Brokers {
         self.security.apply(&mut config);
         tokio::task::spawn_blocking(move || ask(&config.create()?))
             .await
-            .map_err(|error| AttachError::Lost(error.to_string()))?
-            .map_err(|error| AttachError::away(FailureCause::Kafka, error))
+            .map_err(|error| error.to_string())?
+            .map_err(without_values)
     }
 
     pub async fn ping(&self) -> Answer<()> {
-        self.ask(OURS, |client| client.fetch_metadata(None, ANSWER).map(drop))
-            .await
+        let ping = |client: &BaseConsumer| client.fetch_metadata(None, ANSWER).map(drop);
+        let pinged = self.try_to_ask(OURS, ping).await;
+        pinged.map_err(|why| AttachError::away(FailureCause::Kafka, why))
     }
 
     pub async fn logs(&self, topic: &str) -> Answer<Logs> {
@@ -111,21 +119,6 @@ fn must_exist(topic: &str, is_empty: bool) -> Answer<()> {
     Ok(())
 }
 
-/// Retries while a broker settles.
-fn once_settled<T>(ask: impl Fn() -> KafkaResult<T>) -> KafkaResult<T> {
-    let deadline = Instant::now() + ANSWER;
-    loop {
-        let answer = ask();
-        let error = answer.as_ref().err();
-        let code = error.and_then(KafkaError::rdkafka_error_code);
-        let settles = code.is_some_and(|code| SETTLING.contains(&code));
-        if !settles || Instant::now() >= deadline {
-            return answer;
-        }
-        std::thread::sleep(RETRY);
-    }
-}
-
 fn partitions(client: &BaseConsumer, topic: &str) -> KafkaResult<Vec<i32>> {
     let metadata = client.fetch_metadata(Some(topic), ANSWER)?;
     let partitions = metadata.topics().iter().flat_map(MetadataTopic::partitions);
@@ -135,7 +128,7 @@ fn partitions(client: &BaseConsumer, topic: &str) -> KafkaResult<Vec<i32>> {
 fn logs(client: &BaseConsumer, topic: &str) -> KafkaResult<Logs> {
     let mut logs = Logs::new();
     for partition in partitions(client, topic)? {
-        let (first, end) = once_settled(|| client.fetch_watermarks(topic, partition, ANSWER))?;
+        let (first, end) = client.fetch_watermarks(topic, partition, ANSWER)?;
         logs.insert(partition, first..end);
     }
     Ok(logs)
@@ -147,7 +140,7 @@ fn committed(client: &BaseConsumer, name: &str, partitions: &[i32]) -> KafkaResu
         asked.add_partition(name, *partition);
     }
     let mut committed = Offsets::new();
-    let found = once_settled(|| client.committed_offsets(asked.clone(), ANSWER))?;
+    let found = client.committed_offsets(asked, ANSWER)?;
     for element in found.elements() {
         element.error()?;
         if let Offset::Offset(offset) = element.offset() {
@@ -177,27 +170,23 @@ fn compare(ends: &Logs, committed: &Offsets, now: &Logs) -> Option<Behind> {
     }
     Some(Behind {
         waits: waits.unwrap_or(format!("{left} messages from before are not processed")),
-        mark: Mark::left(left.unsigned_abs()),
+        mark: Mark {
+            left: left.unsigned_abs(),
+            ..Mark::default()
+        },
     })
 }
 
 /// A dead letter topic: up to where it has been read, and the letters whose user has no row.
+#[derive(Clone)]
 pub struct DeadLetters {
     topic: FailedTopic,
     /// The next offset of each partition.
     next: Offsets,
     /// Users by the places of letters.
     pub open: BTreeMap<String, String>,
-}
-
-/// Letters that were read.
-#[derive(Default)]
-struct Read {
-    /// Users by the places of letters.
-    users: BTreeMap<String, String>,
-    next: Offsets,
-    is_missing: bool,
-    is_whole: bool,
+    /// Partitions that were not read to their end.
+    left: BTreeSet<i32>,
 }
 
 impl DeadLetters {
@@ -206,60 +195,55 @@ impl DeadLetters {
             topic: topic.clone(),
             next: Offsets::new(),
             open: BTreeMap::new(),
+            left: BTreeSet::new(),
         }
     }
 
     /// Reads what has come for a campaign.
     pub async fn read(&mut self, brokers: &Brokers, id: &str) -> Answer<()> {
-        let topic = self.topic.clone();
+        let letters = self.clone();
         let id = id.to_owned();
-        let next = self.next.clone();
-        let read = brokers
-            .ask(OURS, move |client| read(client, &topic, &id, next))
+        *self = brokers
+            .ask(OURS, move |client| letters.read_from(client, &id))
             .await?;
-        must_exist(&self.topic.topic, read.is_missing)?;
-        self.next = read.next;
-        self.open.extend(read.users);
-        if read.is_whole {
+        must_exist(&self.topic.topic, self.next.is_empty())?;
+        if self.left.is_empty() {
             return Ok(());
         }
         let why = "failed: the topic was not read to its end in time";
         Err(AttachError::Lost(why.to_owned()))
     }
-}
 
-fn read(client: &BaseConsumer, topic: &FailedTopic, id: &str, next: Offsets) -> KafkaResult<Read> {
-    let mut read = Read {
-        next,
-        ..Read::default()
-    };
-    let mut left: BTreeSet<i32> = partitions(client, &topic.topic)?.into_iter().collect();
-    read.is_missing = left.is_empty();
-    let mut assigned = TopicPartitionList::new();
-    for partition in &left {
-        let known = read.next.get(partition);
-        let from = known.map_or(Offset::Beginning, |offset| Offset::Offset(*offset));
-        assigned.add_partition_offset(&topic.topic, *partition, from)?;
-    }
-    client.assign(&assigned)?;
-    let deadline = Instant::now() + READS;
-    while !left.is_empty() && Instant::now() < deadline {
-        let message = match client.poll(RETRY) {
-            None => continue,
-            Some(Err(KafkaError::PartitionEOF(partition))) => {
-                left.remove(&partition);
-                continue;
-            }
-            Some(message) => message?,
-        };
-        let [partition, offset] = [message.partition().into(), message.offset()];
-        read.next.insert(message.partition(), offset + 1);
-        if let Some(user) = message.payload().and_then(|it| user(topic, id, it)) {
-            read.users.insert(format!("{partition}:{offset}"), user);
+    fn read_from(mut self, client: &BaseConsumer, id: &str) -> KafkaResult<Self> {
+        let topic = &self.topic;
+        let mut assigned = TopicPartitionList::new();
+        self.left = partitions(client, &topic.topic)?.into_iter().collect();
+        self.next
+            .retain(|partition, _| self.left.contains(partition));
+        for partition in self.left.iter().copied() {
+            let next = *self.next.entry(partition).or_default();
+            let from = Offset::Offset(next);
+            assigned.add_partition_offset(&topic.topic, partition, from)?;
         }
+        client.assign(&assigned)?;
+        let deadline = Instant::now() + READS;
+        while !self.left.is_empty() && Instant::now() < deadline {
+            let message = match client.poll(POLL) {
+                None => continue,
+                Some(Err(KafkaError::PartitionEOF(partition))) => {
+                    self.left.remove(&partition);
+                    continue;
+                }
+                Some(message) => message?,
+            };
+            let [partition, offset] = [message.partition().into(), message.offset()];
+            self.next.insert(message.partition(), offset + 1);
+            if let Some(user) = message.payload().and_then(|it| user(topic, id, it)) {
+                self.open.insert(format!("{partition}:{offset}"), user);
+            }
+        }
+        Ok(self)
     }
-    read.is_whole = left.is_empty();
-    Ok(read)
 }
 
 /// Returns the user of a letter of this campaign.

@@ -32,7 +32,7 @@ pub mod theirs;
 pub mod unasked;
 pub mod users;
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::{BTreeMap, BTreeSet, HashSet};
 use std::sync::Arc;
 
 use anyhow::Context as _;
@@ -124,7 +124,14 @@ impl Engine {
         stop: &CancellationToken,
     ) -> Result<(), Stopped> {
         let mut state = self.state.lock().await;
-        Pass::new(self, options, stop).run(run, &mut state).await
+        let pass = Pass {
+            engine: self,
+            options,
+            stop,
+            shown: Vec::new(),
+            theirs: self.stores(Some(self.database.clone())),
+        };
+        pass.run(run, &mut state).await
     }
 
     /// Returns what the last pass showed to operators.
@@ -147,6 +154,9 @@ impl Engine {
         {
             if let Err(error) = memory.advance(&mut theirs, self.clock.now()).await {
                 tracing::debug!(%error, "a queue could not be read between passes");
+                if let AttachError::Away { store, .. } = error {
+                    theirs.away.insert(store);
+                }
             }
         }
     }
@@ -184,11 +194,6 @@ impl Engine {
         own.unwrap_or(&self.database)
     }
 
-    /// Returns their stores as a block needs them.
-    fn theirs(&self, block: &Campaign) -> Theirs {
-        self.stores(Some(self.database_of(block).clone()))
-    }
-
     fn stores(&self, database: Option<Database>) -> Theirs {
         let redis = self.redis.as_ref();
         Theirs {
@@ -196,6 +201,7 @@ impl Engine {
             session: None,
             redis: redis.map(|redis| Store::new(redis, self.file.redis_cluster)),
             brokers: self.brokers.clone(),
+            away: HashSet::new(),
         }
     }
 }

@@ -6,7 +6,7 @@ use std::collections::HashMap;
 use std::time::Duration;
 
 use firstcome_shared::domain::DropId;
-use tokio::time::{Instant, timeout};
+use tokio::time::timeout;
 
 use crate::clock::Clock;
 use crate::error::{Answer, AttachError};
@@ -99,8 +99,6 @@ pub struct Rows {
     pub coupons: u64,
     pub number: u64,
     pub user_type: ColumnType,
-    /// How long it took to read them.
-    pub took: Duration,
     /// Names of users with a row that counts, and without a promise. At most [`NAMED`].
     pub strangers: HashMap<UserHash, String>,
 }
@@ -204,38 +202,36 @@ pub fn quantity(text: &str) -> Option<u64> {
     whole(text).and_then(|number| u64::try_from(number).ok())
 }
 
-/// Whoever looks.
-pub struct Looker<'a> {
-    pub theirs: &'a mut Theirs,
-    pub hasher: &'a Hasher,
-    pub clock: &'a Clock,
-    pub target: &'a Target<'a>,
-}
-
-impl Looker<'_> {
-    pub async fn look(&mut self, memory: &mut Memory) -> Answer<Look> {
+impl Theirs {
+    /// Reads a campaign.
+    pub async fn look(
+        &mut self,
+        target: &Target<'_>,
+        hasher: &Hasher,
+        clock: &Clock,
+        memory: &mut Memory,
+    ) -> Answer<Look> {
         let mut look = Look {
-            began: self.clock.now(),
+            began: clock.now(),
             ..Look::default()
         };
-        let Target { block, id, .. } = self.target;
-        let promised = timeout(LOOK_LIMIT, self.promised()).await;
+        let Target { block, id, .. } = target;
+        let promised = timeout(LOOK_LIMIT, self.promised(target, hasher)).await;
         let late = "promised: reading the keys took longer than 10 seconds";
         look.promised = promised.map_err(|_| AttachError::Lost(late.to_owned()))??;
         if let Some(count) = &block.count {
-            look.count = self.theirs.redis()?.count(count, id).await?;
+            look.count = self.redis()?.count(count, id).await?;
         }
-        look.events = self.events().await?;
+        look.events = self.events(target).await?;
         if let Some(statement) = &block.issued {
-            let query = Query::new("issued", statement, self.target.values());
-            let session = self.theirs.session().await?;
-            look.rows = rows(session, query, self.hasher, look.promised.as_ref()).await?;
+            let query = Query::new("issued", statement, target.values());
+            look.rows = rows(self.session().await?, query, hasher, look.promised.as_ref()).await?;
         }
         if let Some(letters) = &mut memory.letters {
-            letters.read(self.theirs.brokers()?, id).await?;
+            letters.read(self.brokers()?, id).await?;
             letters
                 .open
-                .retain(|_, user| !look.rows.has(self.hasher.user(user)));
+                .retain(|_, user| !look.rows.has(hasher.user(user)));
             let open = letters.open.iter();
             look.events = open
                 .map(|(place, user)| Event {
@@ -244,29 +240,40 @@ impl Looker<'_> {
                 })
                 .collect();
         }
-        self.checks(&mut look, &memory.check_rows).await?;
-        look.ended = self.clock.now();
+        for number in 1..=block.checks().len() {
+            match check(self.session().await?, target, number, hasher).await {
+                Ok(rows) => look.check_rows.extend(rows),
+                // One that cannot run ends no other, and keeps its rows.
+                Err(error @ (AttachError::Refused { .. } | AttachError::Misfit(_))) => {
+                    let before = memory.check_rows.iter();
+                    let before = before.filter(|row| row.check == number);
+                    look.check_rows.extend(before.cloned());
+                    let why = format!("check {number} cannot run: {error}");
+                    look.unchecked.push(why);
+                }
+                Err(error) => return Err(error),
+            }
+        }
+        look.ended = clock.now();
         Ok(look)
     }
 
-    async fn promised(&mut self) -> Answer<Option<PromisedUsers>> {
+    async fn promised(
+        &mut self,
+        target: &Target<'_>,
+        hasher: &Hasher,
+    ) -> Answer<Option<PromisedUsers>> {
         let mut promised = PromisedUsers::default();
-        let Self {
-            theirs,
-            hasher,
-            target,
-            ..
-        } = self;
         match &target.block.promised {
             Promised::NotDescribed => return Ok(None),
             Promised::Keys(keys) => {
-                let store = theirs.redis()?;
+                let store = self.redis()?;
                 promised.size = store.size(keys, &target.id).await?;
                 for key in keys {
                     let mut names = Names::default();
-                    let each = |member: crate::store::Member<'_>| {
-                        promised.users.push(hasher.user(member.user));
-                        names.push(member.written);
+                    let each = |user: &str, written: &[u8]| {
+                        promised.users.push(hasher.user(user));
+                        names.push(written);
                     };
                     store.users(key, &target.id, each).await?;
                     promised.written.push(names);
@@ -282,7 +289,7 @@ impl Looker<'_> {
                     Ok(true)
                 };
                 let query = Query::new("promised", statement, target.values());
-                let done = theirs.session().await?.read(query, &mut each).await?;
+                let done = self.session().await?.read(query, &mut each).await?;
                 must_name_a_user("promised", done, 1)?;
                 promised.written.push(names);
             }
@@ -292,9 +299,9 @@ impl Looker<'_> {
         Ok(Some(promised))
     }
 
-    async fn events(&mut self) -> Answer<Vec<Event>> {
+    async fn events(&mut self, target: &Target<'_>) -> Answer<Vec<Event>> {
         let mut events = Vec::new();
-        let Some(Failed::Select(statement)) = &self.target.block.failed else {
+        let Some(Failed::Select(statement)) = &target.block.failed else {
             return Ok(events);
         };
         let mut each = |row: &[Cell]| {
@@ -308,27 +315,9 @@ impl Looker<'_> {
             });
             Ok(true)
         };
-        let query = Query::new("failed", statement, self.target.values());
-        self.theirs.session().await?.read(query, &mut each).await?;
+        let query = Query::new("failed", statement, target.values());
+        self.session().await?.read(query, &mut each).await?;
         Ok(events)
-    }
-
-    /// Runs the checks. One that cannot run ends no other, and keeps its rows.
-    async fn checks(&mut self, look: &mut Look, before: &[CheckRow]) -> Answer<()> {
-        for number in 1..=self.target.block.checks().len() {
-            let session = self.theirs.session().await?;
-            match check(session, self.target, number, self.hasher).await {
-                Ok(rows) => look.check_rows.extend(rows),
-                Err(error @ (AttachError::Refused { .. } | AttachError::Misfit(_))) => {
-                    let before = before.iter().filter(|row| row.check == number);
-                    look.check_rows.extend(before.cloned());
-                    look.unchecked
-                        .push(format!("check {number} cannot run: {error}"));
-                }
-                Err(error) => return Err(error),
-            }
-        }
-        Ok(())
     }
 }
 
@@ -339,7 +328,6 @@ pub async fn rows(
     hasher: &Hasher,
     promised: Option<&PromisedUsers>,
 ) -> Answer<Rows> {
-    let began = Instant::now();
     let mut rows = Rows::default();
     let mut each = |row: &[Cell]| {
         rows.add(row, hasher, promised)?;
@@ -350,7 +338,6 @@ pub async fn rows(
     rows.user_type = done.first;
     rows.counted = sorted(rows.counted);
     rows.uncounted = sorted(rows.uncounted);
-    rows.took = began.elapsed();
     Ok(rows)
 }
 

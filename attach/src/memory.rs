@@ -9,7 +9,7 @@ use firstcome_shared::report::{DropReport, Judged, Outcome};
 
 use crate::error::Answer;
 use crate::file::Failed;
-use crate::judge::{Comparison, Difference, Numbers};
+use crate::judge::{Comparison, Difference};
 use crate::kafka::DeadLetters;
 use crate::look::{CheckRow, Look, PromisedUsers, Target};
 use crate::queue::Queue;
@@ -17,7 +17,7 @@ use crate::theirs::Theirs;
 use crate::unasked::Trouble;
 use crate::users::{UserHash, has, merge};
 
-/// Looks and a queue that fail are told after so long.
+/// A queue that cannot be read for so long is told.
 const PATIENCE: Duration = Duration::from_secs(30);
 
 /// Users whose rows came before any process could write them, as many as are remembered.
@@ -37,7 +37,8 @@ pub struct Memory {
     seen: Vec<UserHash>,
     /// Users of whom any look saw a row; sorted.
     with_row: Vec<UserHash>,
-    has_looked: bool,
+    /// When the first look ended.
+    first_look: Option<Duration>,
     /// Users of both stores who came with their row between two looks, so that it is theirs.
     came: Vec<UserHash>,
     open: HashMap<Difference, Open>,
@@ -48,12 +49,8 @@ pub struct Memory {
     /// When the last look began.
     looked_at: Duration,
     rests_until: Duration,
-    /// Since when looks fail although the stores answer.
-    failing_since: Option<Duration>,
     /// Since when the queue cannot be read.
     unread_since: Option<Duration>,
-    /// The numbers of the last look.
-    numbers: Option<Numbers>,
     /// The rows of checks, which stay if a check cannot run.
     pub check_rows: Vec<CheckRow>,
     /// Users whom a finding has named as unissued.
@@ -74,7 +71,7 @@ impl Memory {
         Self {
             seen: Vec::new(),
             with_row: Vec::new(),
-            has_looked: false,
+            first_look: None,
             came: Vec::new(),
             open: HashMap::new(),
             oldest_young: None,
@@ -82,9 +79,7 @@ impl Memory {
             letters,
             looked_at: Duration::ZERO,
             rests_until: Duration::ZERO,
-            failing_since: None,
             unread_since: None,
-            numbers: None,
             check_rows: Vec::new(),
             named: HashSet::new(),
             trouble: Trouble::default(),
@@ -92,9 +87,8 @@ impl Memory {
         }
     }
 
-    /// Adds a look. Differences that it did not see are closed. Returns whether the numbers are
-    /// those of the look before.
-    pub fn add(&mut self, look: &Look, compared: &Comparison) -> bool {
+    /// Adds a look. Differences that it did not see are closed.
+    pub fn add(&mut self, look: &Look, compared: &Comparison) {
         if let Some(promised) = &look.promised {
             self.note_who_came(look, promised);
         }
@@ -104,7 +98,7 @@ impl Memory {
             let mut is_new = false;
             if let Difference::Unissued(user) = difference {
                 let had_row = has(&self.with_row, *user);
-                is_new = self.has_looked && !had_row && !has(&self.seen, *user);
+                is_new = self.first_look.is_some() && !had_row && !has(&self.seen, *user);
                 vanished += u64::from(had_row);
             }
             let first = look.ended;
@@ -115,7 +109,7 @@ impl Memory {
         let firsts = self.open.values().map(|open| open.first);
         let young = firsts.filter(|first| !self.queue.is_over(*first, look.began));
         self.oldest_young = young.min();
-        self.has_looked = true;
+        self.first_look.get_or_insert(look.ended);
         self.looked_at = look.began;
         self.check_rows.clone_from(&look.check_rows);
         if let Some(promised) = &look.promised {
@@ -129,9 +123,6 @@ impl Memory {
             vanished: self.trouble.vanished.max(vanished),
             twice: compared.twice,
         };
-        let is_at_rest = self.numbers == compared.numbers;
-        self.numbers = compared.numbers;
-        is_at_rest
     }
 
     /// A process that writes rows sees them lost for `in_flight` first, and a person who confirms a
@@ -141,7 +132,7 @@ impl Memory {
         let is_in_both = |user: &UserHash| promised.has(*user) && has(rows, *user);
         self.came.retain(is_in_both);
         let gap = look.ended.saturating_sub(self.looked_at);
-        if !self.has_looked || gap >= self.queue.in_flight * 2 {
+        if self.first_look.is_none() || gap >= self.queue.in_flight * 2 {
             return;
         }
         let known = |user: &UserHash| has(&self.seen, *user) || has(&self.with_row, *user);
@@ -160,30 +151,42 @@ impl Memory {
         self.open.get(&difference).is_some_and(|open| open.is_new)
     }
 
-    /// Returns the differences that are old enough to be findings of a look that began at this
-    /// time: each look for `in_flight` saw them and, with stages, a round began after that and
-    /// ended before this look.
-    pub fn ripe(&self, began: Duration) -> HashSet<Difference> {
-        let open = self.open.iter();
-        open.filter(|(_, open)| self.queue.is_over(open.first, began))
-            .map(|(difference, _)| *difference)
-            .collect()
+    /// Whether an earlier look saw a difference, too.
+    pub fn is_repeated(&self, difference: Difference, look: &Look) -> bool {
+        let open = self.open.get(&difference);
+        open.is_some_and(|open| open.first < look.ended)
     }
 
-    /// Returns the others.
+    /// Whether a difference is old enough to be a finding of a look that began at this time: each
+    /// look for `in_flight` saw it and, with stages, a round began after that and ended before this
+    /// look.
+    pub fn is_ripe(&self, difference: Difference, began: Duration) -> bool {
+        let open = self.open.get(&difference);
+        open.is_some_and(|open| self.queue.is_over(open.first, began))
+    }
+
+    /// Returns the differences that are too young.
     pub fn young(&self, began: Duration) -> impl Iterator<Item = Difference> {
         let open = self.open.iter();
         open.filter(move |(_, open)| !self.queue.is_over(open.first, began))
             .map(|(difference, _)| *difference)
     }
 
-    /// Whether the last pass, which began at this time, left a difference too young that was seen
-    /// until then; a round may have ended since. A pass that could not look, or that found the queue
+    /// Whether a run that began with a pass until this time waits for a difference: it waits for
+    /// those of each campaign's first look, too, which a later pass may have made.
+    fn is_waited_for(&self, until: Duration, first: Duration) -> bool {
+        first <= until || self.first_look.is_some_and(|look| first <= look)
+    }
+
+    /// Whether the last pass, which began at this time, left a difference too young that is waited
+    /// for; a round may have ended since. A pass that could not look, or that found the queue
     /// stalled, has said so, and nothing more comes.
     pub fn waits(&self, until: Duration, passed: Duration) -> bool {
         self.looked_at >= passed
             && self.queue.stalled(self.looked_at).is_none()
-            && self.oldest_young.is_some_and(|first| first <= until)
+            && self
+                .oldest_young
+                .is_some_and(|first| self.is_waited_for(until, first))
     }
 
     /// Whether one of them becomes old enough by itself. If the queue stands, or cannot be read,
@@ -191,10 +194,11 @@ impl Memory {
     pub fn ripens(&self, until: Duration, now: Duration) -> bool {
         let since = self.unread_since;
         let is_unread = since.is_some_and(|since| now.saturating_sub(since) >= PATIENCE);
-        let mut open = self.open.values().filter(|open| open.first <= until);
+        let firsts = self.open.values().map(|open| open.first);
+        let mut waited_for = firsts.filter(|first| self.is_waited_for(until, *first));
         !is_unread
             && self.queue.stalled(now).is_none()
-            && open.any(|open| !self.queue.is_over(open.first, now))
+            && waited_for.any(|first| !self.queue.is_over(first, now))
     }
 
     /// Moves the round of the queue as far as possible.
@@ -214,13 +218,7 @@ impl Memory {
         self.rests_until = until;
     }
 
-    /// Notes that a look has failed. Returns whether that has lasted.
-    pub fn fails(&mut self, now: Duration) -> bool {
-        now.saturating_sub(*self.failing_since.get_or_insert(now)) >= PATIENCE
-    }
-
     pub fn report(&mut self, report: &DropReport) {
-        self.failing_since = None;
         self.last_report = Some(report.clone());
     }
 
@@ -341,7 +339,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn queue_that_could_not_be_read_makes_no_look_fail_sooner() {
+    async fn queue_that_cannot_be_read_for_half_a_minute_is_not_waited_for() {
         let looks = Looks::new("[{ sql = 'SELECT 0' }, { list = 'queue' }]");
         let mut memory = Memory::new(&looks.target());
         let mut theirs = Theirs {
@@ -349,6 +347,7 @@ mod tests {
             session: None,
             redis: None,
             brokers: None,
+            away: HashSet::new(),
         };
         looks.look(&mut memory, 0, &["a"], &[]);
         let seconds = Duration::from_secs;
@@ -356,10 +355,21 @@ mod tests {
         memory.advance(&mut theirs, seconds(20)).await.unwrap_err();
         assert!(memory.ripens(seconds(1), seconds(49)));
         assert!(!memory.ripens(seconds(1), seconds(50)));
-        assert!(!memory.fails(seconds(60)));
         memory.queue.begin_at(0);
         memory.advance(&mut theirs, seconds(61)).await.unwrap();
         assert!(memory.ripens(seconds(1), seconds(70)), "it was read");
+    }
+
+    /// Its store was away, or `each` selected it only then.
+    #[test]
+    fn campaign_that_a_later_pass_looks_at_first_is_waited_for_as_long() {
+        let looks = Looks::new(LIST);
+        let mut memory = Memory::new(&looks.target());
+        let [until, passed, later] = [1, 30, 60].map(Duration::from_secs);
+        looks.look(&mut memory, 30, &["1"], &[]);
+        assert!(memory.waits(until, passed) && memory.ripens(until, passed));
+        looks.look(&mut memory, 60, &["2"], &[]);
+        assert!(!memory.waits(until, later) && !memory.ripens(until, later));
     }
 
     /// A round that ends after the last look says nothing about what it has seen.

@@ -25,14 +25,14 @@ impl Engine {
             is_requested: true,
             dry_run: true,
             confirm: None,
-            campaign: options.campaign,
+            ..options.clone()
         };
         let mut passed = self.clock.now();
         self.pass(&looking, run, stop).await?;
         let until = self.clock.now();
         while self.wait(until, passed, stop).await? {
             passed = self.clock.now();
-            self.pass_again(&looking, run, stop).await?;
+            self.pass(&looking, run, stop).await?;
         }
         if options.dry_run || options.confirm.is_none() {
             return Ok(());
@@ -41,18 +41,7 @@ impl Engine {
             is_requested: true,
             ..options.clone()
         };
-        self.pass_again(&repairing, run, stop).await
-    }
-
-    async fn pass_again(
-        &self,
-        options: &PassOptions,
-        run: &mut Run,
-        stop: &CancellationToken,
-    ) -> Result<(), Stopped> {
-        run.drops.clear();
-        run.findings.clear();
-        self.pass(options, run, stop).await
+        self.pass(&repairing, run, stop).await
     }
 
     /// Waits until a further pass can tell more than the last one, which began at this time.

@@ -16,14 +16,15 @@ use crate::error::{Answer, AttachError};
 use crate::explain::{Found, Looked, blank, explain, report};
 use crate::file::{Campaign, KeyKind, Mode};
 use crate::judge::compare;
-use crate::look::{Look, Looker, Target, quantity};
+use crate::look::{Look, Target, quantity};
 use crate::memory::{Memories, Memory};
 use crate::plan::{OurRows, Trust};
 use crate::repair::{Repaired, Repairs};
 use crate::sql::{Cell, Query};
 use crate::text::Values;
 use crate::theirs::Theirs;
-use crate::unasked::{Facts, Trouble, UserFacts};
+use crate::unasked::{Facts, Trouble};
+use crate::users::Hasher;
 
 /// Campaigns that one `each` may select.
 const MOST_CAMPAIGNS: usize = 200;
@@ -81,47 +82,15 @@ pub struct Pass<'e> {
     pub engine: &'e Engine,
     pub options: &'e PassOptions,
     pub stop: &'e CancellationToken,
-    shown: Vec<String>,
-    /// Stores that are away, which is told once.
-    away: HashSet<&'static str>,
-}
-
-/// What decides about the repairs of a campaign.
-struct Plan<'p> {
-    looked: &'p Looked<'p>,
-    facts: Facts,
-    /// Users who got rows of ours.
-    ours: OurRows,
-    confirmed: HashSet<&'p str>,
-}
-
-impl Plan<'_> {
-    fn is_confirmed(&self, found: &Found) -> bool {
-        found.lost.is_some() && self.confirmed.contains(found.user())
-    }
-
-    /// Returns why a repair must not be made now.
-    fn why_waits(&self, found: &Found) -> Option<String> {
-        self.facts.why_waits(UserFacts {
-            is_new: found.lost.as_ref().is_some_and(|lost| lost.is_new),
-            may_have_ours: self.ours.may_have(found.user()),
-        })
-    }
+    pub shown: Vec<String>,
+    pub theirs: Theirs,
 }
 
 impl<'e> Pass<'e> {
-    pub fn new(engine: &'e Engine, options: &'e PassOptions, stop: &'e CancellationToken) -> Self {
-        Self {
-            engine,
-            options,
-            stop,
-            shown: Vec::new(),
-            away: HashSet::new(),
-        }
-    }
-
     /// Looks at everything that was asked for.
     pub async fn run(mut self, run: &mut Run, state: &mut State) -> Result<(), Stopped> {
+        run.drops.clear();
+        run.findings.clear();
         run.partial = self.options.campaign.is_some();
         run.judged = RunJudged::default();
         self.ping_kafka(run).await;
@@ -169,8 +138,9 @@ impl<'e> Pass<'e> {
         run: &mut Run,
         memories: &mut Memories,
     ) -> Answer<()> {
-        let mut theirs = self.engine.theirs(block);
-        let targets = targets(block, &mut theirs).await?;
+        self.theirs.database = Some(self.engine.database_of(block).clone());
+        self.theirs.session = None;
+        let targets = targets(block, &mut self.theirs).await?;
         memories.retain(|drop, _| targets.iter().any(|target| target.drop_id == *drop));
         for target in &targets {
             if self.stop.is_cancelled() {
@@ -184,10 +154,8 @@ impl<'e> Pass<'e> {
             let memory = memories
                 .entry(target.drop_id)
                 .or_insert_with(|| Memory::new(target));
-            let report = self
-                .target(target, &mut theirs, memory, elsewhere, run)
-                .await;
-            add(run, target, report?);
+            let report = self.target(target, memory, elsewhere, run).await?;
+            add(run, target, report);
         }
         if block.whole.is_none() {
             let judged = about(Judged::of(Kinds::All));
@@ -202,7 +170,7 @@ impl<'e> Pass<'e> {
         finding.coupon_id = Some(coupon);
         if let AttachError::Away { store, .. } = error {
             finding.coupon_id = None;
-            if !self.away.insert(store.as_str()) {
+            if !self.theirs.away.insert(*store) {
                 return;
             }
         }
@@ -213,7 +181,6 @@ impl<'e> Pass<'e> {
     async fn target(
         &mut self,
         target: &Target<'_>,
-        theirs: &mut Theirs,
         memory: &mut Memory,
         elsewhere: Trouble,
         run: &mut Run,
@@ -223,7 +190,7 @@ impl<'e> Pass<'e> {
             return Ok(memory.last_report().unwrap_or_else(|| blank(target)));
         }
         let mut report = blank(target);
-        match self.campaign(target, theirs, memory, elsewhere).await {
+        match self.campaign(target, memory, elsewhere).await {
             Ok(report) => {
                 memory.report(&report);
                 return Ok(report);
@@ -232,7 +199,6 @@ impl<'e> Pass<'e> {
             Err(error @ AttachError::Away { .. }) => {
                 self.report_error(run, report.coupon_id, &error);
             }
-            Err(AttachError::Lost(_)) if !memory.fails(began) && !self.options.is_requested => {}
             Err(error) => report.findings.push(stalled(&error)),
         }
         Ok(report)
@@ -242,57 +208,26 @@ impl<'e> Pass<'e> {
     async fn campaign(
         &mut self,
         target: &Target<'_>,
-        theirs: &mut Theirs,
         memory: &mut Memory,
         elsewhere: Trouble,
     ) -> Answer<DropReport> {
-        let engine = self.engine;
-        let never_filled = memory.queue.never_filled(theirs).await?;
-        memory.advance(theirs, engine.clock.now()).await?;
-        let mut looker = Looker {
-            theirs,
-            hasher: &engine.hasher,
-            clock: &engine.clock,
-            target,
-        };
-        let look = looker.look(memory).await?;
-        let compared = compare(target, &look, &engine.hasher);
-        let is_at_rest = memory.add(&look, &compared);
-        Self::rest(target, memory, &look);
-        let looked = Looked {
-            target,
-            look,
-            compared,
-            is_at_rest,
-        };
-        let trust = self
-            .trust(target.block, memory.has_left(&looked.look))
-            .await?;
-        let mut found = match memory.queue.stalled(looked.look.ended) {
-            Some(why) => vec![Found::stalled(Cause::ConsumerStands, why)],
-            None => explain(&looked, memory, &engine.hasher),
-        };
-        let unchecked = looked.look.unchecked.iter();
-        found.extend(unchecked.map(|why| Found::stalled(Cause::NotCompared, why)));
+        let never_filled = memory.queue.never_filled(&mut self.theirs).await?;
+        let looked = self.look(target, memory).await?;
+        let trust = self.trust(&looked, memory).await?;
+        let mut found = self.explain(&looked, memory);
         if target.block.mode == Mode::Repair && found.iter().any(|it| it.lost.is_some()) {
-            let mut trouble = memory.trouble;
-            trouble += elsewhere;
-            let ours = match &engine.ours {
+            let ours = match &self.engine.ours {
                 Some(ours) => ours.rows(target.drop_id).await?,
                 None => OurRows::default(),
             };
-            let mut plan = Plan {
-                facts: facts(&looked, trust, trouble, never_filled, ours.today),
-                looked: &looked,
+            let facts = Facts {
+                trust,
+                never_filled,
                 ours,
-                confirmed: self.confirmed(target.drop_id),
+                ..facts(&looked, memory, elsewhere, &self.engine.hasher)
             };
-            found
-                .iter_mut()
-                .filter(|it| it.lost.is_some())
-                .for_each(Found::plan);
             self.show_plan(target, &found);
-            match self.repair(&mut plan, memory, theirs, &mut found).await {
+            match self.repair(&looked, facts, memory, &mut found).await {
                 // What the look has found is told all the same.
                 Err(AttachError::Lost(why)) => {
                     let lost = found.iter_mut().filter(|it| it.lost.is_some());
@@ -304,18 +239,46 @@ impl<'e> Pass<'e> {
                 repaired => repaired?,
             }
         }
-        memory.name(
-            found
-                .iter()
-                .filter(|it| it.lost.is_some())
-                .map(|it| engine.hasher.user(it.user())),
-        );
         let mut report = report(&looked, memory, &found);
         for found in found {
             self.show(found.shown);
             report.findings.push(found.finding);
         }
         Ok(report)
+    }
+
+    /// Moves the round of its queue, reads its stores, and compares.
+    async fn look<'t>(
+        &mut self,
+        target: &'t Target<'t>,
+        memory: &mut Memory,
+    ) -> Answer<Looked<'t>> {
+        let Engine { clock, hasher, .. } = self.engine;
+        let theirs = &mut self.theirs;
+        memory.advance(theirs, clock.now()).await?;
+        let look = theirs.look(target, hasher, clock, memory).await?;
+        let compared = compare(target, &look, hasher);
+        memory.add(&look, &compared);
+        Self::rest(target, memory, &look);
+        Ok(Looked {
+            target,
+            look,
+            compared,
+        })
+    }
+
+    /// Words what is old enough. If the queue stands, that is all there is to say.
+    fn explain(&self, looked: &Looked<'_>, memory: &mut Memory) -> Vec<Found> {
+        let hasher = &self.engine.hasher;
+        let mut found = match memory.queue.stalled(looked.look.ended) {
+            Some(why) => vec![Found::stalled(Cause::ConsumerStands, why)],
+            None => explain(looked, memory, hasher),
+        };
+        let lost = found.iter().filter(|it| it.lost.is_some());
+        memory.name(lost.map(|it| hasher.user(it.user())));
+        let unchecked = looked.look.unchecked.iter();
+        found.extend(unchecked.map(|why| Found::stalled(Cause::NotCompared, why)));
+        found
     }
 
     /// Lets a campaign rest. A check of the whole file rests longer, but is repeated once its rows
@@ -331,7 +294,9 @@ impl<'e> Pass<'e> {
     }
 
     /// Returns what is recorded about the block, and notes that a user has left without a row.
-    async fn trust(&self, block: &Campaign, has_left: bool) -> Answer<Trust> {
+    async fn trust(&self, looked: &Looked<'_>, memory: &mut Memory) -> Answer<Trust> {
+        let block = looked.target.block;
+        let has_left = memory.has_left(&looked.look);
         let Some(ours) = &self.engine.ours else {
             return Ok(Trust::None);
         };
@@ -350,27 +315,29 @@ impl<'e> Pass<'e> {
     /// Repairs what may be repaired, and says of the others why they wait.
     async fn repair(
         &mut self,
-        plan: &mut Plan<'_>,
+        looked: &Looked<'_>,
+        mut facts: Facts,
         memory: &Memory,
-        theirs: &mut Theirs,
         found: &mut [Found],
     ) -> Answer<()> {
         let engine = self.engine;
-        let looked = plan.looked;
-        let may_be_unasked = plan.facts.why_all_wait().is_none();
-        let is_confirmed = found.iter().any(|it| plan.is_confirmed(it));
+        let names = self.confirmed(looked.target.drop_id);
+        let may_be_unasked = facts.why_all_wait().is_none();
+        let lost = found.iter().filter(|it| it.lost.is_some());
+        let is_confirmed = lost.into_iter().any(|it| names.contains(it.user()));
         let mut repairs = None;
         if !self.options.dry_run && (is_confirmed || may_be_unasked) {
             let database = &engine.database;
+            let theirs = &mut self.theirs;
             let mut begun = Repairs::begin(database, &engine.hasher, theirs, looked).await?;
             if may_be_unasked {
-                let users = self.with_rows_of_theirs(plan, memory);
-                plan.facts.refuses_second_row = begun.refuses_second_row(&users).await?;
+                let users = self.with_rows_of_theirs(looked, &facts.ours, memory);
+                facts.refuses_second_row = begun.refuses_second_row(&users).await?;
             }
             // From the next pass on, rows of other users may be written, too: then their database has
             // proved that it refuses a second row.
             if is_confirmed
-                && plan.facts.trust == Trust::None
+                && facts.trust == Trust::None
                 && let Some(ours) = &engine.ours
             {
                 ours.record(looked.target.block, Trust::Confirmed).await?;
@@ -381,8 +348,9 @@ impl<'e> Pass<'e> {
             let Some(lost) = found.lost.clone() else {
                 continue;
             };
-            let waits = plan.why_waits(found).filter(|_| !plan.is_confirmed(found));
-            if let Some(waits) = waits {
+            if !names.contains(found.user())
+                && let Some(waits) = facts.why_waits(&lost)
+            {
                 found.add(&format!("it waits for a confirmation: {waits}"));
                 continue;
             }
@@ -391,9 +359,9 @@ impl<'e> Pass<'e> {
             };
             match repairs.repair(&lost).await {
                 Ok(repaired) => {
-                    plan.facts.made_today += u64::from(repaired == Repaired::Written);
+                    facts.ours.today += u64::from(repaired == Repaired::Written);
                     found.ended(&repaired);
-                    if repaired == Repaired::Unknown {
+                    if repaired == Repaired::Unknown || repairs.have_failed() {
                         break;
                     }
                 }
@@ -430,8 +398,13 @@ impl<'e> Pass<'e> {
     }
 
     /// Returns users who have rows of theirs, for the proof that a second row is refused.
-    fn with_rows_of_theirs(&self, plan: &Plan<'_>, memory: &Memory) -> Vec<String> {
-        let Looked { target, look, .. } = plan.looked;
+    fn with_rows_of_theirs(
+        &self,
+        looked: &Looked<'_>,
+        ours: &OurRows,
+        memory: &Memory,
+    ) -> Vec<String> {
+        let Looked { target, look, .. } = looked;
         let Some(promised) = &look.promised else {
             return Vec::new();
         };
@@ -439,40 +412,33 @@ impl<'e> Pass<'e> {
             .named(target, &self.engine.hasher, |user| memory.is_theirs(user))
             .into_values()
             .map(|user| user.name)
-            .filter(|name| !plan.ours.may_have(name))
+            .filter(|name| !ours.may_have(name))
             .take(PROOFS)
             .collect()
     }
 }
 
-/// Returns what decides about the repairs of all users. The proof that a second row is refused
+/// Returns what a look says about the repairs of all users. The proof that a second row is refused
 /// comes later.
-fn facts(
-    looked: &Looked<'_>,
-    trust: Trust,
-    trouble: Trouble,
-    never_filled: Option<String>,
-    made_today: u64,
-) -> Facts {
+fn facts(looked: &Looked<'_>, memory: &Memory, elsewhere: Trouble, hasher: &Hasher) -> Facts {
     let Looked {
         target,
         look,
         compared,
-        is_at_rest,
     } = looked;
+    let mut trouble = memory.trouble;
+    trouble += elsewhere;
     let keys = target.block.promised.keys();
     let mut one_a_user = keys
         .iter()
         .filter(|key| matches!(key.kind, KeyKind::Keys(_)));
     let counter = compared.numbers.filter(|numbers| {
         // Between the readings of both, users may have claimed, so that it may count more.
-        let agrees = numbers.given == numbers.owed || (!is_at_rest && numbers.given > numbers.owed);
-        !agrees
+        let rests = memory.is_repeated(numbers.difference(hasher), look);
+        numbers.given < numbers.owed || (rests && numbers.given > numbers.owed)
     });
     Facts {
-        trust,
         is_counted: !keys.is_empty() && one_a_user.next().is_none(),
-        never_filled,
         check: look.check_rows.first().map(|row| row.check),
         counter: counter.map(|numbers| {
             format!(
@@ -483,8 +449,8 @@ fn facts(
         trouble,
         in_both: compared.in_both,
         lacking: compared.lacking,
-        made_today,
         refuses_second_row: true,
+        ..Facts::default()
     }
 }
 

@@ -42,7 +42,7 @@ pub struct OurRows {
     /// Within a day.
     pub today: u64,
     /// Of all recorded rows.
-    users: HashSet<String>,
+    pub users: HashSet<String>,
 }
 
 impl OurRows {

@@ -21,6 +21,10 @@ use crate::theirs::Theirs;
 /// A stage that does not move for so long is stalled.
 const STALLED: Duration = Duration::from_secs(300);
 
+/// And one that does not pass for so long: a list that is always filled may never do so, and nothing
+/// lost is found meanwhile.
+const LONGEST: Duration = Duration::from_hours(1);
+
 /// The end of a stage that was read, and which the stage has to pass.
 enum End {
     Topic(Logs),
@@ -41,20 +45,12 @@ pub struct Behind {
 /// What changes while a stage's consumer works.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Mark {
-    left: u64,
+    pub left: u64,
     /// Of the first claim and the last one.
-    ends: [Vec<u8>; 2],
+    pub ends: [Vec<u8>; 2],
 }
 
 impl Mark {
-    pub fn left(left: u64) -> Self {
-        Self::new(left, Default::default())
-    }
-
-    pub fn new(left: u64, ends: [Vec<u8>; 2]) -> Self {
-        Self { left, ends }
-    }
-
     /// Whether the consumer worked between two readings. A producer changes only one end, and only
     /// lengthens it.
     fn has_moved_since(&self, before: &Self) -> bool {
@@ -91,6 +87,7 @@ enum Step {
     Await {
         end: End,
         behind: Option<Behind>,
+        since: Duration,
         moved_at: Duration,
     },
     Rest {
@@ -171,6 +168,7 @@ impl Queue {
                     round.step = Step::Await {
                         end: theirs.end(stage, &self.id).await?,
                         behind: None,
+                        since: now,
                         moved_at: now,
                     };
                 }
@@ -178,6 +176,7 @@ impl Queue {
                     end,
                     behind,
                     moved_at,
+                    ..
                 } => {
                     let Some(found) = theirs.behind(stage, &self.id, end).await? else {
                         round.step = Step::Rest { since: now };
@@ -201,26 +200,30 @@ impl Queue {
         Ok(())
     }
 
-    /// Returns what stands, if a stage has not moved for five minutes.
+    /// Returns what stands, if a stage has not moved for five minutes, or has not passed for an hour.
     pub fn stalled(&self, now: Duration) -> Option<String> {
         let round = self.running.as_ref()?;
         let Step::Await {
             behind: Some(behind),
+            since,
             moved_at,
             ..
         } = &round.step
         else {
             return None;
         };
-        if now.saturating_sub(*moved_at) < STALLED {
+        let stands = if now.saturating_sub(*moved_at) >= STALLED {
+            "has not moved for five minutes"
+        } else if now.saturating_sub(*since) >= LONGEST {
+            "has not passed for an hour"
+        } else {
             return None;
-        }
+        };
         let number = round.stage + 1;
         let stage = self.stages.get(round.stage)?;
         Some(format!(
-            "queue stage {number}, {stage}, has not moved for five minutes: {}. Its claims wait \
-            there and are not lost: start its consumer, see where it fails, or correct the name in \
-            queue",
+            "queue stage {number}, {stage}, {stands}: {}. Its claims wait there and are not lost: \
+            start its consumer, see where it fails, or correct the name in queue",
             behind.waits
         ))
     }
@@ -270,9 +273,13 @@ impl Theirs {
                     .stream_behind(&fill(stream, id), group, end)
                     .await
             }
-            (Stage::List { list }, _) => self.redis()?.list_behind(&fill(list, id)).await,
-            (Stage::SortedSet { sorted_set }, _) => {
-                self.redis()?.sorted_set_behind(&fill(sorted_set, id)).await
+            (Stage::List { list: key }, _) => {
+                let commands = ["LLEN", "LRANGE"];
+                self.redis()?.key_behind(&fill(key, id), commands).await
+            }
+            (Stage::SortedSet { sorted_set: key }, _) => {
+                let commands = ["ZCARD", "ZRANGE"];
+                self.redis()?.key_behind(&fill(key, id), commands).await
             }
             (Stage::Sql { sql }, _) => {
                 let values = Values {
@@ -296,7 +303,10 @@ impl Theirs {
         let left = number.ok_or_else(|| AttachError::misfit(misfit))?;
         Ok((left != 0).then(|| Behind {
             waits: format!("{left} claims are in it"),
-            mark: Mark::left(left.unsigned_abs()),
+            mark: Mark {
+                left: left.unsigned_abs(),
+                ..Mark::default()
+            },
         }))
     }
 }

@@ -7,8 +7,6 @@
 //! locks are those of their sale. Only the first repair of a pass may take longer where reading all
 //! rows does.
 
-use std::time::Duration;
-
 use tokio::time::timeout;
 
 use crate::error::{Answer, AttachError};
@@ -17,9 +15,14 @@ use crate::file::Campaign;
 use crate::look::{PromisedUser, Target, check, rows};
 use crate::sql::{Database, PROOF_LIMIT, Purpose, Query, Reference, Session};
 use crate::store::{REPAIR_ANSWER, Store};
-use crate::text::{Statement, Values};
+use crate::text::Values;
 use crate::theirs::Theirs;
 use crate::users::{Hasher, has};
+
+/// Repairs of a pass that may fail by anything but their own statement: a lock, a check, the proof.
+/// What stands in the way of one then stands in the way of all, and each waits for it in a
+/// transaction.
+const FAILURES: usize = 3;
 
 /// A promised user without a row.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -53,10 +56,9 @@ pub struct Repairs<'a> {
     store: Option<Store>,
     /// Entries that the keys may have. `None`: it cannot be asked.
     grows_to: Option<u64>,
-    /// How much longer the first repair may take.
-    proof: Duration,
     /// A row of this pass was proved by reading `issued`.
     is_proved: bool,
+    failures: usize,
 }
 
 impl<'a> Repairs<'a> {
@@ -84,24 +86,7 @@ impl<'a> Repairs<'a> {
             let why = "database: this server is read-only, as a replica is: name the primary";
             return Err(AttachError::misfit(why));
         }
-        let tables = session.unsafe_tables().await?;
-        if let Some(table) = tables.iter().find(|table| is_named(target.block, table)) {
-            return Err(AttachError::Misfit(format!(
-                "table {table} is not transactional: a repair there cannot be taken back"
-            )));
-        }
-        let references = session.references().await?;
-        if let Some(key) = references
-            .iter()
-            .find(|key| may_deadlock(target.block, key))
-        {
-            let Reference { table, to } = key;
-            return Err(AttachError::Misfit(format!(
-                "issue: a row of {table} locks the row of {to} that it refers to. Two that then \
-                update it wait for each other, and one is refused, perhaps your consumer's: write \
-                the UPDATE of {to} before the INSERT"
-            )));
-        }
+        must_be_safe(&mut session, target.block).await?;
         if let Some(store) = &mut theirs.redis {
             store.must_be_master().await?;
         }
@@ -115,8 +100,8 @@ impl<'a> Repairs<'a> {
             session,
             store: theirs.redis.clone(),
             grows_to: size.map(|size| size.saturating_add(left)),
-            proof: (look.rows.took * 2).min(PROOF_LIMIT),
             is_proved: false,
+            failures: 0,
         })
     }
 
@@ -167,12 +152,21 @@ impl<'a> Repairs<'a> {
         self.session.change(query).await
     }
 
+    /// Whether the other users have to wait for the next pass.
+    pub fn have_failed(&self) -> bool {
+        self.failures >= FAILURES
+    }
+
     /// Writes the row of one user.
     pub async fn repair(&mut self, lost: &LostUser) -> Answer<Repaired> {
         self.session.begin().await?;
         let stopped = match self.write_and_prove(lost).await {
             Ok(skips) => skips.map(Repaired::Skipped),
-            Err(error) => Some(Repaired::Failed(error.to_string())),
+            Err(error) => {
+                let is_refused = matches!(error, AttachError::Refused { .. });
+                self.failures += usize::from(!is_refused);
+                Some(Repaired::Failed(error.to_string()))
+            }
         };
         if let Some(stopped) = stopped {
             if self.session.rollback().await.is_err() {
@@ -184,7 +178,6 @@ impl<'a> Repairs<'a> {
         if self.session.commit().await.is_err() {
             return Ok(Repaired::Unknown);
         }
-        self.is_proved = true;
         Ok(Repaired::Written)
     }
 
@@ -193,7 +186,8 @@ impl<'a> Repairs<'a> {
         let user = lost.user.name.as_str();
         // A check that fails now could be silent by coincidence afterwards.
         if let Some(number) = self.failing_check().await? {
-            return Ok(Some(format!("check {number} returns a row")));
+            let why = format!("check {number} returns a row");
+            return Err(AttachError::Misfit(why));
         }
         if let (Some(failed), Some(resolve)) = (&lost.event, &self.target.block.resolve) {
             let values = Values {
@@ -210,13 +204,14 @@ impl<'a> Repairs<'a> {
             must_be_one(&format!("issue {}", number + 1), changed)?;
         }
         if !self.is_proved {
-            self.session.extend(self.proof);
+            self.session.extend(PROOF_LIMIT);
         }
         self.must_be_issued_once(user).await?;
         if let Some(number) = self.failing_check().await? {
             let why = format!("check {number} then returns a row");
             return Err(AttachError::Misfit(why));
         }
+        self.is_proved = true;
         let asked = timeout(REPAIR_ANSWER, self.why_not_promised(&lost.user));
         asked.await.unwrap_or_else(|_| {
             let why = "your Redis did not answer in time";
@@ -285,27 +280,39 @@ impl<'a> Repairs<'a> {
     }
 }
 
+/// Refuses tables that cannot be rolled back, and rows that lock a number before it is moved.
+async fn must_be_safe(session: &mut Session, block: &Campaign) -> Answer<()> {
+    let tables = session.unsafe_tables().await?;
+    if let Some(table) = tables.iter().find(|table| is_named(block, table)) {
+        return Err(AttachError::Misfit(format!(
+            "table {table} is not transactional: a repair there cannot be taken back"
+        )));
+    }
+    let references = session.references().await?;
+    if let Some(Reference { table, to }) = references.iter().find(|key| may_deadlock(block, key)) {
+        return Err(AttachError::Misfit(format!(
+            "issue: a row of {table} locks the row of {to} that it refers to. Two that then \
+            update it wait for each other, and one is refused, perhaps your consumer's: write \
+            the UPDATE of {to} before the INSERT"
+        )));
+    }
+    Ok(())
+}
+
 /// Whether a statement that writes has this word.
 fn is_named(block: &Campaign, table: &str) -> bool {
     let mut statements = block.issue.iter().chain(&block.resolve);
-    statements.any(|statement| names(statement, table))
+    statements.any(|statement| statement.has_word(table))
 }
 
 /// Whether `issue` writes a row before it updates the row that this key refers to.
 fn may_deadlock(block: &Campaign, key: &Reference) -> bool {
     let place = |word: &str, table: &str| {
         let mut statements = block.issue.iter();
-        statements.position(|statement| names(statement, word) && names(statement, table))
+        statements.position(|statement| statement.has_word(word) && statement.has_word(table))
     };
     let places = place("INSERT", &key.table).zip(place("UPDATE", &key.to));
     places.is_some_and(|(inserted, updated)| inserted < updated)
-}
-
-fn names(statement: &Statement, wanted: &str) -> bool {
-    let is_end = |letter: char| !letter.is_alphanumeric() && letter != '_' && letter != '$';
-    let text = statement.to_string();
-    let mut words = text.split(is_end);
-    words.any(|word| word.eq_ignore_ascii_case(wanted))
 }
 
 fn must_be_one(field: &str, changed: u64) -> Answer<()> {

@@ -21,23 +21,22 @@ fn text(fields: &Fields, name: &str) -> Option<String> {
 }
 
 impl Store {
-    pub async fn list_behind(&mut self, key: &str) -> Answer<Option<Behind>> {
-        self.key_behind(key, ["LLEN", "LRANGE"]).await
-    }
-
-    pub async fn sorted_set_behind(&mut self, key: &str) -> Answer<Option<Behind>> {
-        self.key_behind(key, ["ZCARD", "ZRANGE"]).await
-    }
-
-    /// A missing key is an empty one: Redis deletes empty lists.
-    async fn key_behind(&mut self, key: &str, words: [&str; 2]) -> Answer<Option<Behind>> {
-        let [length, range] = words;
+    /// Reads a list or a sorted set by its commands. A missing key is an empty one: Redis deletes
+    /// empty lists.
+    pub async fn key_behind(
+        &mut self,
+        key: &str,
+        [length, range]: [&str; 2],
+    ) -> Answer<Option<Behind>> {
         let length: u64 = self.query((length, key)).await?;
         let first: Vec<Vec<u8>> = self.query((range, key, 0, 0)).await?;
         let last: Vec<Vec<u8>> = self.query((range, key, -1, -1)).await?;
         Ok((length > 0).then(|| Behind {
             waits: format!("{length} claims are in it"),
-            mark: Mark::new(length, [first.concat(), last.concat()]),
+            mark: Mark {
+                left: length,
+                ends: [first.concat(), last.concat()],
+            },
         }))
     }
 
@@ -70,7 +69,10 @@ impl Store {
             let place = place.into_bytes();
             Ok(Some(Behind {
                 waits,
-                mark: Mark::new(0, [place.clone(), place]),
+                mark: Mark {
+                    left: 0,
+                    ends: [place.clone(), place],
+                },
             }))
         };
         // Deleted entries are delivered to nobody.

@@ -39,12 +39,6 @@ pub struct Store {
     is_cluster: bool,
 }
 
-/// A member of a key as it is written, and its user.
-pub struct Member<'a> {
-    pub user: &'a str,
-    pub written: &'a [u8],
-}
-
 impl Store {
     pub fn new(redis: &Redis, is_cluster: bool) -> Self {
         Self {
@@ -99,12 +93,12 @@ impl Store {
         Ok(())
     }
 
-    /// Passes every user of a key to `each`, perhaps more than once.
+    /// Passes every user of a key, and how it is written, to `each`, perhaps more than once.
     pub async fn users(
         &mut self,
         key: &UsersKey,
         id: &str,
-        mut each: impl FnMut(Member<'_>),
+        mut each: impl FnMut(&str, &[u8]),
     ) -> Answer<()> {
         let (scan, width) = match key.kind {
             KeyKind::Set(_) => ("SSCAN", 1),
@@ -143,8 +137,7 @@ impl Store {
                 };
                 decoded += 1;
                 if !key.except.contains(&user) {
-                    let user = user.as_str();
-                    each(Member { user, written });
+                    each(&user, written);
                 }
             }
             if next == "0" {

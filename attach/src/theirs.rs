@@ -1,4 +1,9 @@
-//! The stores of a team, as one pass uses them.
+//! The stores of a team, as one pass uses them. One that is away is asked once: its answer holds for
+//! all campaigns, so that no pass waits for it once for each.
+
+use std::collections::HashSet;
+
+use firstcome_shared::report::FailureCause;
 
 use crate::error::{Answer, AttachError};
 use crate::kafka::Brokers;
@@ -11,6 +16,7 @@ pub struct Theirs {
     pub session: Option<Session>,
     pub redis: Option<Store>,
     pub brokers: Option<Brokers>,
+    pub away: HashSet<FailureCause>,
 }
 
 impl Theirs {
@@ -26,12 +32,21 @@ impl Theirs {
     }
 
     pub fn redis(&mut self) -> Answer<&mut Store> {
+        self.must_answer(FailureCause::Redis)?;
         let missing = || AttachError::misfit("redis: its address is missing");
         self.redis.as_mut().ok_or_else(missing)
     }
 
     pub fn brokers(&self) -> Answer<&Brokers> {
+        self.must_answer(FailureCause::Kafka)?;
         let missing = || AttachError::misfit("kafka: its address is missing");
         self.brokers.as_ref().ok_or_else(missing)
+    }
+
+    fn must_answer(&self, store: FailureCause) -> Answer<()> {
+        if self.away.contains(&store) {
+            return Err(AttachError::away(store, "it is away"));
+        }
+        Ok(())
     }
 }

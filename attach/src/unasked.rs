@@ -7,7 +7,8 @@
 
 use firstcome_shared::report::wording::count;
 
-use crate::plan::Trust;
+use crate::plan::{OurRows, Trust};
+use crate::repair::LostUser;
 
 /// Rows written unasked in a campaign within a day.
 pub const A_DAY: u64 = 50;
@@ -35,7 +36,7 @@ impl std::ops::AddAssign for Trouble {
 }
 
 /// What holds for the repairs of a campaign.
-#[derive(Debug, Clone, Default, PartialEq)]
+#[derive(Debug, Default)]
 pub struct Facts {
     /// What is recorded about the text and the stores.
     pub trust: Trust,
@@ -51,27 +52,19 @@ pub struct Facts {
     pub trouble: Trouble,
     pub in_both: u64,
     pub lacking: u64,
-    /// Rows of ours within a day.
-    pub made_today: u64,
+    /// Rows of ours in this campaign.
+    pub ours: OurRows,
     /// Their database refused a second row of each user with a row of theirs who was tried.
     pub refuses_second_row: bool,
 }
 
-/// What holds for one user.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-pub struct UserFacts {
-    /// This process saw them arrive.
-    pub is_new: bool,
-    /// They may have got a row of ours before.
-    pub may_have_ours: bool,
-}
-
 impl Facts {
     /// Returns why the row of a user waits for a person; `None` if it may be written now.
-    pub fn why_waits(&self, user: UserFacts) -> Option<String> {
+    pub fn why_waits(&self, lost: &LostUser) -> Option<String> {
+        let may_have_ours = self.ours.may_have(&lost.user.name);
         let reasons = [
-            (!user.is_new).then_some("the user was there when this process began, or had a row"),
-            user.may_have_ours
+            (!lost.is_new).then_some("the user was there when this process began, or had a row"),
+            may_have_ours
                 .then_some("it got a row of ours before, or our records cannot hold its name"),
             (!self.refuses_second_row).then_some(
                 "your database refused no second row of users who came with one since this process \
@@ -125,7 +118,7 @@ impl Facts {
                 self.in_both <= self.lacking,
                 "as many lack a row as have one",
             ),
-            said(self.made_today >= A_DAY, "50 rows were written today"),
+            said(self.ours.today >= A_DAY, "50 rows were written today"),
         ];
         reasons.into_iter().flatten().next()
     }
@@ -134,6 +127,7 @@ impl Facts {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::look::PromisedUser;
 
     fn right() -> Facts {
         Facts {
@@ -142,24 +136,34 @@ mod tests {
             in_both: 10,
             lacking: 9,
             refuses_second_row: true,
-            made_today: A_DAY - 1,
+            ours: OurRows {
+                today: A_DAY - 1,
+                ..OurRows::default()
+            },
             ..Facts::default()
         }
     }
 
-    const USER: UserFacts = UserFacts {
-        is_new: true,
-        may_have_ours: false,
-    };
+    fn user() -> LostUser {
+        LostUser {
+            is_new: true,
+            user: PromisedUser {
+                name: "user".to_owned(),
+                key: 0,
+                written: Vec::new(),
+            },
+            event: None,
+        }
+    }
 
     #[test]
     fn row_is_written_unasked_only_if_every_condition_holds() {
-        assert_eq!(right().why_waits(USER), None);
-        let off = |edit: &dyn Fn(&mut Facts, &mut UserFacts)| {
+        assert_eq!(right().why_waits(&user()), None);
+        let off = |edit: &dyn Fn(&mut Facts, &mut LostUser)| {
             let mut facts = right();
-            let mut user = USER;
+            let mut user = user();
             edit(&mut facts, &mut user);
-            facts.why_waits(user).unwrap_or_default()
+            facts.why_waits(&user).unwrap_or_default()
         };
         for (found, expected) in [
             (off(&|facts, _| facts.trust = Trust::None), "first plan"),
@@ -182,13 +186,20 @@ mod tests {
             (off(&|facts, _| facts.counter = Some("97".to_owned())), "97"),
             (off(&|facts, _| facts.in_both = 9), "in both"),
             (off(&|facts, _| facts.lacking = 10), "as many lack"),
-            (off(&|facts, _| facts.made_today = A_DAY), "50 rows"),
+            (off(&|facts, _| facts.ours.today = A_DAY), "50 rows"),
             (
                 off(&|facts, _| facts.refuses_second_row = false),
                 "ADD UNIQUE",
             ),
             (off(&|_, user| user.is_new = false), "was there"),
-            (off(&|_, user| user.may_have_ours = true), "a row of ours"),
+            (
+                off(&|facts, user| _ = facts.ours.users.insert(user.user.name.clone())),
+                "a row of ours",
+            ),
+            (
+                off(&|_, user| user.user.name = "김".to_owned()),
+                "our records cannot hold its name",
+            ),
         ] {
             assert!(found.contains(expected), "{found:?} {expected}");
         }

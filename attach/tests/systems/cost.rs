@@ -1,6 +1,6 @@
 //! What a look costs.
 
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use crate::daemon::{Daemon, told};
 use crate::world::{World, users};
@@ -69,15 +69,46 @@ async fn cost_of_looks() {
     }
 }
 
+const REPAIRS: &str = "
+queue = []
+mode = 'repair'
+check = []
+issue = ['INSERT INTO coupon (event_id, user_id) VALUES (7, :user)']";
+
+/// A consumer that has stood since the sale began: every user is owed a row.
+#[tokio::test]
+#[ignore = "a measurement: cargo test --release -p firstcome-attach cost_of -- --ignored --nocapture"]
+async fn cost_of_a_first_plan() {
+    for number in [100_000, 1_000_000] {
+        let world = World::new(&[COUPON]).await;
+        world.add_members("@users", users(0..number)).await;
+        let daemon = world.daemon(&format!("{FILE}{REPAIRS}"));
+        let before = resident_kib();
+        let mut shown = daemon.pass().await;
+        for step in ["a look", "the plan"] {
+            daemon.engine.clock.forward(Duration::from_secs(61));
+            let began = Instant::now();
+            shown = daemon.pass().await;
+            let took = began.elapsed().as_secs_f64();
+            let more = (peak_kib() - before) / 1_024;
+            println!("{number} users are owed, {step}: {took:.2} s, {more} MiB more");
+        }
+        shown.drops[0].findings.truncate(1_000);
+        let began = Instant::now();
+        let found = daemon.confirm_shown_by(&shown).await;
+        let took = began.elapsed().as_secs_f64();
+        println!("a look and 1,000 repairs: {took:.2} s");
+        assert!(told(&found).contains(&"1000 unissued applied".to_owned()));
+    }
+}
+
 /// The first repair of a pass reads all rows in its transaction.
 #[tokio::test]
 #[ignore = "a measurement: cargo test --release -p firstcome-attach cost_of -- --ignored --nocapture"]
 async fn cost_of_repairs() {
-    let repairs = "\nqueue = []\nmode = 'repair'\ncheck = []\n\
-        issue = ['INSERT INTO coupon (event_id, user_id) VALUES (7, :user)']";
     for number in [100_000, 999_000] {
         let (world, _reader) = sold_to(number).await;
-        let daemon = world.daemon(&format!("{FILE}{repairs}"));
+        let daemon = world.daemon(&format!("{FILE}{REPAIRS}"));
         daemon.pass().await;
         world
             .add_members("@users", users(number + 1..number + 3))

@@ -35,11 +35,19 @@ impl Daemon {
     pub(crate) fn start(text: String, ours: &str) -> Self {
         let file = AttachFile::parse(&text).unwrap_or_else(|error| panic!("{text}\n{error}"));
         let tls = TlsArgs::default();
+        let engine = Engine::new(file, Some(&ours.to_owned().into()), &tls, REDIS_TIMEOUT_MS);
         Self {
-            engine: Engine::new(file, Some(&ours.to_owned().into()), &tls, REDIS_TIMEOUT_MS)
-                .unwrap(),
             text,
             ours: ours.to_owned(),
+            ..Self::over(engine.unwrap())
+        }
+    }
+
+    pub(crate) fn over(engine: Engine) -> Self {
+        Self {
+            engine,
+            text: String::new(),
+            ours: String::new(),
             shown: Mutex::default(),
         }
     }

@@ -4,6 +4,9 @@
 use std::pin::pin;
 use std::time::{Duration, Instant};
 
+use firstcome_attach::Engine;
+use firstcome_attach::file::AttachFile;
+use firstcome_shared::config::TlsArgs;
 use firstcome_stack::{FaultProxy, MysqlSessions, ProxyFault, eventually};
 
 use crate::daemon::{Daemon, first_polls, told, why};
@@ -58,6 +61,26 @@ const LINKED_SHOP: System = System {
     issues: &["INSERT INTO coupon VALUES (7, {U})"],
     file: LINKED,
     ..STOCKED
+};
+
+/// Nothing links them: what the consumer locks first is not known, and no write of ours waits for
+/// the number while it holds the row.
+const APART: System = System {
+    opens: &[
+        "CREATE TABLE stock (id INT PRIMARY KEY, sold INT NOT NULL)",
+        "INSERT INTO stock VALUES (7, 0)",
+        "CREATE TABLE coupon (event INT NOT NULL, user_id BIGINT NOT NULL, UNIQUE (event, user_id))",
+    ],
+    file: "[[campaign]]
+name = 'Winter'
+quantity = 1000
+promised = { set = '@users' }
+issued = 'SELECT user_id FROM coupon'
+queue = []
+mode = 'repair'
+issue = ['INSERT INTO coupon VALUES (7, :user)', 'SELECT id FROM stock WHERE id = 7 FOR UPDATE NOWAIT', 'UPDATE stock SET sold = sold + 1 WHERE id = 7']
+check = []",
+    ..LINKED_SHOP
 };
 
 /// Starts a process that reaches their MySQL through a proxy.
@@ -141,6 +164,26 @@ async fn statement_that_takes_longer_than_a_second_is_stopped() {
     assert_eq!(world.number("SELECT sold FROM stock").await, 1);
 }
 
+/// What stands in the way of one user stands in the way of all.
+#[tokio::test]
+async fn plan_gives_way_to_a_locked_number_after_three_of_its_users() {
+    for product in [Product::Mysql, Product::Postgres] {
+        let system = System {
+            product,
+            ..LINKED_SHOP
+        };
+        let (world, daemon) = system.sold().await;
+        world.add_members("@users", users(100..110)).await;
+        daemon.settle().await;
+        let mut theirs = world.transaction().await;
+        theirs.run(STOCK).await.unwrap();
+        let found = told(&daemon.confirm().await);
+        assert_eq!(found, ["3 unissued failed", "7 unissued planned"]);
+        theirs.run("ROLLBACK").await.unwrap();
+        assert_eq!(told(&daemon.settle().await), ["10 unissued applied"]);
+    }
+}
+
 /// A process that is killed leaves nothing behind at any reading and any statement.
 #[tokio::test]
 async fn pass_that_ends_anywhere_leaves_rows_and_numbers_whole() {
@@ -190,6 +233,28 @@ async fn row_that_locks_its_number_is_not_written_before_the_number_is_moved() {
         "{found:#?}"
     );
     assert_eq!(rows(&world).await, 20);
+}
+
+/// Their consumer holds the number, and then writes the very row that we write.
+#[tokio::test]
+async fn number_that_is_locked_without_waiting_makes_no_consumer_a_victim() {
+    let (world, daemon) = APART.sold().await;
+    APART.admit(&world, 30).await;
+    daemon.settle().await;
+    let mut consumer = world.transaction().await;
+    let locks = "SELECT id FROM stock WHERE id = 7 FOR UPDATE";
+    consumer.run(locks).await.unwrap();
+    let repair = tokio::spawn(async move { daemon.confirm().await });
+    eventually("the repair waits or has ended", LIMIT, async || {
+        repair.is_finished() || world.has_waiter().await
+    })
+    .await;
+    for statement in ["INSERT INTO coupon VALUES (7, 30)", STOCK, "COMMIT"] {
+        consumer.run(statement).await.unwrap();
+    }
+    let found = repair.await.unwrap();
+    assert_eq!(told(&found), ["1 unissued failed"], "{found:#?}");
+    assert_eq!(rows(&world).await, 21);
 }
 
 /// The number is moved before the row is inserted, so that nobody waits for it with a shared lock
@@ -274,6 +339,34 @@ async fn login_that_may_only_select_observes_and_cannot_repair() {
     let found = daemon.confirm().await;
     assert!(why(&found).contains("1142"), "{found:#?}");
     assert_eq!(rows(&world).await, 20);
+}
+
+/// All campaigns of a file wait for one answer.
+#[tokio::test]
+async fn redis_that_is_away_is_asked_once_in_a_pass() {
+    let file = SET
+        .file
+        .replace("quantity = 100", "each = 'WITH RECURSIVE n AS (SELECT 1 AS id UNION ALL SELECT id + 1 FROM n WHERE id < 50) SELECT id, id, 9 FROM n'")
+        .replace("@users", "@users:{id}")
+        .replace("FROM coupon'", "FROM coupon WHERE :id = 7'")
+        .replace("VALUES (:user)", "SELECT :user WHERE :id = 7");
+    let world = World::new(&[firstcome_shops::published::COUPON]).await;
+    let (_, redis) = servers().await;
+    let proxy = redis.proxy().await.unwrap();
+    let port = |port: u16| format!(":{port}\"");
+    let text = world.file(&file);
+    let text = text.replace(&port(redis.port()), &port(proxy.port()));
+    let file = AttachFile::parse(&text).unwrap();
+    let engine = Engine::new(file, None, &TlsArgs::default(), 200).unwrap();
+    let daemon = Daemon::over(engine);
+    assert_eq!(told(&daemon.scheduled().await), [""; 0]);
+    proxy.set(ProxyFault::BlackHole).await.unwrap();
+    let began = Instant::now();
+    let run = daemon.pass().await;
+    let found: Vec<_> = run.all_findings().cloned().collect();
+    assert_eq!(told(&found), ["1 stalled skipped"], "{found:#?}");
+    let waited = began.elapsed();
+    assert!(waited < Duration::from_secs(5), "{waited:?}");
 }
 
 #[tokio::test]

@@ -352,7 +352,7 @@ async fn once(world: &World, daemon: &Daemon, breaks: impl AsyncFnOnce()) -> Vec
         .await;
         breaks().await;
         eventually("it ends", LIMIT, async || {
-            daemon.engine.clock.forward(Duration::from_secs(20));
+            daemon.engine.clock.forward(Duration::from_mins(1));
             false
         })
         .await;
@@ -373,6 +373,8 @@ async fn once_ends_when_nothing_can_become_older() {
     let kafka = "[{ kafka = 'once', group = 'coupon' }]";
     let stream = "[{ stream = '@stream', group = 'workers' }]";
     let list = "[{ list = '@queue' }]";
+    // A stage whose consumer works, and which is never empty.
+    let busy = "[{ sql = 'SELECT 9000000000000 - FLOOR(1000 * UNIX_TIMESTAMP(NOW(3)))' }]";
     let (mysql, _) = servers().await;
     let proxy = mysql.proxy().await.unwrap();
     let opens = ["SADD @users 1 2", "XADD @stream * user 2", "RPUSH @queue 2"];
@@ -380,6 +382,7 @@ async fn once_ends_when_nothing_can_become_older() {
         (kafka, "your Kafka"),
         (stream, "has no group"),
         (list, "has not moved for five minutes"),
+        (busy, "has not passed for an hour"),
         ("[]", "your database"),
     ] {
         let world = World::new(&[firstcome_shops::published::COUPON]).await;
