@@ -5,7 +5,7 @@
 //! 3. A condition that lasts is told again (*repeat*) after 4 h, then after 8 h, and so on, if it
 //!    was observed since.
 //! 4. A condition that stays gone is *over*. Each return makes the time that it must stay away
-//!    longer.
+//!    longer, and its patience begin anew.
 //! 5. What nobody knows neither begins nor ends, and still explains what it causes.
 //! 6. An explanation (`explain`) stops the first three, never the end.
 
@@ -175,7 +175,8 @@ fn due_reason(
 ) -> Option<Reason> {
     let times = policy.times(condition.kind);
     let lasted = condition.seen.lasted(alert.waits_from?, now);
-    if lasted < times.patience {
+    let is_waited_for = !policy.is_last || condition.seen != Seen::Now;
+    if is_waited_for && lasted < times.patience {
         return None;
     }
     let Some(told_at) = alert.told_at else {
@@ -204,8 +205,12 @@ fn missed(
     let mut reason = None;
     if let Some(kind) = kind {
         alert.explained_by = None;
-        let gone_at = *alert.gone_at.get_or_insert(now);
-        if now - gone_at >= quiet(kind, alert.returns, policy) {
+        let gone = now - *alert.gone_at.get_or_insert(now);
+        if gone >= policy.times(kind).gone_for {
+            // What comes back has not lasted meanwhile.
+            alert.waits_from = None;
+        }
+        if gone >= quiet(kind, alert.returns, policy) {
             if alert.told_at.is_some() && policy.times(kind).says_over {
                 reason = Some(Reason::Over);
             } else {

@@ -96,6 +96,7 @@ impl Notifier {
             policy: Policy {
                 repeat: seconds(args.alert_cooldown_seconds),
                 patience: seconds(args.alert_patience_seconds),
+                is_last: false,
             },
             hooks: hooks.collect(),
         };
@@ -247,15 +248,28 @@ impl Notifier {
         self.settings.has_readers()
     }
 
-    /// Whether a daemon evaluates alerts.
-    pub async fn is_left_to_a_daemon(&self) -> bool {
+    /// Like [`evaluate`](Self::evaluate), in a process that ends, unless a daemon evaluates.
+    ///
+    /// # Errors
+    /// If MySQL fails.
+    pub async fn evaluate_last(&self, at: Option<DateTime<Utc>>) -> anyhow::Result<()> {
         let subject = self.settings.links.subject();
         let fresh = async move |conn: &mut Conn| {
             let now = stored::clock(conn).await?;
             processes::fresh(conn, subject, now).await
         };
-        let fresh = self.db.run("look for daemons", fresh).await;
-        fresh.is_ok_and(|fresh| fresh.iter().any(processes::FreshProcess::evaluates))
+        let fresh = self.db.run("look for daemons", fresh).await?;
+        if fresh.iter().any(processes::FreshProcess::evaluates) {
+            return Ok(());
+        }
+        let mut settings = MailSettings::clone(&self.settings);
+        settings.policy.is_last = true;
+        let last = Self {
+            settings: Arc::new(settings),
+            ..self.clone()
+        };
+        last.evaluate(Vec::new(), at).await?;
+        Ok(())
     }
 
     /// Whether this process mails the digest to anybody.

@@ -270,6 +270,7 @@ mod tests {
             policy: Policy {
                 repeat: TimeDelta::hours(4),
                 patience: TimeDelta::seconds(30),
+                is_last: false,
             },
             hooks: Vec::new(),
         }

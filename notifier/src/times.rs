@@ -45,6 +45,8 @@ pub struct Policy {
     pub repeat: TimeDelta,
     /// How long an outage must last before it is mailed. Shorter ones come from restarts.
     pub patience: TimeDelta,
+    /// Nobody evaluates again soon: what is so now is mailed without patience.
+    pub is_last: bool,
 }
 
 /// Where a kind is observed.

@@ -83,8 +83,7 @@ pub(crate) async fn mail_and_print(
 ) -> anyhow::Result<ExitCode> {
     if let Some(notifier) = notifier {
         if !run.dry_run
-            && !notifier.is_left_to_a_daemon().await
-            && let Err(error) = notifier.evaluate(Vec::new(), None).await
+            && let Err(error) = notifier.evaluate_last(None).await
         {
             tracing::error!(
                 error = format!("{error:#}"),

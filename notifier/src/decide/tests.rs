@@ -7,6 +7,7 @@ use crate::condition::Facts;
 const POLICY: Policy = Policy {
     repeat: TimeDelta::hours(4),
     patience: TimeDelta::seconds(30),
+    is_last: false,
 };
 
 /// An evaluation every five seconds, without looks in between.
@@ -224,6 +225,58 @@ fn what_comes_and_goes_is_told_less_and_less() {
         [(0, Reason::New), (30, Reason::Over), (60, Reason::New)],
         "then one alert that lasts"
     );
+}
+
+/// Each promise is kept within half a minute.
+#[test]
+fn patience_begins_anew_when_a_condition_was_gone() {
+    let mut line = Timeline::default();
+    let broken = [condition(AlertKind::Left(Kind::BrokenPromise), &[1])];
+    for cycle in 0..60 {
+        let begin = cycle * 60;
+        assert_eq!(line.tells(begin, begin + 25, &broken), [], "{cycle}");
+        assert_eq!(line.tells(begin + 30, begin + 55, &[]), [], "{cycle}");
+    }
+    let told = line.tells(3_600, 3_700, &broken);
+    assert_eq!(told, [(3_630, Reason::New)]);
+}
+
+#[test]
+fn last_evaluation_tells_what_is_so_now_and_waits_for_another_look() {
+    let policy = Policy {
+        is_last: true,
+        ..POLICY
+    };
+    let known = Alerts::default();
+    let told = |condition| {
+        let decisions = decide(
+            at(0),
+            &[condition],
+            &BTreeSet::new(),
+            &known,
+            &policy,
+            false,
+        );
+        decisions[0].reason
+    };
+    let broken = condition(AlertKind::Left(Kind::BrokenPromise), &[1]);
+    assert_eq!(told(broken), Some(Reason::New));
+    assert_eq!(told(look(AlertKind::TheirsMysql, &[1], 0, 0)), None);
+}
+
+/// A store is gone only once it has answered for a minute.
+#[test]
+fn outage_lasts_over_answers_of_less_than_a_minute() {
+    let mut line = Timeline::default();
+    assert_eq!(line.tells(0, 20, &[redis()]), []);
+    assert_eq!(line.tells(25, 70, &[]), []);
+    assert_eq!(line.tells(75, 80, &[redis()]), [(75, Reason::New)]);
+    let mut line = Timeline::default();
+    for cycle in 0..60 {
+        let begin = cycle * 120;
+        assert_eq!(line.tells(begin, begin + 20, &[redis()]), [], "{cycle}");
+        assert_eq!(line.tells(begin + 25, begin + 115, &[]), [], "{cycle}");
+    }
 }
 
 #[test]

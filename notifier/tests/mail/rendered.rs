@@ -39,6 +39,7 @@ fn linked() -> Links {
 const POLICY: Policy = Policy {
     repeat: TimeDelta::hours(4),
     patience: TimeDelta::zero(),
+    is_last: false,
 };
 
 /// Returns what a run repaired, as the table has it.

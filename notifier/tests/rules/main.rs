@@ -13,6 +13,7 @@ use firstcome_notifier::times::Policy;
 const POLICY: Policy = Policy {
     repeat: TimeDelta::hours(4),
     patience: TimeDelta::seconds(30),
+    is_last: false,
 };
 
 fn at(second: i64) -> DateTime<Utc> {
