@@ -11,7 +11,7 @@ import (
 	"github.com/anishathalye/porcupine"
 )
 
-// line is an event of a history (dev/harness/src/histories/event.rs). Its number is its time: a
+// line is an event of a history (dev/oracle/src/event.rs). Its number is its time: a
 // request is written before it is sent, and its outcome after the answer has come.
 type line struct {
 	AtMs     int64   `json:"at_ms"`

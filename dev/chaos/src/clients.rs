@@ -4,8 +4,8 @@ use std::collections::HashMap;
 use std::ops::Range;
 use std::time::{Duration, Instant};
 
-use firstcome_harness::histories::Recorder;
 use firstcome_harness::{Answer, ApiClient, MadeCoupon};
+use firstcome_oracle::Recorder;
 use parking_lot::Mutex;
 use rand::rngs::StdRng;
 use rand::{RngExt as _, SeedableRng as _};

@@ -5,7 +5,7 @@ use std::collections::BTreeSet;
 use std::fmt::Debug;
 use std::ops::RangeInclusive;
 
-use firstcome_harness::histories::{Rule, Violation};
+use firstcome_oracle::{Rule, Violation};
 use parking_lot::Mutex;
 
 use crate::facts::{Facts, LeftFinding, OpenLetter, Owed, is_owed};

@@ -4,8 +4,8 @@ use std::collections::{HashMap, HashSet};
 use std::ops::{Range, RangeInclusive};
 use std::time::{Duration, Instant};
 
-use firstcome_harness::histories::history::{Ended, Operation, OperationKind};
-use firstcome_harness::histories::{History, RecordedAnswer, Violation};
+use firstcome_oracle::history::{Ended, Operation, OperationKind};
+use firstcome_oracle::{History, RecordedAnswer, Violation};
 
 use crate::fault::Fault;
 

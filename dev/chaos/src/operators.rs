@@ -4,8 +4,8 @@
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
-use firstcome_harness::histories::Recorder;
 use firstcome_harness::{ApiClient, Http, HttpReply, MadeCoupon};
+use firstcome_oracle::Recorder;
 use rand::rngs::StdRng;
 use rand::{RngExt as _, SeedableRng as _};
 use reqwest::Method;

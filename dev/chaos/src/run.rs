@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result, anyhow, ensure};
 use firstcome_harness::MadeCoupon;
-use firstcome_harness::histories::{History, RecordedRow, RecordedScope, Recorder, Verdict, check};
+use firstcome_oracle::{History, RecordedRow, RecordedScope, Recorder, Verdict, check};
 use futures_util::FutureExt as _;
 use futures_util::future::try_join_all;
 use serde::Serialize;

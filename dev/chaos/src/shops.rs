@@ -8,8 +8,8 @@ use std::time::Duration;
 
 use anyhow::{Context as _, Result};
 use firstcome_harness::Http;
-use firstcome_harness::histories::history::StoredUses;
-use firstcome_harness::histories::{CodeAnswer, Recorder};
+use firstcome_oracle::history::StoredUses;
+use firstcome_oracle::{CodeAnswer, Recorder};
 use firstcome_stack::{FaultProxy, ProxyFault};
 use parking_lot::Mutex;
 use rand::rngs::StdRng;

@@ -8,8 +8,8 @@ use std::sync::atomic::AtomicBool;
 use std::time::Duration;
 
 use anyhow::{Context as _, Result, anyhow, ensure};
-use firstcome_harness::histories::Recorder;
 use firstcome_harness::{ApiClient, MadeCoupon, PrefixedKeys, World};
+use firstcome_oracle::Recorder;
 use parking_lot::Mutex;
 use serde_json::json;
 

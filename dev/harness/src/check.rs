@@ -5,12 +5,12 @@ use std::collections::{BTreeMap, BTreeSet, HashSet};
 use anyhow::{Result, ensure};
 
 use crate::answer::Answer;
-use crate::histories::{History, RecordedEvent, RecordedRow, RecordedScope, Verdict, check};
 use crate::http::MadeCoupon;
 use crate::mysql::Sql;
 use crate::redis::PrefixedKeys;
 use crate::world::World;
 use crate::{LIMIT, eventually_some};
+use firstcome_oracle::{History, RecordedEvent, RecordedRow, RecordedScope, Verdict, check};
 
 /// Returns the slot and user of each row of a drop.
 pub async fn rows(world: &World, drop: i64) -> BTreeMap<u32, String> {
@@ -228,7 +228,7 @@ async fn judge(world: &World, coupon: &MadeCoupon, quantity: u32) {
 }
 
 fn promised_from(event: &RecordedEvent) -> Option<u64> {
-    use crate::histories::RecordedAnswer;
+    use firstcome_oracle::RecordedAnswer;
     match event {
         RecordedEvent::Ok {
             answer:

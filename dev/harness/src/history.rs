@@ -2,7 +2,7 @@
 
 use std::path::{Path, PathBuf};
 
-use crate::histories::{HistoryLine, RecordedEvent, Recorder};
+use firstcome_oracle::{HistoryLine, RecordedEvent, Recorder};
 
 /// The requests and answers recorded so far.
 pub(crate) struct RecordedClaims {

@@ -11,9 +11,9 @@ use reqwest::{Method, RequestBuilder};
 use serde_json::{Value, json};
 
 use crate::answer::Answer;
-use crate::histories::{RecordedOutcome, Recorder};
 use crate::reply::HttpReply;
 use crate::{LIMIT, eventually, eventually_some};
+use firstcome_oracle::{RecordedOutcome, Recorder};
 
 /// The operators' token, which every world uses.
 pub const OPS_TOKEN: &str = "system-tests-0123456789abcdef0123456789";

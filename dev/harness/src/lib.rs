@@ -10,8 +10,8 @@
 //! all tests share, or on private ones if a test breaks them. The world starts the processes of its
 //! system: [`World::serve`], [`World::consume`], [`World::daemon`], `once`.
 //!
-//! [`drift`] damages the data in the stores, and [`histories`] judges answers offline, without any
-//! of the above.
+//! [`drift`] damages the data in the stores, and `firstcome_oracle` judges answers offline, without
+//! any of the above.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::missing_panics_doc)] // a missing part fails the test
 
 mod answer;
@@ -19,7 +19,6 @@ mod browser;
 mod check;
 pub mod drift;
 mod fixture;
-pub mod histories;
 mod history;
 mod http;
 mod kafka;

@@ -5,7 +5,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result, ensure};
-use firstcome_harness::histories::{Pending, RecordedOutcome, Recorder};
+use firstcome_oracle::{Pending, RecordedOutcome, Recorder};
 use tokio::task::JoinSet;
 use tokio::time::sleep;
 

@@ -11,7 +11,7 @@ use std::time::Duration;
 use anyhow::{Context, Result, ensure};
 use chrono::TimeDelta;
 use clap::{Parser, value_parser};
-use firstcome_harness::histories::{RecordedRow, RecordedScope, Recorder};
+use firstcome_oracle::{RecordedRow, RecordedScope, Recorder};
 use firstcome_stack::{built_program, mysql_connection};
 use mysql_async::Conn;
 use tokio::net::lookup_host;

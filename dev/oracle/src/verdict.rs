@@ -2,7 +2,7 @@
 
 use std::fmt;
 
-use crate::histories::violation::Violation;
+use crate::violation::Violation;
 
 /// Whether a history shows that every promise was kept.
 #[derive(Debug, Clone, PartialEq, Eq)]

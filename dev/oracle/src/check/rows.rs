@@ -6,8 +6,8 @@ use std::collections::HashMap;
 use super::allowed;
 use super::index::{Index, once_per_coupon, refused};
 use super::revoked::may_be_revoked;
-use crate::histories::history::{History, RowsRead};
-use crate::histories::violation::{Rule, Violation};
+use crate::history::{History, RowsRead};
+use crate::violation::{Rule, Violation};
 
 pub(super) fn check(
     history: &History,

@@ -8,9 +8,9 @@ use std::ops::RangeInclusive;
 
 use super::index::{Index, drop_of, promise, refused};
 use super::revoked::{is_same_coupon, may_be_revoked};
-use crate::histories::event::RecordedAnswer;
-use crate::histories::history::{Ended, History, Operation, OperationKind};
-use crate::histories::violation::{Rule, Violation};
+use crate::event::RecordedAnswer;
+use crate::history::{Ended, History, Operation, OperationKind};
+use crate::violation::{Rule, Violation};
 
 pub(super) fn check(history: &History, index: &Index<'_>, found: &mut Vec<Violation>) {
     for op in history

@@ -4,9 +4,9 @@
 use std::collections::HashSet;
 use std::fmt::Write as _;
 
-use crate::histories::event::CodeAnswer;
-use crate::histories::history::{CodeRequest, History, RecordedCode, StoredUses};
-use crate::histories::violation::{Rule, Violation};
+use crate::event::CodeAnswer;
+use crate::history::{CodeRequest, History, RecordedCode, StoredUses};
+use crate::violation::{Rule, Violation};
 
 pub(super) fn check(history: &History, found: &mut Vec<Violation>) {
     let wrong = history.codes.iter().filter(|(_, code)| !is_possible(code));

@@ -10,10 +10,10 @@ mod revoked;
 mod rows;
 
 use self::index::Index;
-use crate::histories::RecordedAnswer;
-use crate::histories::history::{Ended, History};
-use crate::histories::verdict::{Figures, Judgement, Verdict};
-use crate::histories::violation::Violation;
+use crate::RecordedAnswer;
+use crate::history::{Ended, History};
+use crate::verdict::{Figures, Judgement, Verdict};
+use crate::violation::Violation;
 
 /// Judges a history.
 ///

@@ -7,7 +7,7 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::Instant;
 
-use crate::histories::event::{
+use crate::event::{
     CodeAnswer, HistoryLine, RecordedEvent, RecordedOutcome, RecordedRow, RecordedScope,
 };
 

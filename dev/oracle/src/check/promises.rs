@@ -5,9 +5,9 @@ use std::collections::BTreeMap;
 
 use super::index::{Index, once_per_coupon, promise};
 use super::revoked::may_be_revoked;
-use crate::histories::history::History;
-use crate::histories::verdict::Figures;
-use crate::histories::violation::{Rule, Violation};
+use crate::history::History;
+use crate::verdict::Figures;
+use crate::violation::{Rule, Violation};
 
 pub(super) fn check(
     history: &History,

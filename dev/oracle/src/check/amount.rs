@@ -6,9 +6,9 @@ use std::collections::HashSet;
 use super::allowed::is_sent_away_after;
 use super::index::{Index, drop_of, once_per_coupon};
 use super::revoked::may_be_revoked;
-use crate::histories::event::RecordedAnswer;
-use crate::histories::history::{Ended, History, OperationKind, RowsRead};
-use crate::histories::violation::{Rule, Violation};
+use crate::event::RecordedAnswer;
+use crate::history::{Ended, History, OperationKind, RowsRead};
+use crate::violation::{Rule, Violation};
 
 pub(super) fn check(history: &History, index: &Index<'_>, found: &mut Vec<Violation>) {
     found.extend(

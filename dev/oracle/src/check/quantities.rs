@@ -1,8 +1,8 @@
 //! Checks quantities. The other checks take a drop's quantity from MySQL, where a faulty system may
 //! have written anything.
 
-use crate::histories::history::{History, QuantityChange, RecordedDrop};
-use crate::histories::violation::{Rule, Violation};
+use crate::history::{History, QuantityChange, RecordedDrop};
+use crate::violation::{Rule, Violation};
 
 pub(super) fn check(history: &History, found: &mut Vec<Violation>) {
     for (drop, facts) in &history.drops {

@@ -2,8 +2,8 @@
 
 use std::collections::{HashMap, HashSet};
 
-use crate::histories::event::{RecordedAnswer, RecordedScope};
-use crate::histories::history::{Ended, History, Operation, OperationKind, RowsRead};
+use crate::event::{RecordedAnswer, RecordedScope};
+use crate::history::{Ended, History, Operation, OperationKind, RowsRead};
 
 pub(super) struct Index<'a> {
     /// Coupon and user → claims.

@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 
 use anyhow::{Result, anyhow};
 
-use crate::histories::event::{
+use crate::event::{
     CodeAnswer, HistoryLine, RecordedAnswer, RecordedEvent, RecordedRow, RecordedScope,
 };
 

@@ -5,9 +5,9 @@
 //! requests sent after it count.
 
 use super::index::{Index, once_per_coupon, promise};
-use crate::histories::event::RecordedAnswer;
-use crate::histories::history::{Ended, History, Operation, OperationKind};
-use crate::histories::violation::{Rule, Violation};
+use crate::event::RecordedAnswer;
+use crate::history::{Ended, History, Operation, OperationKind};
+use crate::violation::{Rule, Violation};
 
 pub(super) fn check(history: &History, index: &Index<'_>, found: &mut Vec<Violation>) {
     for op in history
