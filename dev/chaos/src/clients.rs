@@ -1,11 +1,10 @@
 //! Users who claim until they get an answer. All answers are recorded.
 
 use std::collections::HashMap;
-use std::ops::Range;
 use std::time::{Duration, Instant};
 
 use firstcome_harness::{Answer, ApiClient, MadeCoupon};
-use firstcome_oracle::Recorder;
+use firstcome_oracle::{RecordedAnswer, RecordedOutcome, Recorder};
 use parking_lot::Mutex;
 use rand::rngs::StdRng;
 use rand::{RngExt as _, SeedableRng as _};
@@ -29,21 +28,12 @@ pub(crate) struct Answered {
     pub(crate) answer: Answer,
 }
 
-/// A look-up that did not show the slot that its user was promised.
-#[derive(Debug)]
-pub(crate) struct DeniedLookUp {
-    pub(crate) person: ChaosUser,
-    pub(crate) during: Range<Instant>,
-    pub(crate) what: String,
-}
-
 /// What the users observed.
 pub(crate) struct Heard {
     /// In order of arrival.
     pub(crate) answers: Vec<Answered>,
     /// Answers outside the contract.
     pub(crate) outside: Vec<String>,
-    pub(crate) denied: Vec<DeniedLookUp>,
 }
 
 /// The party that revokes or returns a user's slot.
@@ -61,6 +51,7 @@ pub(crate) struct Clients<'a> {
     schedule: &'a FaultSchedule,
     coupons: &'a [MadeCoupon],
     api: ApiClient,
+    recorder: Recorder,
     answers: Mutex<Answers>,
 }
 
@@ -70,7 +61,6 @@ struct Answers {
     /// The last definite answer of each user, positive or negative.
     settled: HashMap<ChaosUser, Answer>,
     outside: Vec<String>,
-    denied: Vec<DeniedLookUp>,
     /// Users whose slot or place on the waiting list is returned or revoked, and by whom. They are
     /// added before the first such request, and removed if a shop has used the code.
     revoked: HashMap<ChaosUser, By>,
@@ -86,7 +76,8 @@ impl<'a> Clients<'a> {
             system,
             schedule,
             coupons: system.coupons(),
-            api: ApiClient::patient("", PATIENCE, recorder),
+            api: ApiClient::patient("", PATIENCE, recorder.clone()),
+            recorder,
             answers: Mutex::default(),
         }
     }
@@ -148,8 +139,6 @@ impl<'a> Clients<'a> {
         if by != By::OperatorOnce {
             return;
         }
-        // The answer to an earlier look-up may only arrive now, so look-ups of this user no longer
-        // count. The checker still judges later promises to this user.
         self.answers.lock().settled.remove(&person);
         self.until_answered(person).await;
     }
@@ -207,38 +196,25 @@ impl<'a> Clients<'a> {
         }
     }
 
-    /// Looks up a user's claim. A user who was promised a slot, which is not returned or revoked,
-    /// must get the same slot or 503.
     async fn look_up(&self, person: ChaosUser) {
         let Some(api) = self.system.supervisor.any_api() else {
             return pause(100).await;
         };
-        let held = self
-            .answers
-            .lock()
-            .settled
-            .get(&person)
-            .and_then(Answer::promised);
         let coupon = &self.coupons[person.0];
         let name = self.schedule.user_id(person.1);
-        let asked = Instant::now();
+        let [id, drop] = [coupon.id, coupon.drop].map(i64::cast_unsigned);
+        let pending = self.recorder.looking_up(id, drop, &name);
         let Ok(reply) = self.api.moved_to(&api).try_me(coupon.id, &name).await else {
             return;
         };
         let holds = matches!(reply.body["status"].as_str(), Some("accepted" | "issued"));
-        let held = held.filter(|_| !self.answers.lock().revoked.contains_key(&person));
-        match (reply.status, held) {
-            (200, Some((_, slot))) if !holds || reply.body["slot"] != slot => {
-                let denied = DeniedLookUp {
-                    person,
-                    during: asked..Instant::now(),
-                    what: format!("was promised slot {slot}, and then got {}", reply.text),
-                };
-                self.answers.lock().denied.push(denied);
+        match reply.status {
+            200 => {
+                let slot = reply.body["slot"].as_i64().filter(|_| holds);
+                pending.end(RecordedOutcome::Ok(RecordedAnswer::Shown { slot }));
             }
-            (200, _) => {}
-            (503, _) if reply.retry_after().is_some() => {}
-            (status, _) => {
+            503 if reply.retry_after().is_some() => {}
+            status => {
                 let answer = format!("a look-up was answered {status} {}", reply.text);
                 self.system.object(answer);
             }
@@ -296,16 +272,10 @@ impl<'a> Clients<'a> {
     }
 
     pub(crate) fn into_heard(self) -> Heard {
-        let Answers {
-            all,
-            outside,
-            denied,
-            ..
-        } = self.answers.into_inner();
+        let Answers { all, outside, .. } = self.answers.into_inner();
         Heard {
             answers: all,
             outside,
-            denied,
         }
     }
 }

@@ -3,7 +3,6 @@
 
 use std::collections::BTreeSet;
 use std::fmt::Debug;
-use std::ops::RangeInclusive;
 
 use firstcome_oracle::{Rule, Violation};
 use parking_lot::Mutex;
@@ -26,9 +25,6 @@ enum Covers {
     ListedPromise,
     /// A second claim of a user who already has a row, if its dead letter names the user.
     SecondClaim,
-    /// A look-up of a claim of this coupon, in progress in this period, that does not show a
-    /// promised slot.
-    Denial(fn(u64, &RangeInclusive<u64>, &Facts) -> bool),
     /// A user on an allow list without a slot, although slots are left.
     NoSlot,
     /// A finding of the last pass.
@@ -41,7 +37,7 @@ enum Covers {
     Violation(fn(&Violation, &Facts) -> bool),
 }
 
-const EXCUSES: [Excuse; 16] = [
+const EXCUSES: [Excuse; 14] = [
     Excuse {
         reason: "an older state restored into a running Redis may break promises, which are then listed by name",
         after: &[restores_older_keys],
@@ -51,11 +47,6 @@ const EXCUSES: [Excuse; 16] = [
         reason: "a return that neither store knows any more may break promises, which are then listed by name",
         after: &[is_database_older, is_redis_lost],
         covers: Covers::ListedPromise,
-    },
-    Excuse {
-        reason: "an older state restored into a running Redis is believed for up to a second",
-        after: &[restores_older_keys],
-        covers: Covers::Denial(|coupon, ms, facts| facts.are_older_keys_believed(coupon, ms)),
     },
     Excuse {
         reason: "a user whom a restored Redis has forgotten and who claims again keeps the slot of the row",
@@ -132,17 +123,12 @@ const EXCUSES: [Excuse; 16] = [
         }),
     },
     Excuse {
-        reason: "a user whose claim was behind an unreadable batch and is lost in Redis, too, has no slot",
-        after: &[is_batch_unreadable, is_redis_lost],
-        covers: Covers::Denial(|_, _, facts| facts.unreadable),
-    },
-    Excuse {
         reason: "a user whose claim was behind an unreadable batch and is lost in Redis, too, believes to have a slot",
         after: &[is_batch_unreadable, is_redis_lost],
         covers: Covers::NoSlot,
     },
     Excuse {
-        reason: "an older state restored into a running Redis is believed for up to a second when a holder claims again, and an older allow list until the coupon is closed or looked at",
+        reason: "an older state restored into a running Redis is believed for up to a second when a holder asks again, and an older allow list until the coupon is closed or looked at",
         after: &[restores_older_keys],
         covers: Covers::Violation(|violation, facts| {
             let is_answer = matches!(violation.rule, Rule::Denied | Rule::TurnedAway);
@@ -229,11 +215,6 @@ impl Excuses {
         self.any(|covers| matches!(covers, Covers::SecondClaim))
     }
 
-    /// Whether a look-up of a claim of this coupon, in progress in this period, may deny it.
-    pub(crate) fn denial(&self, coupon: u64, ms: &RangeInclusive<u64>, facts: &Facts) -> bool {
-        self.any(|covers| matches!(covers, Covers::Denial(fits) if fits(coupon, ms, facts)))
-    }
-
     pub(crate) fn no_slot(&self) -> bool {
         self.any(|covers| matches!(covers, Covers::NoSlot))
     }
@@ -276,8 +257,10 @@ impl Excuses {
 
 #[cfg(test)]
 mod tests {
+    use std::ops::RangeInclusive;
+
     use super::*;
-    use crate::facts::{OlderKeys, TimedClaim};
+    use crate::facts::{OlderKeys, TimedRequest};
     use crate::schedule::Timed;
 
     fn after(faults: &[Fault]) -> Excuses {
@@ -320,8 +303,9 @@ mod tests {
     }
 
     /// A claim of coupon 1 by `u-1`, with the lines of its request and of its answer.
-    fn claim(line: usize, during_ms: RangeInclusive<u64>) -> TimedClaim {
-        TimedClaim {
+    fn claim(line: usize, during_ms: RangeInclusive<u64>) -> TimedRequest {
+        TimedRequest {
+            is_claim: true,
             coupon: 1,
             person: "u-1".to_owned(),
             line,
@@ -337,7 +321,7 @@ mod tests {
             owed: [(7, "u-1".to_owned())].into(),
             unreadable: true,
             returned: [(1, 2)].into(),
-            claims: vec![claim(1, 1..=2)],
+            requests: vec![claim(1, 1..=2)],
             older_keys: vec![OlderKeys {
                 coupon: 1,
                 during_ms: 2..=3,
@@ -349,7 +333,6 @@ mod tests {
         let one_store: [&[Fault]; 3] = [&[OLD], &[Fault::Flush], &[RESTORED]];
         let not_both: [&[Fault]; 3] = [&[GARBLED], &[Fault::Flush], &[FORGED, Fault::Flush]];
         let listed: Ask = |excuses, _| excuses.listed_promise();
-        let denial: Ask = |excuses, facts| excuses.denial(1, &(3..=4), facts);
         let second: Ask = |excuses, _| excuses.second_claim();
         let no_slot: Ask = |excuses, _| excuses.no_slot();
         let forgotten: Ask = |excuses, _| excuses.forgotten_use();
@@ -365,12 +348,11 @@ mod tests {
         let none: &[Fault] = &[Fault::Flush, Fault::OldCopy { age_ms: 1 }];
         let changed = violates(Rule::ForgottenQuantity, 1, 0);
         #[rustfmt::skip]
-        let table: [Row<'_>; 16] = [
+        let table: [Row<'_>; 15] = [
             (&changed, &[OLD], &[none, &[RESTORED]]),
             (&listed, &[RESTORED], &[none]),
             (&listed, no_store, &[&[OLD], &[Fault::Flush]]),
-            (&denial, &[RESTORED], &[none, &[OLD]]),
-            (&denial, both, &not_both),
+            (&denied, both, &not_both),
             (&second, &[RESTORED], &[none, &[OLD]]),
             (&no_slot, no_store, &one_store),
             (&no_slot, both, &not_both),
@@ -400,9 +382,24 @@ mod tests {
 
     #[test]
     fn older_keys_excuse_only_claims_of_their_coupon_while_they_are_believed() {
+        let of_another_coupon = TimedRequest {
+            coupon: 2,
+            ..claim(7, 150..=300)
+        };
+        let look_up = TimedRequest {
+            is_claim: false,
+            person: "u-2".to_owned(),
+            ..claim(3, 150..=300)
+        };
         let facts = Facts {
             coupons: [(1, 1), (2, 2)].into(),
-            claims: vec![claim(1, 10..=99), claim(3, 150..=300), claim(5, 201..=300)],
+            requests: vec![
+                claim(1, 10..=99),
+                claim(3, 150..=300),
+                claim(5, 201..=300),
+                of_another_coupon,
+                look_up,
+            ],
             older_keys: vec![OlderKeys {
                 coupon: 1,
                 during_ms: 100..=200,
@@ -414,23 +411,17 @@ mod tests {
             excuses.violation(&Violation::new(rule, drop, 1, person).at(line), &facts)
         };
         for rule in [Rule::Denied, Rule::TurnedAway] {
-            let answers = [2, 4, 6].map(|line| is_excused(rule, 1, line, "u-1"));
-            assert_eq!(answers, [false, true, false], "{rule:?}");
+            let answers = [2, 4, 6, 8].map(|line| is_excused(rule, 1, line, "u-1"));
+            assert_eq!(answers, [false, true, false, false], "{rule:?}");
         }
         for rule in [Rule::GivenUnlisted, Rule::HeldUnlisted] {
             let seen = [2, 4, 9].map(|line| is_excused(rule, 1, line, "u-1"));
             assert_eq!(seen, [false, true, true], "{rule:?}");
             assert!(!is_excused(rule, 2, 9, "u-1"), "{rule:?}: another coupon");
-            assert!(!is_excused(rule, 1, 9, "u-2"), "{rule:?}: another user");
-        }
-        for (coupon, during_ms, expected) in [
-            (1, 90..=99, false),
-            (1, 90..=100, true),
-            (1, 201..=300, false),
-            (2, 90..=300, false),
-        ] {
-            let denial = excuses.denial(coupon, &during_ms, &facts);
-            assert_eq!(denial, expected, "{coupon} {during_ms:?}");
+            assert!(
+                !is_excused(rule, 1, 9, "u-2"),
+                "{rule:?}: another user, who only looked"
+            );
         }
     }
 
@@ -438,7 +429,7 @@ mod tests {
     fn a_holder_may_get_sold_out_only_within_a_lease_after_a_step_of_the_clock() {
         let facts = Facts {
             clock_steps_ms: vec![1_000, 3_000],
-            claims: vec![
+            requests: vec![
                 claim(1, 900..=999),
                 claim(2, 900..=1_000),
                 claim(3, 1_200..=1_900),

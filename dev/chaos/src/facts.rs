@@ -34,7 +34,7 @@ pub(crate) struct Facts {
     pub(crate) older_keys: Vec<OlderKeys>,
     /// The coupon of each drop.
     pub(crate) coupons: HashMap<u64, u64>,
-    pub(crate) claims: Vec<TimedClaim>,
+    pub(crate) requests: Vec<TimedRequest>,
 }
 
 /// A finding of the last pass.
@@ -59,10 +59,11 @@ pub(crate) struct OlderKeys {
     pub(crate) during_ms: RangeInclusive<u64>,
 }
 
-/// A claim and the period in which it was in progress, in milliseconds of the history. Without an
-/// answer, it has no end.
+/// A claim or its look-up, and the period in which it was in progress, in milliseconds of the
+/// history. Without an answer, it has no end.
 #[derive(Debug, Clone)]
-pub(crate) struct TimedClaim {
+pub(crate) struct TimedRequest {
+    pub(crate) is_claim: bool,
     pub(crate) coupon: u64,
     pub(crate) person: String,
     pub(crate) line: usize,
@@ -71,11 +72,12 @@ pub(crate) struct TimedClaim {
     pub(crate) during_ms: RangeInclusive<u64>,
 }
 
-impl TimedClaim {
+impl TimedRequest {
     fn new(op: &Operation, history: &History) -> Option<Self> {
         let answered_line = op.ended_line.filter(|_| op.ended != Ended::Unknown);
         let end = answered_line.and_then(|line| history.at_ms(line));
         Some(Self {
+            is_claim: op.act == OperationKind::Claim,
             coupon: op.coupon,
             person: op.person.clone(),
             line: op.line,
@@ -109,8 +111,10 @@ impl Facts {
                 .then_some((drop, slot)),
             _ => None,
         });
-        let claims = operations().filter(|op| op.act == OperationKind::Claim);
-        let claims = claims.filter_map(|op| TimedClaim::new(op, history));
+        let is_asked =
+            |op: &&Operation| matches!(op.act, OperationKind::Claim | OperationKind::LookUp);
+        let requests = operations().filter(is_asked);
+        let requests = requests.filter_map(|op| TimedRequest::new(op, history));
         Self {
             returned: returned.collect(),
             returned_by,
@@ -119,14 +123,14 @@ impl Facts {
                 .iter()
                 .map(|it| (*it.0, it.1.coupon))
                 .collect(),
-            claims: claims.collect(),
+            requests: requests.collect(),
             ..Self::default()
         }
     }
 
-    fn answered_at(&self, line: usize) -> Option<&TimedClaim> {
-        let mut claims = self.claims.iter();
-        claims.find(|claim| claim.answered_line == Some(line))
+    fn answered_at(&self, line: usize) -> Option<&TimedRequest> {
+        let mut requests = self.requests.iter();
+        requests.find(|request| request.answered_line == Some(line))
     }
 
     /// Whether the answer is a `sold_out` to a claim that was in progress at a step of Redis's
@@ -146,7 +150,7 @@ impl Facts {
         older.any(|it| overlap(&it.during_ms, ms))
     }
 
-    /// Whether older keys may have decided the claim with this answer.
+    /// Whether older keys may have decided the claim or look-up with this answer.
     pub(crate) fn is_answered_by_older_keys(&self, violation: &Violation) -> bool {
         let claim = self.answered_at(violation.line);
         claim.is_some_and(|it| self.are_older_keys_believed(it.coupon, &it.during_ms))
@@ -157,7 +161,8 @@ impl Facts {
         let Some(coupon) = self.coupons.get(&violation.drop) else {
             return false;
         };
-        let claims = self.claims.iter().filter(|it| {
+        let requests = self.requests.iter().filter(|it| it.is_claim);
+        let claims = requests.filter(|it| {
             it.coupon == *coupon && it.person == violation.person && it.line < violation.line
         });
         let mut periods = claims.map(|it| &it.during_ms);

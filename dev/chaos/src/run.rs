@@ -1,8 +1,6 @@
 //! Runs one schedule: faults, recovery, the wait for an exact result, and the judgement.
 
 use std::any::Any;
-use std::collections::HashSet;
-use std::ops::Range;
 use std::panic::AssertUnwindSafe;
 use std::path::Path;
 use std::sync::Arc;
@@ -15,7 +13,7 @@ use futures_util::FutureExt as _;
 use futures_util::future::try_join_all;
 use serde::Serialize;
 
-use crate::clients::{Answered, ChaosUser, Clients, DeniedLookUp, Heard};
+use crate::clients::{Answered, Clients, Heard};
 use crate::excuses::Excuses;
 use crate::expect::Evidence;
 use crate::facts::{Facts, OlderKeys, believed_until};
@@ -129,7 +127,6 @@ pub async fn run(
         hits,
         exact_after,
         answers,
-        denied,
         uses,
         mut wrong,
     } = played?;
@@ -140,7 +137,6 @@ pub async fn run(
         older_keys: run.older_keys(&hits),
         ..Facts::new(&history)
     };
-    wrong.extend(run.denials(&denied, &facts));
     match &judgement.verdict {
         Verdict::Pass => {}
         Verdict::Unknown(why) => wrong.push(format!("the history proves nothing: {why}")),
@@ -188,8 +184,6 @@ struct Played {
     /// Time from the end of the last fault. `None` if the result did not become exact.
     exact_after: Option<Duration>,
     answers: Vec<Answered>,
-    /// Look-ups of users who are not listed as broken.
-    denied: Vec<DeniedLookUp>,
     /// Requests of shops.
     uses: usize,
     wrong: Vec<String>,
@@ -225,19 +219,11 @@ impl Run<'_> {
             () = clients.poll() => unreachable!("users poll forever"),
         };
         let mut wrong = Vec::new();
-        let mut listed = HashSet::new();
-        for (number, coupon) in self.system.coupons().iter().enumerate() {
-            let people = self.record_end(coupon, &mut wrong).await?;
-            listed.extend(people.into_iter().map(|person| (number, person)));
+        for coupon in self.system.coupons() {
+            self.record_end(coupon, &mut wrong).await?;
         }
-        let Heard {
-            answers,
-            outside,
-            mut denied,
-        } = clients.into_heard();
+        let Heard { answers, outside } = clients.into_heard();
         wrong.extend(outside);
-        let user = |(coupon, user): ChaosUser| (coupon, self.schedule.user_id(user));
-        denied.retain(|it| !listed.contains(&user(it.person)));
         let stray = shops.record_end().await?;
         if stray > 0 && !self.excuses.forgotten_use() {
             wrong.push(format!("{stray} uses have no coupon"));
@@ -256,19 +242,13 @@ impl Run<'_> {
             hits,
             exact_after,
             answers,
-            denied,
             uses: shops.requests(),
             wrong,
         })
     }
 
-    /// Records the final rows of a drop, and the promises that are listed as broken. Returns their
-    /// users.
-    async fn record_end(
-        &self,
-        coupon: &MadeCoupon,
-        wrong: &mut Vec<String>,
-    ) -> Result<Vec<String>> {
+    /// Records the final rows of a drop, and the promises that are listed as broken.
+    async fn record_end(&self, coupon: &MadeCoupon, wrong: &mut Vec<String>) -> Result<()> {
         let listed = verify::listed(self.system, coupon, &self.excuses).await?;
         let (quantity, rows) = self.rows(coupon).await?;
         let people = self.excuses.listed_promises(listed).unwrap_or_else(|why| {
@@ -280,23 +260,7 @@ impl Run<'_> {
         }
         self.drop_is(coupon, quantity);
         self.recorder.finally(id(coupon.drop), rows);
-        Ok(people.into_iter().map(|(person, _)| person).collect())
-    }
-
-    /// Describes the look-ups that denied a promise without an excuse.
-    fn denials(&self, denied: &[DeniedLookUp], facts: &Facts) -> Vec<String> {
-        let is_wrong = |look_up: &&DeniedLookUp| {
-            let coupon = &self.system.coupons()[look_up.person.0];
-            let Range { start, end } = look_up.during;
-            let during_ms = self.ms(start)..=self.ms(end);
-            !self.excuses.denial(id(coupon.id), &during_ms, facts)
-        };
-        let wrong = denied.iter().filter(is_wrong);
-        let described = wrong.map(|DeniedLookUp { person, what, .. }| {
-            let name = self.schedule.user_id(person.1);
-            format!("contradiction: {name} {what}")
-        });
-        described.collect()
+        Ok(())
     }
 
     fn drop_is(&self, coupon: &MadeCoupon, quantity: u64) {

@@ -38,6 +38,14 @@ pub enum RecordedEvent {
         drop: Option<u64>,
         person: String,
     },
+    /// A user looks up their claim in this drop.
+    LookingUp {
+        /// See `invoked`.
+        op: u64,
+        coupon: u64,
+        drop: u64,
+        person: String,
+    },
     /// A user's claim is returned or revoked.
     Revoking {
         /// See `invoked`.
@@ -186,6 +194,8 @@ pub enum RecordedAnswer {
     NotAllowed,
     /// The change of the allow list has taken effect.
     ListChanged,
+    /// A look-up shows this slot, or that the user has none.
+    Shown { slot: Option<i64> },
 }
 
 /// The answer to a shop that uses a code or undoes a use.

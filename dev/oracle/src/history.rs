@@ -8,7 +8,7 @@ use crate::event::{
     CodeAnswer, HistoryLine, RecordedAnswer, RecordedEvent, RecordedRow, RecordedScope,
 };
 
-/// A claim, a revocation, or the change of an allow list for one user, with its outcome.
+/// A claim, its look-up, its revocation, or the change of an allow list for one user, with its outcome.
 #[derive(Debug, Clone)]
 pub struct Operation {
     /// Line number of the event that begins it.
@@ -29,6 +29,7 @@ pub struct Operation {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum OperationKind {
     Claim,
+    LookUp,
     Revoke {
         /// Whether the user may claim again afterwards.
         again: bool,
@@ -208,6 +209,15 @@ impl History {
                 drop,
                 person,
             } => (op, operation(OperationKind::Claim, coupon, drop, person)),
+            RecordedEvent::LookingUp {
+                op,
+                coupon,
+                drop,
+                person,
+            } => {
+                let act = OperationKind::LookUp;
+                (op, operation(act, coupon, Some(drop), person))
+            }
             RecordedEvent::Revoking {
                 op,
                 coupon,
@@ -353,6 +363,7 @@ impl History {
             }
             // These begin operations, which the caller records.
             RecordedEvent::Invoked { .. }
+            | RecordedEvent::LookingUp { .. }
             | RecordedEvent::Revoking { .. }
             | RecordedEvent::Listing { .. } => {}
         }

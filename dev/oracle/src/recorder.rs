@@ -62,6 +62,17 @@ impl Recorder {
         })
     }
 
+    /// Records that a user looks up their claim. Call it before the request is sent.
+    #[must_use = "it records the outcome; dropped, it is recorded as unknown"]
+    pub fn looking_up(&self, coupon: u64, drop: u64, person: &str) -> Pending {
+        self.begin(|op| RecordedEvent::LookingUp {
+            op,
+            coupon,
+            drop,
+            person: person.to_owned(),
+        })
+    }
+
     /// Records that a claim is returned or revoked. With `again`, the user may claim again
     /// afterwards. Call it before the request is sent.
     #[must_use = "it records the outcome; dropped, it is recorded as unknown"]

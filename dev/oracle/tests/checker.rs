@@ -22,6 +22,9 @@ fn outcome(op: u64, words: &[&str]) -> RecordedEvent {
         "revoked" => RecordedAnswer::Revoked { drop },
         "not_allowed" => RecordedAnswer::NotAllowed,
         "changed" => RecordedAnswer::ListChanged,
+        "sees" => RecordedAnswer::Shown {
+            slot: words.get(1).map(|_| slot),
+        },
         word => panic!("{word}"),
     };
     RecordedEvent::Ok { op, answer }
@@ -36,6 +39,12 @@ fn begun(op: u64, person: &str, act: &str) -> RecordedEvent {
             op,
             coupon,
             drop,
+            person,
+        },
+        "looks" => RecordedEvent::LookingUp {
+            op,
+            coupon,
+            drop: DROP,
             person,
         },
         "returns" | "loses" => RecordedEvent::Revoking {
@@ -162,6 +171,14 @@ const CASES: &[Case] = &[
     (GOOD, "c claims already 4", "1:a 2:b 3:c 4:d", &[(Rule::Contradiction, 4), (Rule::PromisedTwice, 4)]),
     (GOOD, "c claims sold_out", "1:a 2:b 3:c 4:d", &[(Rule::Denied, 3)]),
     (GOOD, "c claims failed", "1:a 2:b 3:c 4:d", &[(Rule::Denied, 3)]),
+    // A look-up shows the promise that was answered before it began, unless it may be revoked or is listed.
+    (GOOD, "c looks sees 3; w looks sees; z looks sees", "1:a 2:b 3:c 4:d", &[]),
+    (GOOD, "c looks sees", "1:a 2:b 3:c 4:d", &[(Rule::Denied, 3)]),
+    (GOOD, "c looks sees 4", "1:a 2:b 3:c 4:d", &[(Rule::Denied, 3)]),
+    ("drop 1; 1 > c claims; 2 > c looks; 1 < accepted 1; 2 < sees", "", "1:c", &[]),
+    (GOOD, "c looks sees; broken c 3", "1:a 2:b 3:w 4:d", &[]),
+    (GOOD, "1 > c returns; c looks sees; 1 < revoked; w claims already 3", "1:a 2:b 3:w 4:d", &[]),
+    (GOOD, "c loses revoked; c claims accepted 3; c looks sees", "1:a 2:b 3:c 4:d", &[(Rule::Denied, 3)]),
     (GOOD, "z claims not_allowed", "1:a 2:b 3:c 4:d", &[(Rule::TurnedAway, 0)]),
     // A raised quantity applies only after it is recorded.
     (GOOD, "drop changes 7 5; drop 5; read 5:w", "1:a 2:b 3:c 4:d 5:w", &[]),

@@ -33,6 +33,8 @@ impl<'a> Index<'a> {
         for op in &history.operations {
             let of = match op.act {
                 OperationKind::Claim => &mut index.asked,
+                // They are judged by what was answered before.
+                OperationKind::LookUp => continue,
                 OperationKind::Revoke { .. } => &mut index.revoking,
                 OperationKind::List { .. } => &mut index.listing,
             };

@@ -1,11 +1,13 @@
 //! Checks that every promise has a final row on its slot or is listed as broken, and that no two
-//! promises contradict each other.
+//! promises contradict each other. A look-up shows the last promise that was answered before it
+//! began.
 
 use std::collections::BTreeMap;
 
 use super::index::{Index, once_per_coupon, promise};
 use super::revoked::may_be_revoked;
-use crate::history::History;
+use crate::event::RecordedAnswer;
+use crate::history::{Ended, History, Operation};
 use crate::verdict::Figures;
 use crate::violation::{Rule, Violation};
 
@@ -42,6 +44,12 @@ pub(super) fn check(
         .keys()
         .filter(|p| index.is_broken(p.0, p.1, p.2))
         .count();
+    found.extend(
+        history
+            .operations
+            .iter()
+            .filter_map(|op| hidden(history, index, op)),
+    );
     for &(drop, slot, person) in &standing {
         if !history.finals.contains_key(&drop) || index.last.contains(&(drop, slot, person)) {
             continue;
@@ -53,6 +61,24 @@ pub(super) fn check(
         });
     }
     contradictions(history, &standing, found);
+}
+
+/// Finds a valid promise that this look-up does not show.
+fn hidden(history: &History, index: &Index<'_>, op: &Operation) -> Option<Violation> {
+    let Ended::Ok(RecordedAnswer::Shown { slot: shown }) = op.ended else {
+        return None;
+    };
+    let before = index.asked(op.coupon, &op.person).iter().rev();
+    let mut before = before.filter(|claim| claim.ended_line.is_some_and(|end| end < op.line));
+    let (drop, slot, asked) =
+        before.find_map(|claim| promise(claim).map(|(drop, slot)| (drop, slot, claim.line)))?;
+    let is_right = Some(drop) != op.drop
+        || shown == Some(slot)
+        || index.broken.contains_key(&(drop, op.person.as_str()))
+        || may_be_revoked(history, index, drop, &op.person, asked);
+    let denied = Violation::new(Rule::Denied, drop, slot, &op.person).at(op.ended_line?);
+    let what = shown.map_or_else(|| "no slot".to_owned(), |shown| format!("slot {shown}"));
+    (!is_right).then(|| denied.because(format!("a look-up shows {what}")))
 }
 
 fn contradictions(history: &History, standing: &[(u64, i64, &str)], found: &mut Vec<Violation>) {
