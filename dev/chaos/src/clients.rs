@@ -280,11 +280,11 @@ impl<'a> Clients<'a> {
     }
 }
 
-/// Retries with growing pauses until the action succeeds.
+/// Retries with growing pauses until the action succeeds. A 503 asks for at least one second.
 async fn until(is_done: impl AsyncFn() -> bool) {
     let mut wait = 50;
     while !is_done().await {
         pause(wait).await;
-        wait = (wait * 2).min(500);
+        wait = (wait * 2).min(1_600);
     }
 }
