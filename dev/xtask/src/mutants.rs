@@ -42,7 +42,8 @@ impl Mutant {
             .map_err(|lines| anyhow::anyhow!("a fault has five lines: {lines:?}"))?;
         let (program, words) = tests
             .split_once(' ')
-            .with_context(|| format!("{what}: no test is selected"))?;
+            .filter(|(program, _)| !program.starts_with('-'))
+            .with_context(|| format!("{what}: no program and words of tests"))?;
         // Of a library, only the package is selected: the workspace has many.
         let package = file.split('/').next().unwrap_or_default();
         let target = match program {
@@ -177,10 +178,12 @@ pub(crate) fn run(part: Option<Part>) -> Result<()> {
         let words = words.entry((&mutant.target, of_release)).or_default();
         words.extend(mutant.words.iter().cloned());
     }
-    build_programs()?;
     let mut programs = BTreeMap::new();
     for ((target, _), words) in words {
         let program = build(target)?;
+        if program.name == SYSTEM {
+            build_programs()?;
+        }
         let broken = first_failure(&program, &words)?;
         ensure!(broken.is_none(), "{broken:?} fails without a fault");
         programs.insert(target, program);
