@@ -243,10 +243,13 @@ pub(super) fn judge(
     if standing.slot.is_none() && claimant.is_some_and(|(of, _)| Some(of) == drop) {
         return None;
     }
+    // While the gate is closed, Redis may have lost promises, also of a user who returned a claim and
+    // claimed again, or who was owed a slot.
+    if !standing.trusted {
+        return None;
+    }
     if let Some((drop, slot)) = drop.zip(standing.slot).or(claimant) {
-        // While the gate is closed, Redis may have lost some of its promises.
-        let accepted = MyClaim::new(ClaimStatus::Accepted, Some(drop), Some(slot));
-        return standing.trusted.then_some(accepted);
+        return Some(MyClaim::new(ClaimStatus::Accepted, Some(drop), Some(slot)));
     }
     // Check `broken` before `waiting`: a broken promise puts the user on the waiting list.
     let broken = record
@@ -268,10 +271,7 @@ pub(super) fn judge(
     }
     match revoked {
         Some(revocation) => Some(as_revoked(revocation)),
-        None if knows_mysql && standing.trusted => {
-            Some(MyClaim::new(ClaimStatus::None, None, None))
-        }
-        None => None,
+        None => knows_mysql.then(|| MyClaim::new(ClaimStatus::None, None, None)),
     }
 }
 
@@ -339,6 +339,21 @@ mod tests {
             trusted: false,
             ..NOT_IN_REDIS
         });
+        let revoked_once = || PersonRecord {
+            revoked: vec![Revocation {
+                id: 1,
+                coupon_id: 1,
+                drop_id: 2,
+                slot: None,
+                user_id: "u-1".into(),
+                reason: "returned".into(),
+                revoked_by: "user".into(),
+                may_claim_again: true,
+                revoked_at: DateTime::UNIX_EPOCH,
+                again_from: Some(DateTime::UNIX_EPOCH),
+            }],
+            ..PersonRecord::default()
+        };
         for (once_per, record, standing, expected) in [
             // A row in the scope of `once_per` makes the status `issued`, even without Redis.
             (PER_COUPON, Some(record(&[1], &[])), none, "Issued 1"),
@@ -355,13 +370,18 @@ mod tests {
             (PER_DROP, Some(record(&[], &[2])), holds, "Accepted 2"),
             (PER_DROP, Some(record(&[2], &[2])), none, "Issued 2"),
             (PER_DROP, Some(record(&[], &[1])), none, "None 0"),
-            // `none` only if all stores answer and are trusted.
+            // Without a slot, Redis must be trusted, and `none` needs MySQL, too.
             (PER_COUPON, Some(record(&[], &[])), none, "None 0"),
             (PER_COUPON, None, none, "unknown"),
             (PER_COUPON, Some(record(&[], &[])), None, "unknown"),
             (PER_COUPON, Some(record(&[], &[])), doubtful, "unknown"),
             (PER_COUPON, Some(record(&[], &[])), perhaps, "unknown"),
             (PER_COUPON, Some(record(&[2], &[])), perhaps, "Issued 2"),
+            // A user who returned a claim may have claimed again.
+            (PER_DROP, Some(revoked_once()), none, "Revoked 2"),
+            (PER_DROP, Some(revoked_once()), holds, "Accepted 2"),
+            (PER_DROP, Some(revoked_once()), doubtful, "unknown"),
+            (PER_DROP, Some(record(&[], &[2])), doubtful, "unknown"),
         ] {
             let case = format!("{once_per:?} {record:?} {standing:?}");
             let claim = judge(once_per, Some(DropId(2)), record.as_ref(), standing);
