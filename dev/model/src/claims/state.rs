@@ -171,9 +171,8 @@ impl State {
     /// Whether no store knows a return of the user, and its API does not write it any more.
     pub fn is_return_forgotten(&self) -> bool {
         let known = self.mysql.revoked.iter().zip(self.redis.revoked);
-        let known = known.map(|(mysql, redis)| redis.max(*mysql));
-        let mut returned = self.returned.iter().zip(known);
-        let is_forgotten = returned.any(|(it, known)| *it != Revoked::No && known == Revoked::No);
+        let mut known = known.map(|(mysql, redis)| redis.max(*mysql));
+        let is_forgotten = self.returned.iter().any(|it| known.next() < Some(*it));
         self.returning.is_none() && is_forgotten
     }
 

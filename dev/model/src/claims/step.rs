@@ -180,9 +180,9 @@ pub fn take(protocol: &Protocol, state: &mut State, step: Step) {
             state.spend(fault);
             state.damaged |= !matches!(fault, Fault::Return | Fault::Raise | Fault::Pause);
             happen(protocol, state, fault);
-            state.excused |= state.is_return_forgotten();
         }
     }
+    state.excused |= state.is_return_forgotten();
 }
 
 fn happen(protocol: &Protocol, state: &mut State, fault: Fault) {
