@@ -23,14 +23,16 @@ use crate::worker::CampaignWorker;
 /// - 17166: a pass that ended by a clock two hours ahead counted as all passes of the next two
 ///   hours.
 /// - 622485: the topic was missing when its partitions were assigned, and two got no owner.
+/// - 900768: MySQL forgot revocations in progress, and passes wrote them again as bans.
 /// - uses: shops use codes while MySQL and an API die.
 /// - calm: rushes, returns, promotions and changes of settings close no coupon, for each value of
 ///   `once_per`.
-const REGRESSIONS: [&str; 7] = [
+const REGRESSIONS: [&str; 8] = [
     include_str!("../regressions/13815.json"),
     include_str!("../regressions/13857.json"),
     include_str!("../regressions/17166.json"),
     include_str!("../regressions/622485.json"),
+    include_str!("../regressions/900768.json"),
     include_str!("../regressions/uses.json"),
     include_str!("../regressions/calm-coupon.json"),
     include_str!("../regressions/calm-drop.json"),
