@@ -318,6 +318,19 @@ mod tests {
 
     const LIST: &str = "[{ list = 'queue' }]";
 
+    #[test]
+    fn user_whose_row_was_purged_is_never_new_and_counts_for_ever() {
+        let looks = Looks::new(LIST);
+        let mut memory = Memory::new(&looks.target());
+        looks.look(&mut memory, 0, &["lacking", "purged"], &["purged"]);
+        looks.look(&mut memory, 2, &["lacking", "purged", "new"], &[]);
+        let is_new = |user| memory.is_new(Difference::Unissued(looks.hasher.user(user)));
+        let found = ["lacking", "purged", "new"].map(is_new);
+        assert_eq!(found, [false, false, true]);
+        looks.look(&mut memory, 4, &["new"], &[]);
+        assert_eq!(memory.trouble.vanished, 1, "purged from both stores");
+    }
+
     /// Any other row may be one that a process has written, also if nothing of it is recorded.
     #[test]
     fn row_is_theirs_only_if_its_user_came_with_it_between_two_looks() {
