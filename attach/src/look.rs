@@ -246,8 +246,8 @@ impl Theirs {
                 // One that cannot run ends no other, and keeps its rows.
                 Err(error @ (AttachError::Refused { .. } | AttachError::Misfit(_))) => {
                     let before = memory.check_rows.iter();
-                    let before = before.filter(|row| row.check == number);
-                    look.check_rows.extend(before.cloned());
+                    let of_this = before.filter(|row| row.check == number);
+                    look.check_rows.extend(of_this.cloned());
                     let why = format!("check {number} cannot run: {error}");
                     look.unchecked.push(why);
                 }
