@@ -17,7 +17,7 @@ use crate::theirs::Theirs;
 use crate::unasked::Trouble;
 use crate::users::{UserHash, has, merge};
 
-/// A queue that cannot be read for so long is told.
+/// How long a queue cannot be read before it is reported.
 const PATIENCE: Duration = Duration::from_secs(30);
 
 /// Users whose rows came before any process could write them, as many as are remembered.

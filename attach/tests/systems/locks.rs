@@ -19,14 +19,16 @@ use firstcome_shops::published::DOWN;
 
 const LIMIT: Duration = Duration::from_secs(60);
 
+const STOCK_TABLE: &str = "CREATE TABLE stock (id INT PRIMARY KEY, sold INT NOT NULL)";
+const STOCK_ROW: &str = "INSERT INTO stock VALUES (7, 0)";
 const STOCK: &str = "UPDATE stock SET sold = sold + 1 WHERE id = 7";
 
 /// `issue` takes the stock row first, as their consumer does.
 const STOCKED: System = System {
     opens: &[
         firstcome_shops::published::COUPON,
-        "CREATE TABLE stock (id INT PRIMARY KEY, sold INT NOT NULL)",
-        "INSERT INTO stock VALUES (7, 0)",
+        STOCK_TABLE,
+        STOCK_ROW,
     ],
     file: "[[campaign]]
 name = 'Winter'
@@ -53,8 +55,8 @@ check = []";
 
 const LINKED_SHOP: System = System {
     opens: &[
-        "CREATE TABLE stock (id INT PRIMARY KEY, sold INT NOT NULL)",
-        "INSERT INTO stock VALUES (7, 0)",
+        STOCK_TABLE,
+        STOCK_ROW,
         "CREATE TABLE coupon (event INT NOT NULL, user_id BIGINT NOT NULL, UNIQUE (event, user_id), \
         FOREIGN KEY (event) REFERENCES stock (id))",
     ],
@@ -67,8 +69,8 @@ const LINKED_SHOP: System = System {
 /// the number while it holds the row.
 const APART: System = System {
     opens: &[
-        "CREATE TABLE stock (id INT PRIMARY KEY, sold INT NOT NULL)",
-        "INSERT INTO stock VALUES (7, 0)",
+        STOCK_TABLE,
+        STOCK_ROW,
         "CREATE TABLE coupon (event INT NOT NULL, user_id BIGINT NOT NULL, UNIQUE (event, user_id))",
     ],
     file: "[[campaign]]

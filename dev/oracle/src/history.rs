@@ -8,7 +8,8 @@ use crate::event::{
     CodeAnswer, HistoryLine, RecordedAnswer, RecordedEvent, RecordedRow, RecordedScope,
 };
 
-/// A claim, its look-up, its revocation, or the change of an allow list for one user, with its outcome.
+/// A claim, its look-up, its revocation, or the change of an allow list for one user, with its
+/// outcome.
 #[derive(Debug, Clone)]
 pub struct Operation {
     /// Line number of the event that begins it.

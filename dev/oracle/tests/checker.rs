@@ -171,7 +171,8 @@ const CASES: &[Case] = &[
     (GOOD, "c claims already 4", "1:a 2:b 3:c 4:d", &[(Rule::Contradiction, 4), (Rule::PromisedTwice, 4)]),
     (GOOD, "c claims sold_out", "1:a 2:b 3:c 4:d", &[(Rule::Denied, 3)]),
     (GOOD, "c claims failed", "1:a 2:b 3:c 4:d", &[(Rule::Denied, 3)]),
-    // A look-up shows the promise that was answered before it began, unless it may be revoked or is listed.
+    // A look-up shows the promise that was answered before it began, unless it may be revoked or
+    // is listed.
     (GOOD, "c looks sees 3; w looks sees; z looks sees", "1:a 2:b 3:c 4:d", &[]),
     (GOOD, "c looks sees", "1:a 2:b 3:c 4:d", &[(Rule::Denied, 3)]),
     (GOOD, "c looks sees 4", "1:a 2:b 3:c 4:d", &[(Rule::Denied, 3)]),
