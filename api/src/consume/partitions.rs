@@ -32,8 +32,8 @@ const TICK: Duration = Duration::from_millis(50);
 /// Interval between checks of all partitions, in ticks: a second.
 const LOOK: u64 = 20;
 /// Interval at which an owner that keeps a pace reports that it attends to its partitions, in ticks:
-/// 20 seconds. A pass counts a partition as forgotten after a minute.
-const TOUCH: u64 = 20 * LOOK;
+/// 10 seconds. A pass counts a partition as forgotten after a minute.
+const TOUCH: u64 = 10 * LOOK;
 /// Interval between counts of the topic's partitions, in ticks: a minute.
 const COUNT: u64 = 60 * LOOK;
 /// Maximum wait for one answer of Kafka.

@@ -27,6 +27,17 @@ impl ConsumeWorld {
         self.send(messages.collect()).await;
     }
 
+    /// Waits until an owner has reported again that it attends to each partition.
+    async fn until_touched(&self) {
+        self.query("UPDATE topic_positions SET seen_at = '2020-01-01'")
+            .await;
+        until("partitions are touched", async || {
+            let recent = "topic_positions WHERE seen_at > UTC_TIMESTAMP(3) - INTERVAL 1 HOUR";
+            self.count(recent).await == u64::try_from(PARTITIONS).unwrap()
+        })
+        .await;
+    }
+
     /// Increases the topic's partitions to this number.
     async fn grow(&self, partitions: i32) {
         let mut config = ClientConfig::new();
@@ -70,17 +81,12 @@ async fn waiting_partitions_are_touched_and_a_suspended_pace_delays_no_message()
     let (world, drop) = ConsumeWorld::with_coupon(500, OncePer::Coupon).await;
     let consumer = world.consumer(&["--rows-per-second=1"]);
     world.until_begun(PARTITIONS).await;
-    world
-        .query("UPDATE topic_positions SET seen_at = '2020-01-01'")
-        .await;
+    // Another owner may wait for the pace meanwhile.
+    world.until_touched().await;
     world.claim_together(drop, &[0, 0, 0, 0, 0]).await;
     world.until_rows(u64::from(TOGETHER)).await;
     // The first message is written, and the other four wait.
-    until("partitions are touched", async || {
-        let recent = "topic_positions WHERE seen_at > UTC_TIMESTAMP(3) - INTERVAL 1 HOUR";
-        world.count(recent).await == u64::try_from(PARTITIONS).unwrap()
-    })
-    .await;
+    world.until_touched().await;
     assert_eq!(world.rows().await, u64::from(TOGETHER));
     let suspended = Instant::now();
     world.db.suspend_pace().await.unwrap();

@@ -100,6 +100,27 @@ async fn a_mysql_back_from_an_older_copy_keeps_every_promise_and_every_return() 
     assert!(is_new, "no id is given twice");
 }
 
+/// A failover may lose the era that a closing has just begun. Closing the coupon again would refuse
+/// claims for nothing.
+#[tokio::test]
+async fn an_era_that_mysql_has_lost_is_adopted_from_the_open_gate() {
+    let fixture = Fixture::new("d-era").await;
+    let world = &fixture.world;
+    let (coupon, _) = fixture.held("Era", 10, 3).await;
+    let gate = world.redis.of_coupon(coupon.id, "gate");
+    let _: i64 = world.redis.command(&["DEL", &gate]).await;
+    world.once_with(&[], &[]).await;
+    let gate = ["GET", &gate];
+    let open: String = world.redis.command(&gate).await;
+    let era = format!("SELECT era FROM coupons WHERE id = {}", coupon.id);
+    let before = world.sql.number(&era).await;
+    let lower = format!("UPDATE coupons SET era = era - 1 WHERE id = {}", coupon.id);
+    world.sql.query(&lower).await;
+    world.once_with(&[], &[]).await;
+    assert_eq!(world.redis.command::<String>(&gate).await, open);
+    assert_eq!(world.sql.number(&era).await, before);
+}
+
 /// Before the API could end it. Otherwise the user could never claim again.
 #[tokio::test]
 async fn a_revocation_that_mysql_forgot_in_progress_ends_after_all() {
