@@ -248,10 +248,11 @@ impl FromStr for Group {
     type Err = String;
 
     fn from_str(text: &str) -> Result<Self, String> {
-        let fits =
-            |byte: u8| byte.is_ascii_alphanumeric() || matches!(byte, b'.' | b'_' | b'-' | b'/');
         let text = text.strip_prefix('/').unwrap_or(text);
-        if (1..=64).contains(&text.len()) && text.bytes().all(fits) {
+        let fits = text
+            .bytes()
+            .all(|byte| byte.is_ascii_alphanumeric() || b"._-/".contains(&byte));
+        if (1..=64).contains(&text.len()) && fits {
             return Ok(Self(text.to_owned()));
         }
         Err("the name of a group has 1 to 64 characters of A-Z a-z 0-9 . _ - /".to_owned())
@@ -340,19 +341,15 @@ impl DropWindow {
     /// Returns why a claim that was admitted at this time does not add a row. A claim with an
     /// unknown time matches every window.
     pub fn fault(&self, claimed_at: Option<DateTime<Utc>>) -> Option<ClaimFault> {
-        let is_outside = |at: DateTime<Utc>| {
-            at < self.opens_at - Self::TOLERANCE
-                || self
-                    .closes_at
-                    .is_some_and(|closes| at >= closes + Self::TOLERANCE)
-        };
         if self.is_sealed {
-            Some(ClaimFault::SealedDrop)
-        } else {
-            claimed_at
-                .filter(|at| is_outside(*at))
-                .map(|_| ClaimFault::OutsideWindow)
+            return Some(ClaimFault::SealedDrop);
         }
+        let at = claimed_at?;
+        let is_outside = at < self.opens_at - Self::TOLERANCE
+            || self
+                .closes_at
+                .is_some_and(|closes| at >= closes + Self::TOLERANCE);
+        is_outside.then_some(ClaimFault::OutsideWindow)
     }
 }
 

@@ -155,8 +155,10 @@ impl UserId {
             .0
             .split_once('@')
             .map_or((&*self.0, None), |(name, host)| (name, Some(host)));
-        let first = |text: &str| text.chars().take(1).collect::<String>();
-        let host = host.map_or_else(String::new, |host| format!("@{}{HIDDEN}", first(host)));
+        let host = host.map_or_else(String::new, |host| {
+            let first: String = host.chars().take(1).collect();
+            format!("@{first}{HIDDEN}")
+        });
         let name: Vec<char> = name.chars().collect();
         if name.len() <= SHORT {
             return format!("{HIDDEN}{host}");
@@ -251,13 +253,12 @@ pub fn is_invisible(c: char) -> bool {
 /// characters, which make two names look alike, are invalid. The joiner and the selector of emoji
 /// are allowed.
 pub fn unfit_in_a_name(text: &str) -> Option<char> {
-    let is_unfit = |c: char| {
+    text.chars().find(|&c| {
         let is_of_emoji = matches!(c, '\u{200d}' | '\u{fe0f}');
         c.is_control()
             || matches!(c, '\u{2028}' | '\u{2029}' | '\u{2800}')
             || (is_invisible(c) && !is_of_emoji)
-    };
-    text.chars().find(|c| is_unfit(*c))
+    })
 }
 
 /// A claim of a user on a slot.

@@ -37,8 +37,8 @@ pub fn without_values(error: impl Display) -> String {
             out.push(letter);
             // An apostrophe within a word does not open a quote.
             let opens = matches!(letter, '\'' | '"') && !before.is_alphanumeric();
-            let is_name = |out: &str| BEFORE_NAMES.iter().any(|word| out.ends_with(word));
-            if opens && is_name(out.trim_end_matches(['\'', '"'])) {
+            let before_quote = out.trim_end_matches(['\'', '"']);
+            if opens && BEFORE_NAMES.iter().any(|word| before_quote.ends_with(word)) {
                 let name = letters.by_ref().take_while(|next| *next != letter);
                 out.extend(name);
                 out.push(letter);

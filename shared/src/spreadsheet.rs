@@ -16,7 +16,7 @@ fn would_change_as_number(text: &str) -> bool {
     let is_number = text.bytes().all(|byte| byte.is_ascii_digit());
     let is_kept = is_number && text.len() <= 11 && (text.len() == 1 || !text.starts_with('0'));
     let is_like_one = text.bytes().all(|it| b"0123456789.:/+-eE".contains(&it));
-    text.starts_with(|first: char| first.is_ascii_digit()) && is_like_one && !is_kept
+    text.as_bytes().first().is_some_and(u8::is_ascii_digit) && is_like_one && !is_kept
 }
 
 #[cfg(test)]

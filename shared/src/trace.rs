@@ -46,7 +46,7 @@ static EXPORT: OnceLock<(SdkTracerProvider, SdkTracer)> = OnceLock::new();
 /// `process` is the name of the service unless `OTEL_SERVICE_NAME` is set. Must be called in a
 /// runtime, which then sends the spans. Further calls in a process (tests) have no effect.
 pub fn start_as(process: &'static str) -> anyhow::Result<()> {
-    let set = |name: &str| std::env::var(name).ok().filter(|value| !value.is_empty());
+    let set = |name| std::env::var(name).ok().filter(|value| !value.is_empty());
     let address = set("OTEL_EXPORTER_OTLP_TRACES_ENDPOINT");
     let Some(address) = address.or_else(|| set("OTEL_EXPORTER_OTLP_ENDPOINT")) else {
         return Ok(());

@@ -49,8 +49,10 @@ impl KafkaArgs {
     /// Returns the settings for the clients.
     pub fn settings(&self, tls: &TlsArgs) -> anyhow::Result<KafkaSettings> {
         // A variable that is set but empty, as in docker-compose, counts as not set.
-        let filled = |secret: &&SecretString| !secret.expose_secret().is_empty();
-        let password = self.kafka_sasl_password.as_ref().filter(filled);
+        let password = self
+            .kafka_sasl_password
+            .as_ref()
+            .filter(|secret| !secret.expose_secret().is_empty());
         let security = Security::new(&self.kafka_properties, password, &tls.files());
         Ok(KafkaSettings {
             brokers: self.kafka_brokers.clone(),

@@ -1,6 +1,6 @@
 //! Parses the command line, with a short `-h`.
 
-use clap::{Arg, Command, Parser};
+use clap::{Command, Parser};
 
 /// The twelve settings that `-h` shows: those that a new installation sets first. `--help` shows
 /// all settings.
@@ -21,14 +21,12 @@ const SHORT_HELP: [&str; 12] = [
 
 /// Hides all settings except [`SHORT_HELP`] from `-h`, also in subcommands.
 fn with_short_help(command: Command) -> Command {
-    let is_rare = |arg: &Arg| {
-        arg.get_env()
-            .is_some_and(|env| !SHORT_HELP.iter().any(|name| env == *name))
-    };
     command
         .mut_args(|arg| {
-            let hidden = is_rare(&arg);
-            arg.hide_short_help(hidden)
+            let is_rare = arg
+                .get_env()
+                .is_some_and(|env| !SHORT_HELP.iter().any(|name| env == *name));
+            arg.hide_short_help(is_rare)
         })
         .mut_subcommands(with_short_help)
 }

@@ -28,14 +28,14 @@ impl TlsArgs {
     /// Returns the files. A variable that is set but empty, as in docker-compose, counts as not
     /// set.
     pub(super) fn files(&self) -> TlsFiles {
-        let given = |path: &Option<String>| {
+        let [cert, key] = [&self.tls_cert_file, &self.tls_key_file].map(|path| {
             let path = path.as_ref().filter(|path| !path.is_empty())?;
             Some(path.into())
-        };
+        });
         TlsFiles {
             authorities: ssl_cert_file(),
-            cert: given(&self.tls_cert_file),
-            key: given(&self.tls_key_file),
+            cert,
+            key,
         }
     }
 }

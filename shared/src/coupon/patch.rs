@@ -350,25 +350,28 @@ fn close_now(
     ends_before_it_opens: bool,
     now: DateTime<Utc>,
 ) -> Result<(), String> {
-    let ends =
-        |drop: &Drop| drop.can_give_slots(now) && (ends_before_it_opens || drop.opens_at <= now);
     let last = drops.iter().rfind(|drop| drop.opens_at <= now);
     // More than an hour after a drop was closed early, the request is not a retry, but concerns the
     // next drop.
     let since = Some(now - TimeDelta::hours(1));
     let is_repeated = last.is_some_and(|last| last.closed_early && last.closes_at > since);
-    if !is_repeated && !drops.iter().any(ends) {
+    let is_unopened = last.is_none();
+    let mut ending = drops
+        .iter_mut()
+        .filter(|drop| drop.can_give_slots(now) && (ends_before_it_opens || drop.opens_at <= now))
+        .peekable();
+    if !is_repeated && ending.peek().is_none() {
         let remedies = "no drop is open; to prevent that another opens, pause the coupon, or send \
             an earlier last_day";
         return Err(match schedule {
-            Some(Schedule::Daily { first_day, .. }) if last.is_none() => format!(
+            Some(Schedule::Daily { first_day, .. }) if is_unopened => format!(
                 "{remedies}; to end the coupon before it opens, send last_day = {first_day}, its \
                 first_day, together with close_now"
             ),
             _ => remedies.to_owned(),
         });
     }
-    for drop in drops.iter_mut().filter(|drop| ends(drop)) {
+    for drop in ending {
         // The schema refuses an empty window.
         drop.opens_at = drop.opens_at.min(now);
         let at = now.max(drop.opens_at + TimeDelta::milliseconds(1));

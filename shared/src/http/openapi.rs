@@ -75,7 +75,7 @@ pub fn completed(mut document: OpenApi, tokens: &[(&str, SecurityScheme)]) -> Op
 }
 
 fn complete(operation: &mut Operation, has_id: bool, changes: bool) {
-    let is_for = |scheme: &str| {
+    let is_for = |scheme| {
         let required = SecurityRequirement::new(scheme, Vec::<String>::new());
         operation
             .security

@@ -119,13 +119,9 @@ impl OpsToken {
 
     /// Compares all tokens, so that the response time does not reveal which one matches.
     fn allows(&self, given: &str) -> Option<Allowed> {
-        let is_given = |token: &SecretString| {
-            let is_same = token.expose_secret().as_bytes().ct_eq(given.as_bytes());
-            bool::from(is_same)
-        };
         self.tokens.iter().fold(None, |found, (token, allowed)| {
-            let it = is_given(token).then_some(*allowed);
-            found.or(it)
+            let is_given = token.expose_secret().as_bytes().ct_eq(given.as_bytes());
+            found.or(bool::from(is_given).then_some(*allowed))
         })
     }
 

@@ -400,7 +400,7 @@ pub async fn drop_reports<S: BuildHasher>(
         .select((Drop::as_select(), coupons::name))
         .load(conn)
         .await?;
-    let report = |(drop, coupon_name): (Drop, String)| {
+    let reports = rows.into_iter().map(|(drop, coupon_name)| {
         let rows = rows_of_drops
             .get(&drop.id)
             .map_or(0, |rows| rows.cast_unsigned());
@@ -415,8 +415,8 @@ pub async fn drop_reports<S: BuildHasher>(
             },
             ..DropReport::begun(drop.coupon_id, drop.id, drop.quantity)
         }
-    };
-    Ok(rows.into_iter().map(report).collect())
+    });
+    Ok(reports.collect())
 }
 
 /// Lists alerts, newest first: at most `limit`, with an id below `before`, in the given state.
@@ -450,12 +450,12 @@ pub async fn list(
     };
     let rows = db.rows("list alerts", query).await?;
     let names = coupon_names(db, &rows).await?;
-    let listed = |row: ToldRow| ListedAlert {
+    let listed = rows.into_iter().map(|row| ListedAlert {
         id: row.id,
         coupon_name: row.coupon_id.and_then(|id| names.get(&id.0).cloned()),
         alert: row.into(),
-    };
-    let mut alerts: Vec<ListedAlert> = rows.into_iter().map(listed).collect();
+    });
+    let mut alerts: Vec<_> = listed.collect();
     let has_more = alerts.len() > limit as usize;
     alerts.truncate(limit as usize);
     let next_before = alerts.last().filter(|_| has_more).map(|alert| alert.id);

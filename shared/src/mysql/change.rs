@@ -63,8 +63,8 @@ impl Db {
     ) -> DbResult<Option<(Coupon, Vec<Drop>)>> {
         self.transaction("take revision", async move |conn| {
             let found = locked(conn, id).await?;
-            let fits = |found: u64| found >= seen && only.is_none_or(|only| only == found);
-            let Some(found) = found.filter(|found| fits(*found)) else {
+            let fits = found >= Some(seen) && only.is_none_or(|_| only == found);
+            let Some(found) = found.filter(|_| fits) else {
                 return Ok(None);
             };
             diesel::update(coupons::table.find(id))

@@ -120,8 +120,9 @@ impl FromStr for CouponCode {
         let typed: String = typed.nfkc().collect();
         let after_code = after_word(&typed, |word| word.eq_ignore_ascii_case("code"));
         // No code contains one of these letters.
-        let is_no_group = |word: &str| word.to_lowercase().contains(['i', 'l', 'o', 'u']);
-        let after_words = after_word(&typed, is_no_group);
+        let after_words = after_word(&typed, |word| {
+            word.to_lowercase().contains(['i', 'l', 'o', 'u'])
+        });
         Self::from_digits(after_code)
             .or_else(|NoCode| Self::from_digits(&typed))
             .or_else(|NoCode| Self::from_digits(after_words))
@@ -142,7 +143,7 @@ impl CouponCode {
         }
         let (drop, rest) = digits.split_at(DROP_DIGITS);
         let (slot, secret) = rest.split_at(rest.len() - SECRET_DIGITS);
-        let number = |digits: &[u64]| digits.iter().fold(0, |number, digit| number << 5 | digit);
+
         let drop = DropId(number(drop).cast_signed());
         let slot = Slot::try_from(number(slot)).map_err(|_| NoCode)?;
         let text = code_with_secret(drop, slot, number(secret));
@@ -150,14 +151,18 @@ impl CouponCode {
     }
 }
 
+fn number(digits: &[u64]) -> u64 {
+    digits.iter().fold(0, |number, digit| number << 5 | digit)
+}
+
 /// Returns the text after the last word like this.
 fn after_word(text: &str, is_like_this: impl Fn(&str) -> bool) -> &str {
-    let words = text.split_inclusive(|it: char| !it.is_ascii_alphanumeric());
+    let separates = |letter: char| !letter.is_ascii_alphanumeric();
     let mut left = text;
     let mut after = text;
-    for word in words {
+    for word in text.split_inclusive(separates) {
         left = &left[word.len()..];
-        if is_like_this(word.trim_end_matches(|it: char| !it.is_ascii_alphanumeric())) {
+        if is_like_this(word.trim_end_matches(separates)) {
             after = left;
         }
     }

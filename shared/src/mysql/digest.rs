@@ -146,7 +146,7 @@ pub async fn day(
                 .load(conn)
                 .await?;
             let lost_total = lost.len() as u64;
-            let counted = |(word, number): (String, i64)| (word, number.cast_unsigned());
+            let counted = |(word, number)| (word, i64::cast_unsigned(number));
             Ok(DailyDigest {
                 from,
                 to,

@@ -4,7 +4,7 @@
 use std::time::Duration;
 
 use anyhow::{Context as _, bail};
-use diesel::migration::{MigrationName, MigrationSource};
+use diesel::migration::MigrationSource;
 use diesel::mysql::Mysql;
 use diesel::sql_types::Text;
 use diesel::{QueryableByName, sql_query};
@@ -102,16 +102,16 @@ pub async fn check(db: &Db, settings: &DbSettings) -> anyhow::Result<()> {
 
 /// Returns how many of this build's migrations are not among those that ran.
 fn lacking(ran: &[RanMigration]) -> anyhow::Result<usize> {
-    let has_run = |name: &dyn MigrationName| {
-        let version = name.version().to_string();
-        ran.iter().any(|known| known.version == version)
-    };
     let mut lacking = 0;
     for migrations in Tables::All.migrations() {
         let known = MigrationSource::<Mysql>::migrations(&migrations).map_err(|error| {
             anyhow::anyhow!("the migrations of this build can't be read: {error}")
         })?;
-        lacking += known.iter().filter(|it| !has_run(it.name())).count();
+        let lacks = known.iter().filter(|migration| {
+            let version = migration.name().version().to_string();
+            ran.iter().all(|ran| ran.version != version)
+        });
+        lacking += lacks.count();
     }
     Ok(lacking)
 }

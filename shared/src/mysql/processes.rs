@@ -188,11 +188,10 @@ pub async fn fresh(
         .select(StateRow::as_select())
         .load(conn)
         .await?;
-    let is_own = |row: &StateRow| match subject {
+    let fresh = rows.into_iter().filter(|row| match subject {
         Subject::Drop => row.role != ATTACH,
         Subject::Campaign => row.role == ATTACH,
-    };
-    let fresh = rows.into_iter().filter(is_own);
+    });
     Ok(fresh
         .map(|row| FreshProcess {
             role: row.role,

@@ -76,8 +76,8 @@ fn unsupported(variables: &HashMap<&str, &str>, tables: Tables) -> Option<String
     let value = |name| variables.get(name).copied().unwrap_or_default();
     let version = value("version");
     let comment = value("version_comment");
-    let is = |name: &str| version.contains(name) || comment.contains(name);
-    if let Some(name) = products(tables).iter().find(|name| is(name)) {
+    let is = |name| version.contains(name) || comment.contains(name);
+    if let Some(name) = products(tables).iter().find(|name| is(**name)) {
         return Some(format!(
             "{name} ({version}) is not supported: it lacks, or does not do like MySQL, one of \
             CHECK constraints, foreign keys, `read_only` and GET_LOCK"

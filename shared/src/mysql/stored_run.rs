@@ -174,7 +174,7 @@ fn assemble(stored: StoredRun, findings: impl Iterator<Item = FindingRow>) -> Ru
         ..Run::begun(&row.run_id, trigger, row.started_at)
     };
     let (drops, listed) = run.examined();
-    let less = |all: i64, listed: u64| u64::try_from(all).unwrap_or(0).saturating_sub(listed);
+    let less = |all, listed| u64::try_from(all).unwrap_or(0).saturating_sub(listed);
     run.unlisted = Unlisted {
         drops: u64::from(row.drops_examined).saturating_sub(drops),
         examined: Examined {

@@ -23,15 +23,14 @@ pub async fn void_among<'c>(conn: &mut Conn, claims: &[&'c Claim]) -> QueryResul
         let own = claims.iter().filter(|claim| claim.coupon_id == coupon);
         let users: BTreeSet<&UserId> = own.clone().map(|claim| &claim.user_id).collect();
         let revoked = lock_of_people(conn, coupon, &users).await?;
-        let is_void = |claim: &Claim| {
+        void.extend(own.filter(|claim| {
             revoked.iter().any(|revoked| {
                 let until = revoked.again_from;
                 revoked.user_id == claim.user_id
                     && (revoked.person_scope == 0 || revoked.person_scope == claim.drop_id.0)
                     && until.is_none_or(|until| claim.claimed_at.is_some_and(|at| at <= until))
             })
-        };
-        void.extend(own.filter(|claim| is_void(claim)));
+        }));
     }
     let mut of_drops: BTreeMap<(CouponId, DropId), Vec<&'c Claim>> = BTreeMap::new();
     for claim in claims {

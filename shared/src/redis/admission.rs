@@ -3,7 +3,7 @@
 
 use std::time::Duration;
 
-use redis::{FromRedisValue as _, RedisError, Value};
+use redis::{FromRedisValue, RedisError, Value};
 use strum::IntoStaticStr;
 
 use super::Redis;
@@ -227,9 +227,7 @@ fn read_answer(answer: &Value, open_drop: Option<DropId>, now_ms: i64) -> Option
         Value::Array(parts) => parts.as_slice(),
         one => std::slice::from_ref(one),
     };
-    let text = |at: usize| String::from_redis_value_ref(parts.get(at)?).ok();
-    let number = |at: usize| i64::from_redis_value_ref(parts.get(at)?).ok();
-    let small = |at: usize| u32::try_from(number(at)?).ok();
+    let number = |at| part::<i64>(parts, at);
     let mut admitted_at_ms = None;
     let admission = if let Value::Int(slot) = answer {
         match Slot::try_from(*slot).ok()? {
@@ -241,19 +239,22 @@ fn read_answer(answer: &Value, open_drop: Option<DropId>, now_ms: i64) -> Option
             }
         }
     } else {
-        match text(0)?.as_str() {
+        match part::<String>(parts, 0)?.as_str() {
             "paused" => Admission::Paused,
             "revoked" => Admission::Revoked,
             "not_allowed" => Admission::NotAllowed,
             "unverified" => Admission::Unverified,
-            "waiting" => Admission::Waiting(small(1)?),
+            "waiting" => Admission::Waiting(part(parts, 1)?),
             "not_open" => Admission::NotOpen(number(1)?),
             "closed" => Admission::Closed(number(1)?),
             "unloaded" => Admission::Unloaded(DropId(number(1)?)),
             "group" => Admission::ForGroup,
             "already" => {
                 admitted_at_ms = Some(number(3)?).filter(|ms| *ms > 0);
-                Admission::Already(DropId(text(1)?.parse().ok()?), small(2)?)
+                Admission::Already(
+                    DropId(part::<String>(parts, 1)?.parse().ok()?),
+                    part(parts, 2)?,
+                )
             }
             _ => return None,
         }
@@ -263,4 +264,8 @@ fn read_answer(answer: &Value, open_drop: Option<DropId>, now_ms: i64) -> Option
         open_drop,
         admitted_at_ms,
     })
+}
+
+fn part<T: FromRedisValue>(parts: &[Value], at: usize) -> Option<T> {
+    T::from_redis_value_ref(parts.get(at)?).ok()
 }

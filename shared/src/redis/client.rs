@@ -245,12 +245,12 @@ impl Redis {
         keys: &[impl ToRedisArgs],
         args: &[impl ToRedisArgs],
     ) -> RedisResult<T> {
-        let run = async |verb: &str, script: &str| {
+        let run = async |verb, script| {
             let mut cmd = redis::cmd(verb);
             cmd.arg(script).arg(keys.len()).arg(keys).arg(args);
             cmd.query_async(&mut self.connection()).await
         };
-        match run("EVALSHA", &script.text_and_hash().1).await {
+        match run("EVALSHA", script.text_and_hash().1.as_str()).await {
             Err(error) if error.kind() == ErrorKind::Server(ServerErrorKind::NoScript) => {
                 run("EVAL", script.text()).await
             }

@@ -144,7 +144,7 @@ impl SharedLink {
     /// Reacts to the answer to a command. Errors without a code come from the client itself. A
     /// cluster's connection repairs lost connections to its nodes.
     fn heed(self: &Arc<Self>, used: &Arc<CurrentLink>, answer: Result<&[Value], &RedisError>) {
-        let is_left = |code: &str| LEFT_AFTER.contains(&code);
+        let is_left = |code| LEFT_AFTER.contains(&code);
         let must_leave = match answer {
             Ok(replies) => replies
                 .iter()

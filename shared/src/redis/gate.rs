@@ -119,7 +119,7 @@ impl Redis {
         }
         Ok(Servers(
             told.into_iter()
-                .map(|(read, hash_slots): (Result<_, _>, _)| (hash_slots, read.ok().flatten()))
+                .map(|(read, hash_slots)| (hash_slots, Result::unwrap_or_default(read)))
                 .collect(),
         ))
     }

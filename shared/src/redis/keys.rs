@@ -76,7 +76,7 @@ pub struct DropKeys {
 
 impl DropKeys {
     pub fn new(prefix: &str, coupon: CouponId, drop: DropId) -> Self {
-        let of_drop = |name: &str| format!("{prefix}:{{{coupon}}}:drop:{drop}:{name}");
+        let of_drop = |name| format!("{prefix}:{{{coupon}}}:drop:{drop}:{name}");
         let [gate, revision, claimants, revoked, allowed, allow_list] = coupon_keys(prefix, coupon);
         Self {
             coupon,
@@ -204,17 +204,17 @@ impl DropMeta {
             closed_early,
             allow,
         } = self;
-        let flag = |is_set: &bool| u8::from(*is_set).to_string();
+        let flag = |is_set| u8::from(is_set).to_string();
         let closes = closes_at_ms.map(|ms| ms.to_string());
         let allow = allow.clone().map(String::from);
         let fields = [
             ("quantity", quantity.to_string()),
             ("opens_at_ms", opens_at_ms.to_string()),
             ("closes_at_ms", closes.unwrap_or_default()),
-            ("paused", flag(paused)),
+            ("paused", flag(*paused)),
             ("once_per", once_per.as_str().to_owned()),
             ("waiting_list", waiting_list.to_string()),
-            ("closed_early", flag(closed_early)),
+            ("closed_early", flag(*closed_early)),
             ("allow", allow.unwrap_or_default()),
         ];
         fields
@@ -226,8 +226,8 @@ impl DropMeta {
     /// Parses the hash. Returns `None` if it is missing or a field has another form than
     /// [`DropMeta::fields`] writes. For passes, a drop without valid settings does not add up.
     pub fn read(fields: &HashMap<String, String>) -> Option<Self> {
-        let field = |name: &str| fields.get(name).map(String::as_str);
-        let filled = |name: &str| field(name).filter(|text| !text.is_empty());
+        let field = |name| fields.get(name).map(String::as_str);
+        let filled = |name| field(name).filter(|text| !text.is_empty());
         let meta = Self {
             quantity: field("quantity")?.parse().ok()?,
             opens_at_ms: field("opens_at_ms")?.parse().ok()?,

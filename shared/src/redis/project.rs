@@ -224,7 +224,7 @@ impl Redis {
             return Ok(Fenced::Stale);
         };
         let now = i64::from_redis_value_ref(now)?;
-        let claim = |pair: &[Value]| {
+        let given = given.chunks_exact(2).map(|pair| {
             let user: Vec<u8> = Vec::from_redis_value_ref(&pair[0])?;
             Ok::<_, RedisError>(ClaimOfSlot {
                 slot: Slot::from_redis_value_ref(&pair[1])?,
@@ -232,10 +232,9 @@ impl Redis {
                 user: UserId::from_store(String::from_utf8_lossy(&user).into_owned()),
                 at_ms: Some(now),
             })
-        };
-        let given: Result<Vec<_>, _> = given.chunks_exact(2).map(claim).collect();
+        });
         Ok(Fenced::Done(Promotion {
-            given: given?,
+            given: given.collect::<Result<_, _>>()?,
             left_without: u32::from_redis_value_ref(left_without)?,
             is_leased: false,
         }))

@@ -436,7 +436,7 @@ impl Redis {
             reads.add("times", read);
         }
         for (first, last) in ranges {
-            let between = |set: &str| Cmd::zrangebyscore_withscores(set, first, last);
+            let between = |set| Cmd::zrangebyscore_withscores(set, first, last);
             reads
                 .add("users", between(&keys.users))
                 .add("free", between(&keys.free));
@@ -471,10 +471,9 @@ impl Redis {
                     let at_ms = times.get(&slot).copied();
                     Some(SlotHolder { slot, user, at_ms })
                 }));
-            let own = |slot: &i64, name: &[u8]| *slot >= 1 && name == slot.to_string().as_bytes();
-            let free = free
-                .iter()
-                .filter_map(|(name, score)| slot_in(*score).filter(|slot| own(slot, name)));
+            let free = free.iter().filter_map(|(name, score)| {
+                slot_in(*score).filter(|slot| *slot >= 1 && name == slot.to_string().as_bytes())
+            });
             page.free.extend(free);
         }
         page.odd = (entries - page.users.len() - page.free.len()) as u64;

@@ -83,7 +83,7 @@ impl Redis {
         for master in self.masters().await? {
             let mut told = master.send(redis::pipe().cmd("INFO").arg("memory")).await?;
             let info: String = from_redis_value(told.pop().unwrap_or(Value::Nil))?;
-            let number = |name: &str| {
+            let number = |name| {
                 let mut lines = info.lines();
                 lines.find_map(|line| line.strip_prefix(name)?.trim().parse::<u64>().ok())
             };
@@ -134,21 +134,21 @@ impl Redis {
 fn wrong_setting(error: &RedisError) -> Option<&'static str> {
     // redis-rs keeps only the text of rustls's errors and, in a cluster, of the nodes' errors.
     let text = error.to_string();
-    let says = |words: &[&str]| words.iter().any(|word| text.contains(word));
-    let is_login = says(&["NOAUTH", "WRONGPASS", "AuthenticationFailed"])
+    let says = |word| text.contains(word);
+    let is_login = says("NOAUTH")
+        || says("WRONGPASS")
+        || says("AuthenticationFailed")
         || error.kind() == ErrorKind::AuthenticationFailed
         || error.kind() == ErrorKind::Server(ServerErrorKind::NoPerm);
     // rustls's messages if one side does not trust the other, or the server does not speak TLS.
-    let is_tls = says(&[
-        "invalid peer certificate",
-        "received fatal alert",
-        "received corrupt message",
-    ]);
+    let is_tls = says("invalid peer certificate")
+        || says("received fatal alert")
+        || says("received corrupt message");
     if is_login {
         Some("Redis does not let this process in: see the user and the password in REDIS_URL")
     } else if is_tls && error.code().is_none() {
         Some("TLS fails: see REDIS_URL, SSL_CERT_FILE and TLS_CERT_FILE")
-    } else if says(&["cluster support disabled"]) {
+    } else if says("cluster support disabled") {
         Some("this Redis is no cluster: leave REDIS_MODE=cluster out")
     } else {
         (error.kind() == ErrorKind::InvalidClientConfig).then_some("see REDIS_URL")

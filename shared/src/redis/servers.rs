@@ -22,7 +22,7 @@ impl ServerId {
     pub(super) fn parse(info: &str) -> Option<Self> {
         let info = fields(info);
         (info.get("role") == Some(&"master")).then(|| {
-            let field = |name: &str| *info.get(name).unwrap_or(&"");
+            let field = |name| *info.get(name).unwrap_or(&"");
             Self(format!("{}:{}", field("run_id"), field("master_replid2")))
         })
     }

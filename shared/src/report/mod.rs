@@ -471,15 +471,15 @@ impl Run {
         if !self.dry_run && self.drops.iter().any(DropReport::has_planned) {
             return Status::Braked;
         }
-        let is_left = |it: &Finding| {
+        let is_left = self.all_findings().any(|it| {
             // A coupon on which another process works may still be closed.
             let is_of_others = it.kind == Kind::RedisLost && it.result == Outcome::Skipped;
             matches!(it.result, Outcome::Failed | Outcome::Planned)
                 || it.needs_person
                 || is_of_others
-        };
+        });
         let is_broken = self.drops.iter().any(|drop| drop.after.broken_promises > 0);
-        if is_broken || self.all_findings().any(is_left) {
+        if is_broken || is_left {
             Status::Drift
         } else if self.all_findings().any(|it| it.result == Outcome::Applied) {
             Status::Repaired

@@ -217,8 +217,9 @@ impl StoreRefusal {
     /// Recognizes the refusal in an error of a store. Returns `None` if the store does not answer,
     /// or reports something else.
     pub fn from_error(store: FailureCause, error: &str) -> Option<Self> {
-        let is_of_code = |c: char| c.is_ascii_alphanumeric() || c == '_';
-        let words: Vec<&str> = error.split(|c| !is_of_code(c)).collect();
+        let words: Vec<&str> = error
+            .split(|c: char| !c.is_ascii_alphanumeric() && c != '_')
+            .collect();
         let mut all = Self::VARIANTS.iter().copied();
         all.find(|refusal| {
             let facts = refusal.facts();

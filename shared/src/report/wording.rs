@@ -45,7 +45,7 @@ pub fn done<'a>(findings: impl IntoIterator<Item = &'a Finding>) -> String {
     for finding in findings {
         *counts.entry(finding.action).or_default() += finding.cause.number();
     }
-    let phrase = |(action, n): (&ActionKind, &u64)| match action {
+    let phrases = counts.iter().map(|(action, n)| match action {
         // These findings concern a whole coupon or drop, so they have no number.
         ActionKind::WriteSettings | ActionKind::Open | ActionKind::Project => {
             words(*action).done.to_owned()
@@ -56,9 +56,8 @@ pub fn done<'a>(findings: impl IntoIterator<Item = &'a Finding>) -> String {
         | ActionKind::Promote
         | ActionKind::Revoke
         | ActionKind::Report => format!("{} {}", grouped(*n), words(*action).done),
-    };
-    let phrases: Vec<String> = counts.iter().map(phrase).collect();
-    phrases.join(", ")
+    });
+    phrases.collect::<Vec<_>>().join(", ")
 }
 
 /// The labels of an action.
@@ -131,13 +130,9 @@ pub fn person(id: &str) -> String {
 /// quoted IDs are removed when these errors are recorded.
 #[allow(clippy::implicit_hasher)] // all callers use the default hasher
 pub fn detail(text: &str, people: &HashSet<&str>) -> String {
-    let names = |word: &str| {
-        people
-            .iter()
-            .any(|id| is_unmistakable(id) && word.contains(id))
-    };
+    let hidden = people.iter().filter(|id| is_unmistakable(id));
     let words = text.split_inclusive(char::is_whitespace).map(|word| {
-        if word.contains('@') || names(word) {
+        if word.contains('@') || hidden.clone().any(|id| word.contains(id)) {
             format!("{HIDDEN} ")
         } else {
             word.to_owned()

@@ -53,11 +53,10 @@ pub fn unavailable(cause: FailureCause, error: &str) -> Option<String> {
     };
     // Clients capitalize their messages differently.
     let lower = error.to_lowercase();
-    let is_in = |texts: &str| {
+    let known = MEANINGS.iter().find(|(_, texts)| {
         let mut texts = texts.split('|');
         texts.any(|text| lower.contains(&text.to_lowercase()))
-    };
-    let known = MEANINGS.iter().find(|(_, texts)| is_in(texts));
+    });
     let away = error
         .contains("cannot be reached")
         .then_some("cannot be reached");
