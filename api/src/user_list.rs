@@ -112,14 +112,14 @@ fn heading(first: &StringRecord) -> Result<Option<usize>, String> {
 
 /// Whether the id looks like a long number that a spreadsheet has rounded, such as 1.07693E+20.
 fn is_rounded(id: &str) -> bool {
-    let is_number = |text: &str| {
-        !text.is_empty()
-            && text
-                .bytes()
-                .all(|byte| byte.is_ascii_digit() || matches!(byte, b'.' | b','))
-    };
-    let parts = id.split_once("E+");
-    parts.is_some_and(|(number, exponent)| is_number(number) && is_number(exponent))
+    id.split_once("E+").is_some_and(|(number, exponent)| {
+        [number, exponent].iter().all(|text| {
+            !text.is_empty()
+                && text
+                    .bytes()
+                    .all(|byte| byte.is_ascii_digit() || matches!(byte, b'.' | b','))
+        })
+    })
 }
 
 #[cfg(test)]

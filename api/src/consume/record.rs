@@ -42,7 +42,7 @@ impl Record {
             Ok(claims) => claims.into_iter().map(Ok).collect(),
             Err(error) => vec![Err(error)],
         };
-        let record = |(part, claim): (usize, Result<_, _>)| {
+        let records = claims.into_iter().enumerate().map(|(part, claim)| {
             let kept = if claim.is_ok() {
                 0
             } else {
@@ -56,8 +56,8 @@ impl Record {
                 claim,
                 payload: payload[..payload.len().min(kept)].to_vec(),
             }
-        };
-        claims.into_iter().enumerate().map(record).collect()
+        });
+        records.collect()
     }
 
     /// Returns a record that stands for messages that no client can read. Its dead letter contains

@@ -28,14 +28,14 @@ pub(super) async fn write(db: &Db, topic: &str, batch: Arc<Batch>) -> WrittenBat
     crash_point(Point::RowsBegun);
     let key = db.code_key().await?;
     let topic = topic.to_owned();
-    let writing = async move |conn: &mut Conn| {
+    let writing = db.transaction("write a batch", async move |conn| {
         let outcomes = insert(conn, &batch.records, &key).await?;
         // In the transaction of the rows, so that no position passes a claim without a row or a
         // dead letter.
         let elsewhere = advance(conn, &topic, &batch.ranges).await?;
         Ok((outcomes, elsewhere))
-    };
-    let written = db.transaction("write a batch", writing).await?;
+    });
+    let written = writing.await?;
     crash_point(Point::RowsCommitted);
     Ok(written)
 }
@@ -58,8 +58,10 @@ pub(super) async fn write_by_drop(db: &Db, topic: &str, batch: Arc<Batch>) -> Wr
                 let refused = WriteOutcome::Refused(DeadLetterReason::RowLocked, error.to_string());
                 let locked = vec![refused; records.len()];
                 let kept = letters(records, &locked);
-                let keep = async move |conn: &mut Conn| dead_letters::keep(conn, &kept).await;
-                db.run("keep what is locked", keep).await?;
+                let keep = db.run("keep what is locked", async move |conn| {
+                    dead_letters::keep(conn, &kept).await
+                });
+                keep.await?;
                 outcomes.extend(locked);
             }
             // Continue with the other drops first. The whole batch is written again later.
@@ -108,12 +110,10 @@ fn letters(records: &[Record], outcomes: &[WriteOutcome]) -> Vec<FailedClaim> {
     records
         .iter()
         .zip(outcomes)
-        .filter_map(
-            |(record, outcome): (&Record, &WriteOutcome)| match outcome {
-                WriteOutcome::Refused(reason, error) => Some(record.letter(*reason, error)),
-                WriteOutcome::Issued | WriteOutcome::Again | WriteOutcome::Void => None,
-            },
-        )
+        .filter_map(|(record, outcome)| match outcome {
+            WriteOutcome::Refused(reason, error) => Some(record.letter(*reason, error)),
+            WriteOutcome::Issued | WriteOutcome::Again | WriteOutcome::Void => None,
+        })
         .collect()
 }
 

@@ -85,8 +85,8 @@ pub async fn run(args: CouponArgs) -> ExitCode {
 
 async fn act(args: &CouponArgs) -> anyhow::Result<Output> {
     let client = Client::new(&args.api)?;
-    let show = async |coupon: i64| client.get(&format!("/v1/coupons/{coupon}")).await;
-    let change = async |coupon, change: Value| client.change(coupon, None, &change).await;
+    let show = async |coupon| client.get(&format!("/v1/coupons/{coupon}")).await;
+    let change = async |coupon, change| client.change(coupon, None, &change).await;
     let mut not_done = None;
     let answer = match args.command {
         CouponCommand::List => list(&client).await?,
@@ -120,8 +120,8 @@ fn refuse_lower(coupon: &Value, quantity: u32) -> anyhow::Result<()> {
     let current = &coupon["current_drop"];
     let state = current["state"].as_str();
     let is_open = matches!(state, Some("open" | "sold_out" | "paused"));
-    let number = |of: &Value| of["quantity"].as_u64().unwrap_or_default();
-    let now = number(coupon).max(number(current));
+    let quantities = [coupon, current].map(|it| it["quantity"].as_u64().unwrap_or_default());
+    let now = quantities[0].max(quantities[1]);
     if is_open && now >= quantity.into() {
         let why = format!(
             "its quantity is {now} already, and it is open: give a larger number. The operations \

@@ -17,12 +17,17 @@ use super::key_set::KeySet;
 use super::problem::{TokenProblem, TokenRefused};
 use super::signatures;
 
+fn algorithm(name: &str) -> Result<Algorithm, &'static str> {
+    let wrong = "write RS256, ES256, EdDSA or HS256, or another name of RFC 7518";
+    name.parse().map_err(|_| wrong)
+}
+
 /// Settings of tokens, for `USER_AUTH=jwt`.
 #[derive(Debug, Clone, Default, Args)]
 pub struct JwtArgs {
     /// The one algorithm that tokens are signed with, such as RS256; it is never taken from the
     /// token
-    #[arg(long, env = "JWT_ALGORITHM", value_parser = |name: &str| name.parse::<Algorithm>().map_err(|_| "write RS256, ES256, EdDSA or HS256, or another name of RFC 7518"))]
+    #[arg(long, env = "JWT_ALGORITHM", value_parser = algorithm)]
     pub jwt_algorithm: Option<Algorithm>,
     /// Shared secret of at least 32 bytes, for HS256 (48 for HS384, 64 for HS512)
     #[arg(long, env = "JWT_SECRET", hide_env_values = true)]
@@ -124,13 +129,17 @@ impl Verifier {
         let algorithm = args
             .jwt_algorithm
             .ok_or("USER_AUTH=jwt needs JWT_ALGORITHM, such as RS256")?;
-        let needed = |name: &str, setting: &Option<String>| {
+        let [given_issuer, given_audience] = [
+            ("JWT_ISSUER", &args.jwt_issuer),
+            ("JWT_AUDIENCE", &args.jwt_audience),
+        ]
+        .map(|(name, setting)| {
             let why = "tokens meant for others would be accepted";
             let given = setting.clone().filter(|text| !text.is_empty());
             given.ok_or_else(|| format!("USER_AUTH=jwt needs {name}: else {why}"))
-        };
-        let issuer = needed("JWT_ISSUER", &args.jwt_issuer)?;
-        let audience = needed("JWT_AUDIENCE", &args.jwt_audience)?;
+        });
+        let issuer = given_issuer?;
+        let audience = given_audience?;
         let mut rules = Validation::new(algorithm);
         rules.leeway = LEEWAY_SECONDS;
         rules.validate_nbf = true;

@@ -189,7 +189,7 @@ fn verifying_key(algorithm: Algorithm, jwk: &Value) -> Result<DecodingKey, &'sta
     if jwk.get("d").is_some() || jwk.get("priv").is_some() {
         return Err("is a private key");
     }
-    let allows = |field: &str, use_of_it: &str| match jwk.get(field) {
+    let allows = |field, use_of_it| match jwk.get(field) {
         Some(Value::Array(all)) => all.iter().any(|one| one == use_of_it),
         one => one.is_none_or(|one| one == use_of_it),
     };

@@ -126,9 +126,9 @@ impl UserIdentity {
 /// Returns the user named by the gateway. A header that is given twice is refused: one value could
 /// come from the gateway and the other from the client.
 fn named_by_gateway(headers: &HeaderMap) -> Result<UserId, Problem> {
-    let bad = |why: String| Problem::new(Code::BadUserId, why);
+    let bad = |why| Problem::new(Code::BadUserId, why);
     let user = only_value(headers, "x-user-id")
-        .map_err(|GivenTwice| bad("X-User-Id is given more than once".into()))?
+        .map_err(|GivenTwice| bad("X-User-Id is given more than once".to_owned()))?
         .ok_or_else(|| Problem::new(Code::Unauthorized, "the user is missing: send X-User-Id"))?;
     String::from_utf8_lossy(user.as_bytes())
         .parse()

@@ -138,12 +138,13 @@ fn sealed_drop<'a>(
     reply: &Result<StoredReply, ClaimRefusal>,
     candidates: DropCandidates<'a>,
 ) -> Option<&'a Drop> {
-    let is_closed = |error: &AdmissionError| {
-        matches!(error, AdmissionError::Closed | AdmissionError::AnotherEra)
-    };
     let asked = match reply {
         Ok(answered) if let Admission::Unloaded(drop) = answered.reply.admission => drop,
-        Err(ClaimRefusal::NotAnswered(error)) if is_closed(error) => candidates.first.drop.id,
+        Err(ClaimRefusal::NotAnswered(error))
+            if matches!(**error, AdmissionError::Closed | AdmissionError::AnotherEra) =>
+        {
+            candidates.first.drop.id
+        }
         _ => return None,
     };
     let mut all = candidates.all().map(|one| one.drop);

@@ -13,7 +13,7 @@ use std::collections::HashMap;
 use std::sync::Arc;
 
 use firstcome_shared::claim::Claim;
-use firstcome_shared::coupon::{Allow, Group};
+use firstcome_shared::coupon::Allow;
 use firstcome_shared::crash::{Point, crash_point};
 use firstcome_shared::domain::{DropId, Slot};
 use firstcome_shared::redis::admission::{
@@ -42,12 +42,15 @@ pub(super) async fn join_call(
 ) -> Result<StoredReply, ClaimRefusal> {
     let place = app.in_flight.enter()?;
     let (reply, replied) = oneshot::channel();
-    let member = |group: &Group| Some((group.clone(), requester.groups.have(group)?));
+
     let pending = PendingClaim {
         era: coupon.coupon.era,
         user: requester.user.clone(),
         group: match &coupon.coupon.allow {
-            Some(Allow::Group(group)) => member(group),
+            Some(Allow::Group(group)) => requester
+                .groups
+                .have(group)
+                .map(|is_member| (group.clone(), is_member)),
             Some(Allow::List) | None => None,
         },
         arrived: Instant::now(),
@@ -86,10 +89,10 @@ pub(super) async fn join_call(
 /// Makes one call.
 async fn call(app: &App, candidates: Candidates<'_>, mut batch: Vec<PendingClaim>) -> Called {
     let asked_at = Instant::now();
-    let is_late =
-        |pending: &mut PendingClaim| asked_at.duration_since(pending.arrived) > app.max_wait;
-    let late = batch.extract_if(.., is_late).collect();
-    refuse(late, AdmissionError::Unanswered);
+    let late = batch.extract_if(.., |pending| {
+        asked_at.duration_since(pending.arrived) > app.max_wait
+    });
+    refuse(late.collect(), AdmissionError::Unanswered);
     // The claims of one call may have copies of the coupon from several eras. Use the newest.
     let Some(newest) = batch.iter().max_by_key(|pending| pending.era) else {
         return Called::Answered;

@@ -13,7 +13,7 @@ use firstcome_shared::config::PublishArgs;
 use firstcome_shared::crash::{Point, crash_point};
 use firstcome_shared::domain::{CouponId, DropId, Slot};
 use firstcome_shared::mysql::issued::has_later_era;
-use firstcome_shared::mysql::{Conn, Db, DbError};
+use firstcome_shared::mysql::{Db, DbError};
 use firstcome_shared::report::FailureCause;
 use lru::LruCache;
 use metrics::counter;
@@ -167,15 +167,15 @@ impl SecondStore {
             });
             let claims: Vec<Claim> = timed.collect();
             let key = key.clone();
-            let write = async move |conn: &mut Conn| {
+            let what = "write claims that are not published";
+            let written = self.mysql.transaction(what, async move |conn| {
                 if has_later_era(conn, call.coupon, call.era).await? {
                     return Ok(vec![false; claims.len()]);
                 }
                 let outcomes = write_rows(conn, &claims, &key, IssuedBy::Api).await?;
                 Ok(outcomes.iter().map(WriteOutcome::has_row).collect())
-            };
-            let what = "write claims that are not published";
-            match self.mysql.transaction(what, write).await {
+            });
+            match written.await {
                 // Two processes that write the same claims can deadlock.
                 Err(error) if error.is_deadlock() => {}
                 written => return written,

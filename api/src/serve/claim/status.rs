@@ -68,6 +68,10 @@ impl MyClaim {
         }
     }
 
+    fn revoked(by: &Revocation) -> Self {
+        Self::new(ClaimStatus::Revoked, Some(DropId(by.drop_id)), by.slot)
+    }
+
     fn has_row(&self, row: &IssuedRow) -> bool {
         self.code.as_ref() == Some(&row.code)
     }
@@ -210,7 +214,7 @@ pub(super) fn judge(
     record: Option<&PersonRecord>,
     standing: Option<ClaimStanding>,
 ) -> Option<MyClaim> {
-    let counts = |id: DropId| once_per == OncePer::Coupon || Some(id) == drop;
+    let counts = |id| once_per == OncePer::Coupon || Some(id) == drop;
     let knows_mysql = record.is_some();
     let nothing = PersonRecord::default();
     let record = record.unwrap_or(&nothing);
@@ -219,14 +223,11 @@ pub(super) fn judge(
         .iter()
         .rev()
         .find(|one| counts(DropId(one.drop_id)));
-    let as_revoked = |one: &Revocation| {
-        let drop = DropId(one.drop_id);
-        MyClaim::new(ClaimStatus::Revoked, Some(drop), one.slot)
-    };
+
     // Check this first: an open revocation voids all claims, and the other tables and Redis may
     // not show that yet.
     if let Some(open) = revoked.filter(|one| one.again_from.is_none()) {
-        return Some(as_revoked(open));
+        return Some(MyClaim::revoked(open));
     }
     let mut rows = record.rows.iter();
     if let Some(row) = rows.find(|row| counts(DropId(row.drop_id))) {
@@ -270,7 +271,7 @@ pub(super) fn judge(
         });
     }
     match revoked {
-        Some(revocation) => Some(as_revoked(revocation)),
+        Some(revocation) => Some(MyClaim::revoked(revocation)),
         None => knows_mysql.then(|| MyClaim::new(ClaimStatus::None, None, None)),
     }
 }

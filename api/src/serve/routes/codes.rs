@@ -218,7 +218,6 @@ fn parsed(app: &App, code: &str, token: &str) -> Result<CouponCode, Problem> {
 }
 
 fn problem(app: &App, token: &str, refusal: CodeRefusal) -> Problem {
-    let at = |time: DateTime<Utc>| time.to_rfc3339_opts(SecondsFormat::Millis, true);
     match refusal {
         CodeRefusal::NoSuchCode => {
             count_wrong_code(app, token);
@@ -228,16 +227,20 @@ fn problem(app: &App, token: &str, refusal: CodeRefusal) -> Problem {
             Code::Revoked,
             "the coupon of this code was returned or revoked",
         ),
-        CodeRefusal::Used(used_at) => {
-            Problem::new(Code::Used, "another order uses this code").with("used_at", at(used_at))
-        }
+        CodeRefusal::Used(used_at) => Problem::new(Code::Used, "another order uses this code")
+            .with(
+                "used_at",
+                used_at.to_rfc3339_opts(SecondsFormat::Millis, true),
+            ),
         CodeRefusal::Undone => Problem::new(
             Code::Undone,
             "the use of this code by this reference was undone; a new attempt needs a new reference",
         ),
         CodeRefusal::Expired(expires_at) => {
-            Problem::new(Code::Expired, "the code can no longer be used")
-                .with("expires_at", at(expires_at))
+            Problem::new(Code::Expired, "the code can no longer be used").with(
+                "expires_at",
+                expires_at.to_rfc3339_opts(SecondsFormat::Millis, true),
+            )
         }
         CodeRefusal::TooManyReferences => Problem::new(
             Code::TooManyReferences,

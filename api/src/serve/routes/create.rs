@@ -13,7 +13,6 @@ use firstcome_shared::http::Problem;
 use firstcome_shared::http::headers::only_value;
 use firstcome_shared::http::problem::Code;
 use firstcome_shared::http::views::CouponView;
-use firstcome_shared::mysql::DbError;
 use firstcome_shared::mysql::catalogue::{EarlierRequest, IdempotencyKey};
 use firstcome_shared::mysql::ops_actions::Operator;
 use firstcome_shared::redis::gate::Gate;
@@ -90,7 +89,7 @@ async fn make_once(
     by: Operator,
 ) -> Result<Arc<CouponWithDrops>, Problem> {
     let db = &services.mysql.operators;
-    let away = |error: DbError| {
+    let away = |error| {
         tracing::warn!(%error, "a coupon could not be created");
         Problem::unavailable(
             "MySQL did not answer; repeat the request with the same Idempotency-Key, or look at \

@@ -14,7 +14,7 @@ use axum::http::header::{
 use axum::response::{IntoResponse as _, Response};
 use chrono::{DateTime, NaiveDate, Utc};
 use csv::{Terminator, WriterBuilder};
-use firstcome_shared::coupon::{CouponSettings, Drop};
+use firstcome_shared::coupon::CouponSettings;
 use firstcome_shared::domain::{DropId, Slot};
 use firstcome_shared::http::Problem;
 use firstcome_shared::mysql::issued::IssuedRow;
@@ -183,9 +183,11 @@ pub(crate) async fn issued(
         after: (DropId(after), asked.after_slot.unwrap_or_default()),
     };
     let answer = if wants_csv(&headers) {
-        let day = |drop: &Drop| drop.local_date.unwrap_or(drop.opens_at.date_naive());
-        let days = drops.iter().map(|drop| (drop.id.0, day(drop))).collect();
-        csv(app, which, Labels(coupon.settings, days)).await?
+        let days = drops.iter().map(|drop| {
+            let day = drop.local_date.unwrap_or(drop.opens_at.date_naive());
+            (drop.id.0, day)
+        });
+        csv(app, which, Labels(coupon.settings, days.collect())).await?
     } else {
         let page = page(&app, which, limit).await?;
         let only = asked
@@ -218,8 +220,10 @@ fn wants_csv(headers: &HeaderMap) -> bool {
         let mut qualities = parts
             .filter_map(|part| part.split_once('='))
             .filter(|(name, _)| name.eq_ignore_ascii_case("q"));
-        let quality = qualities.next().and_then(|(_, value)| value.parse().ok());
-        is_csv && quality.is_none_or(|quality: f32| quality > 0.0)
+        let quality = qualities
+            .next()
+            .and_then(|(_, value)| value.parse::<f32>().ok());
+        is_csv && quality.is_none_or(|quality| quality > 0.0)
     })
 }
 

@@ -15,10 +15,10 @@ use crate::serve::state::Services;
 
 /// Reads the current state of coupons.
 pub(crate) async fn show(services: &Services, coupons: &[&CouponWithDrops]) -> Vec<CouponView> {
-    let now = |it: &CouponWithDrops| services.now(it.coupon.id);
-    let shown = coupons
-        .iter()
-        .flat_map(|it| [it.current(now(it)), it.next(now(it))]);
+    let shown = coupons.iter().flat_map(|it| {
+        let now = services.now(it.coupon.id);
+        [it.current(now), it.next(now)]
+    });
     // Redis may have expired sealed drops. The catalogue has the number of their rows.
     let live: Vec<_> = shown
         .flatten()
@@ -26,9 +26,9 @@ pub(crate) async fn show(services: &Services, coupons: &[&CouponWithDrops]) -> V
         .map(|one| (one.drop.id, one.keys))
         .collect();
     let loaded = services.remaining.states(&services.redis, &live).await;
-    let view = |with_drops: &&CouponWithDrops| {
+    let views = coupons.iter().map(|with_drops| {
         let coupon = &with_drops.coupon;
-        let now = now(with_drops);
+        let now = services.now(coupon.id);
         let drop = |one: DropWithKeys| drop_view(coupon, one, loaded.get(&one.drop.id), now);
         CouponView {
             id: coupon.id,
@@ -37,8 +37,8 @@ pub(crate) async fn show(services: &Services, coupons: &[&CouponWithDrops]) -> V
             current_drop: with_drops.current(now).map(drop),
             next_drop: with_drops.next(now).map(drop),
         }
-    };
-    coupons.iter().map(view).collect()
+    });
+    views.collect()
 }
 
 /// Responds with the current state of one coupon, with its `ETag`. Not cacheable, because a browser
