@@ -387,20 +387,21 @@ fn add_user(
 
 /// Shows how a name is written, without its letters and digits.
 fn shape(name: &str) -> String {
-    let letter = |letter: char| match letter {
+    let letters = name.chars().take(40).map(|letter| match letter {
         '0'..='9' => '9',
         'a'..='z' => 'a',
         'A'..='Z' => 'A',
         letter if letter.is_ascii_punctuation() => letter,
         _ => '?',
-    };
-    name.chars().take(40).map(letter).collect()
+    });
+    letters.collect()
 }
 
 /// Writes bytes as redis-cli reads them.
 fn quoted(bytes: &[u8]) -> String {
-    let is_plain = |byte: &u8| byte.is_ascii_alphanumeric() || b"_-.:@{}/+|=,".contains(byte);
-    if !bytes.is_empty() && bytes.iter().all(is_plain) {
+    let mut all = bytes.iter();
+    let is_plain = all.all(|byte| byte.is_ascii_alphanumeric() || b"_-.:@{}/+|=,".contains(byte));
+    if !bytes.is_empty() && is_plain {
         return String::from_utf8_lossy(bytes).into_owned();
     }
     let mut text = String::from("\"");

@@ -271,25 +271,27 @@ impl Theirs {
                 promised.size = store.size(keys, &target.id).await?;
                 for key in keys {
                     let mut names = Names::default();
-                    let each = |user: &str, written: &[u8]| {
+                    let read = store.users(key, &target.id, |user, written| {
                         promised.users.push(hasher.user(user));
                         names.push(written);
-                    };
-                    store.users(key, &target.id, each).await?;
+                    });
+                    read.await?;
                     promised.written.push(names);
                 }
             }
             Promised::Select(statement) => {
                 let mut names = Names::default();
-                let mut each = |row: &[Cell]| {
-                    if let Some(Some(name)) = row.first() {
-                        promised.users.push(hasher.user(name));
-                        names.push(name.as_bytes());
-                    }
-                    Ok(true)
-                };
                 let query = Query::new("promised", statement, target.values());
-                let done = self.session().await?.read(query, &mut each).await?;
+                let session = self.session().await?;
+                let done = session
+                    .read(query, &mut |row| {
+                        if let Some(Some(name)) = row.first() {
+                            promised.users.push(hasher.user(name));
+                            names.push(name.as_bytes());
+                        }
+                        Ok(true)
+                    })
+                    .await?;
                 must_name_a_user("promised", done, 1)?;
                 promised.written.push(names);
             }
@@ -304,19 +306,21 @@ impl Theirs {
         let Some(Failed::Select(statement)) = &target.block.failed else {
             return Ok(events);
         };
-        let mut each = |row: &[Cell]| {
-            let [id, user] = row else {
-                let why = "failed selects two columns: an event's id and its user";
-                return Err(AttachError::misfit(why));
-            };
-            events.push(Event {
-                id: id.clone().unwrap_or_default(),
-                user: user.clone(),
-            });
-            Ok(true)
-        };
         let query = Query::new("failed", statement, target.values());
-        self.session().await?.read(query, &mut each).await?;
+        let session = self.session().await?;
+        session
+            .read(query, &mut |row| {
+                let [id, user] = row else {
+                    let why = "failed selects two columns: an event's id and its user";
+                    return Err(AttachError::misfit(why));
+                };
+                events.push(Event {
+                    id: id.clone().unwrap_or_default(),
+                    user: user.clone(),
+                });
+                Ok(true)
+            })
+            .await?;
         Ok(events)
     }
 }
@@ -329,11 +333,12 @@ pub async fn rows(
     promised: Option<&PromisedUsers>,
 ) -> Answer<Rows> {
     let mut rows = Rows::default();
-    let mut each = |row: &[Cell]| {
-        rows.add(row, hasher, promised)?;
-        Ok(true)
-    };
-    let done = session.read(query, &mut each).await?;
+    let done = session
+        .read(query, &mut |row| {
+            rows.add(row, hasher, promised)?;
+            Ok(true)
+        })
+        .await?;
     must_name_a_user("issued", done, 2)?;
     rows.user_type = done.first;
     rows.counted = sorted(rows.counted);
@@ -349,28 +354,29 @@ pub async fn check(
     hasher: &Hasher,
 ) -> Answer<Vec<CheckRow>> {
     let mut rows: Vec<CheckRow> = Vec::new();
-    let mut each = |row: &[Cell]| {
-        let texts: Vec<&str> = row
-            .iter()
-            .map(|it| it.as_deref().unwrap_or("NULL"))
-            .collect();
-        let is_beyond = rows.len() == CHECK_ROWS;
-        let first = texts.first().filter(|_| !is_beyond).copied();
-        let identity = hasher.user(&format!("{number}\n{first:?}"));
-        if rows.iter().all(|row| row.identity != identity) {
-            rows.push(CheckRow {
-                check: number,
-                identity,
-                first: first.map(str::to_owned),
-                text: texts.join(", "),
-            });
-        }
-        Ok(!is_beyond)
-    };
     let field = format!("check {number}");
     let statement = &target.block.checks()[number - 1];
     let query = Query::new(&field, statement, target.values());
-    session.read(query, &mut each).await?;
+    session
+        .read(query, &mut |row| {
+            let texts: Vec<&str> = row
+                .iter()
+                .map(|it| it.as_deref().unwrap_or("NULL"))
+                .collect();
+            let is_beyond = rows.len() == CHECK_ROWS;
+            let first = texts.first().filter(|_| !is_beyond).copied();
+            let identity = hasher.user(&format!("{number}\n{first:?}"));
+            if rows.iter().all(|row| row.identity != identity) {
+                rows.push(CheckRow {
+                    check: number,
+                    identity,
+                    first: first.map(str::to_owned),
+                    text: texts.join(", "),
+                });
+            }
+            Ok(!is_beyond)
+        })
+        .await?;
     Ok(rows)
 }
 

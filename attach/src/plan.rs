@@ -10,7 +10,7 @@ use diesel::prelude::{BoolExpressionMethods as _, ExpressionMethods as _, QueryD
 use diesel_async::RunQueryDsl as _;
 use firstcome_shared::domain::{DropId, UserId};
 use firstcome_shared::mysql::migrations::{self, Tables};
-use firstcome_shared::mysql::{Conn, Db, DbResult, DbSettings, runs};
+use firstcome_shared::mysql::{Db, DbResult, DbSettings, runs};
 use firstcome_shared::report::{ActionKind, Outcome};
 use firstcome_shared::schema::reconcile_findings;
 use strum::{EnumString, IntoStaticStr};
@@ -84,16 +84,19 @@ impl Ours {
 
     pub async fn trust(&self, block: &Campaign) -> DbResult<Trust> {
         let name = name(block);
-        let read = async move |conn: &mut Conn| runs::state(conn, &name).await;
-        let text = self.db.run("read a plan's record", read).await?;
-        let trust = text.and_then(|text| text.parse().ok());
+        let text = self.db.run("read a plan's record", async move |conn| {
+            runs::state(conn, &name).await
+        });
+        let trust = text.await?.and_then(|text| text.parse().ok());
         Ok(trust.unwrap_or_default())
     }
 
     pub async fn record(&self, block: &Campaign, trust: Trust) -> DbResult<()> {
         let name = name(block);
-        let record = async move |conn: &mut Conn| runs::set_state(conn, &name, trust.into()).await;
-        self.db.run("write a plan's record", record).await.map(drop)
+        let recorded = self.db.run("write a plan's record", async move |conn| {
+            runs::set_state(conn, &name, trust.into()).await
+        });
+        recorded.await.map(drop)
     }
 
     pub async fn rows(&self, drop: DropId) -> DbResult<OurRows> {

@@ -14,7 +14,7 @@ use crate::error::{Answer, AttachError};
 use crate::file::{Stage, fill};
 use crate::kafka::Logs;
 use crate::look::Target;
-use crate::sql::{Cell, Query, whole};
+use crate::sql::{Query, whole};
 use crate::text::Values;
 use crate::theirs::Theirs;
 
@@ -294,11 +294,13 @@ impl Theirs {
 
     async fn rows_left(&mut self, query: Query<'_>) -> Answer<Option<Behind>> {
         let mut number = None;
-        let mut each = |row: &[Cell]| {
-            number = row.first().and_then(|cell| whole(cell.as_deref()?));
-            Ok(true)
-        };
-        self.session().await?.read(query, &mut each).await?;
+        let session = self.session().await?;
+        session
+            .read(query, &mut |row| {
+                number = row.first().and_then(|cell| whole(cell.as_deref()?));
+                Ok(true)
+            })
+            .await?;
         let misfit = "queue.sql selects no whole number: SELECT COUNT(*) …";
         let left = number.ok_or_else(|| AttachError::misfit(misfit))?;
         Ok((left != 0).then(|| Behind {

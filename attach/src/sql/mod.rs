@@ -279,11 +279,11 @@ impl Session {
     pub async fn references(&mut self) -> Answer<Vec<Reference>> {
         let cells = self.cells([mysql::REFERENCES, postgres::NONE]).await?;
         let names: Vec<String> = cells.into_iter().flatten().collect();
-        let reference = |names: &[String]| Reference {
+        let references = names.chunks_exact(2).map(|names| Reference {
             table: names[0].clone(),
             to: names[1].clone(),
-        };
-        Ok(names.chunks_exact(2).map(reference).collect())
+        });
+        Ok(references.collect())
     }
 
     /// Returns the cells of a query of ours for each product, row by row.
@@ -293,12 +293,12 @@ impl Session {
             Some(Driver::Mysql(_)) | None => mysql,
         });
         let mut cells = Vec::new();
-        let mut each = |row: &[Cell]| {
+        let query = Query::new("database", &statement, Values::default());
+        self.read(query, &mut |row| {
             cells.extend_from_slice(row);
             Ok(true)
-        };
-        let query = Query::new("database", &statement, Values::default());
-        self.read(query, &mut each).await?;
+        })
+        .await?;
         Ok(cells)
     }
 
