@@ -35,8 +35,11 @@ impl Alerts {
             return;
         }
         // An episode that began since is another one.
-        let is_same = |open: &ToldRow| open.began_at == alert.began_at;
-        if self.open.get(&name).is_some_and(is_same) {
+        if self
+            .open
+            .get(&name)
+            .is_some_and(|open| open.began_at == alert.began_at)
+        {
             self.open.remove(&name);
         }
         let is_later = (self.ended.get(&name)).is_none_or(|it| it.ended_at <= alert.ended_at);

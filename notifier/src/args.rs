@@ -112,10 +112,11 @@ impl NotifyArgs {
     /// Returns the addresses for links. Without API_PUBLIC_URL, users are assumed to reach the API
     /// where this process reaches it.
     pub(super) fn links(&self) -> Links {
-        let set = |url: &Option<String>| url.clone().filter(|url| !url.is_empty());
+        let [public, for_users, api] = [&self.public_url, &self.api_public_url, &self.api_url]
+            .map(|url| url.clone().filter(|url| !url.is_empty()));
         Links {
-            public: set(&self.public_url),
-            api: set(&self.api_public_url).or(set(&self.api_url)),
+            public,
+            api: for_users.or(api),
             file: self.attached_file.clone(),
             campaigns: self.campaigns.clone(),
         }
@@ -148,25 +149,27 @@ fn mailbox_list(text: &str) -> Result<String, String> {
 
 fn mailboxes(text: &str) -> Result<Vec<Mailbox>, String> {
     let wrong = "give ops@example.com or Ops <ops@example.com>, several of ALERT_TO by commas";
-    let is_clean =
-        |text: &str| !text.chars().any(char::is_control) && text.len() <= LONGEST_ADDRESS;
     let parts = text.split(',').map(str::trim);
     let given = parts.filter(|_| !text.trim().is_empty());
     let all: Option<Vec<Mailbox>> = given
-        .map(|text: &str| text.parse().ok().filter(|_| is_clean(text)))
+        .map(|text| {
+            let is_clean = !text.chars().any(char::is_control) && text.len() <= LONGEST_ADDRESS;
+            text.parse().ok().filter(|_| is_clean)
+        })
         .collect();
     all.ok_or_else(|| wrong.to_owned())
 }
 
 fn web_url(text: &str) -> Result<String, String> {
-    let fine = |url: &Url| {
-        matches!(url.scheme(), "http" | "https")
-            && url.query().is_none()
-            && url.fragment().is_none()
-    };
     match Url::parse(text) {
         _ if text.is_empty() => Ok(String::new()),
-        Ok(url) if fine(&url) => Ok(url.as_str().trim_end_matches('/').to_owned()),
+        Ok(url)
+            if matches!(url.scheme(), "http" | "https")
+                && url.query().is_none()
+                && url.fragment().is_none() =>
+        {
+            Ok(url.as_str().trim_end_matches('/').to_owned())
+        }
         _ => Err("it must begin with http:// or https:// and have no ? or #".into()),
     }
 }

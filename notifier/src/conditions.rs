@@ -180,10 +180,11 @@ fn store_state(snapshot: &Snapshot, store: &WatchedStore, is_read: bool) -> Know
 
 /// The condition of a store. Its cases are silence and the refusals, not their words.
 fn of_store(name: &str, kind: AlertKind, problems: BTreeSet<StoreProblem>) -> Condition {
-    let case =
-        |problem: &StoreProblem| hash64(json!([name, problem.refusal]).to_string()).cast_signed();
+    let cases = problems
+        .iter()
+        .map(|problem| hash64(json!([name, problem.refusal]).to_string()).cast_signed());
     Condition {
-        cases: Cases::Each(problems.iter().map(case).collect()),
+        cases: Cases::Each(cases.collect()),
         ..now_is(name, kind, Facts::Store(problems.into_iter().collect()))
     }
 }
@@ -265,11 +266,11 @@ fn unsafe_settings(snapshot: &Snapshot) -> Option<Vec<Condition>> {
             .insert(setting.clone());
     }
     let kind = AlertKind::UnsafeSetting;
-    let of_part = |(part, settings): (_, BTreeSet<_>)| {
+    let of_parts = by_part.into_iter().map(|(part, settings)| {
         let name = format!("{}.{}", kind.word(), <&str>::from(part));
         now_is(&name, kind, Facts::Unsafe(settings.into_iter().collect()))
-    };
-    Some(by_part.into_iter().map(of_part).collect())
+    });
+    Some(of_parts.collect())
 }
 
 fn late(seen: SeenSchedule, snapshot: &Snapshot, now: DateTime<Utc>) -> Option<Condition> {
@@ -329,9 +330,13 @@ fn of_promises(promises: &PromisesOfDrop) -> Condition {
 /// Repairs are present for an hour, or until a mail has named them.
 fn repaired(snapshot: &Snapshot, now: DateTime<Utc>) -> Option<Condition> {
     let told_at = snapshot.repairs_told_at;
-    let is_untold = |row: &&RepairsRow| told_at.is_none_or(|at| row.repaired_at > at);
+
     let last = snapshot.repairs.last()?;
-    let untold: Vec<RepairsRow> = snapshot.repairs.iter().filter(is_untold).cloned().collect();
+    let news = snapshot
+        .repairs
+        .iter()
+        .filter(|row| told_at.is_none_or(|at| row.repaired_at > at));
+    let untold: Vec<RepairsRow> = news.cloned().collect();
     let is_recent = now - last.repaired_at < REPAIRED;
     if untold.is_empty() && !is_recent {
         return None;

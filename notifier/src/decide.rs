@@ -128,9 +128,10 @@ pub fn decide(
     }
     // A new outage does not wait, and takes along what is due. That it lasts, changes or is over can
     // wait for some minutes.
+    let mut told = decisions.iter();
     let is_urgent =
-        |it: &Decision| it.reason == Some(Reason::New) && is_about_store(&it.alert, policy);
-    let may_tell = !is_full || decisions.iter().any(is_urgent);
+        told.any(|it| it.reason == Some(Reason::New) && is_about_store(&it.alert, policy));
+    let may_tell = !is_full || is_urgent;
     for decision in &mut decisions {
         decision.reason = decision.reason.filter(|_| may_tell);
         if let Some(reason) = decision.reason {

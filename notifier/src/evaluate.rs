@@ -248,15 +248,14 @@ impl Evaluator {
                 });
             }
         }
-        let is_open = |name: &String| {
-            let changed = decisions.iter().find(|it| it.alert.name == *name);
+        let over = read.given_up.iter().filter(|name| {
+            let changed = decisions.iter().find(|it| it.alert.name == **name);
             changed.map_or_else(
-                || read.known.open(name).is_some(),
-                |it| it.alert.ended_at.is_none(),
+                || read.known.open(name).is_none(),
+                |it| it.alert.ended_at.is_some(),
             )
-        };
-        let over = read.given_up.iter().filter(|name| !is_open(name)).cloned();
-        stored::delete(conn, &over.collect::<Vec<_>>()).await?;
+        });
+        stored::delete(conn, &over.cloned().collect::<Vec<_>>()).await?;
         let is_told = decisions.iter().any(|it| it.reason.is_some());
         let mut row = read.row.clone();
         if is_told {
@@ -302,11 +301,10 @@ impl ReadTables {
 fn adopt(read: &mut ReadTables, adopted: Vec<ToldRow>) -> Vec<ToldRow> {
     let mut taken = Vec::new();
     for alert in adopted {
-        let is_same = |known: &&ToldRow| {
+        let is_known = read.known.all().any(|known| {
             let has_begun = known.ended_at.is_none_or(|at| at >= alert.began_at);
             known.name == alert.name && has_begun
-        };
-        let is_known = read.known.all().any(|known| is_same(&known));
+        });
         if !is_known {
             read.known.put(alert.clone());
             taken.push(alert);

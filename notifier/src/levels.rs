@@ -89,7 +89,7 @@ pub(crate) fn found(run: &Run, subject: Subject, now: DateTime<Utc>) -> BTreeMap
         let group = groups.entry(key.name()).or_insert((key, Vec::new()));
         group.1.push(finding);
     }
-    let level = |(name, (key, findings)): (String, (LevelKey, Vec<&Finding>))| {
+    let levels = groups.into_iter().map(|(name, (key, findings))| {
         let cases = cases(&findings);
         let level = LevelRow {
             name: name.clone(),
@@ -106,8 +106,8 @@ pub(crate) fn found(run: &Run, subject: Subject, now: DateTime<Utc>) -> BTreeMap
             given_up: false,
         };
         (name, level)
-    };
-    groups.into_iter().map(level).collect()
+    });
+    levels.collect()
 }
 
 /// Returns the findings of a run that a level or its alert is about.

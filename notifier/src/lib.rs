@@ -30,7 +30,7 @@ use std::time::Duration;
 
 use chrono::{DateTime, SubsecRound as _, TimeDelta, Utc};
 use firstcome_shared::mysql::levels::{self as stored, NotifyRow};
-use firstcome_shared::mysql::{Conn, Db, DbResult, digest, outbox, processes, runs};
+use firstcome_shared::mysql::{Db, DbResult, digest, outbox, processes, runs};
 use firstcome_shared::process_state::{SeenState, StoreState};
 pub use firstcome_shared::report::wording;
 use firstcome_shared::report::{FailureCause, Run, Status, StoreRefusal};
@@ -254,12 +254,11 @@ impl Notifier {
     /// If MySQL fails.
     pub async fn evaluate_last(&self, at: Option<DateTime<Utc>>) -> anyhow::Result<()> {
         let subject = self.settings.links.subject();
-        let fresh = async move |conn: &mut Conn| {
+        let fresh = self.db.run("look for daemons", async move |conn| {
             let now = stored::clock(conn).await?;
             processes::fresh(conn, subject, now).await
-        };
-        let fresh = self.db.run("look for daemons", fresh).await?;
-        if fresh.iter().any(processes::FreshProcess::evaluates) {
+        });
+        if fresh.await?.iter().any(processes::FreshProcess::evaluates) {
             return Ok(());
         }
         let mut settings = MailSettings::clone(&self.settings);
@@ -287,22 +286,24 @@ impl Notifier {
         let last = stored.as_deref().and_then(noted_time).unwrap_or(now);
         let from = last.clamp(now - TimeDelta::weeks(1), now - TimeDelta::hours(24));
         let day = digest::day(&self.db, subject, from, now).await?;
-        let enqueue = async move |conn: &mut Conn| {
-            let row = NotifyRow::lock(conn, subject).await?;
-            let last = runs::state(conn, LAST_DIGEST)
-                .await?
-                .as_deref()
-                .and_then(noted_time);
-            // A time more than a day ahead was written by a clock that has been set back since.
-            if last.is_some_and(|last| last >= due && last < now + TimeDelta::days(1)) {
-                return Ok(());
-            }
-            let mail = mails::daily(&day, &settings.links).map_err(unwritten)?;
-            outbox::enqueue(conn, settings.mails(&mail, &[], now)).await?;
-            runs::set_state(conn, LAST_DIGEST, &now.to_rfc3339()).await?;
-            row.raise(conn, subject).await
-        };
-        self.db.transaction("enqueue the digest", enqueue).await?;
+        let enqueued = self
+            .db
+            .transaction("enqueue the digest", async move |conn| {
+                let row = NotifyRow::lock(conn, subject).await?;
+                let last = runs::state(conn, LAST_DIGEST)
+                    .await?
+                    .as_deref()
+                    .and_then(noted_time);
+                // A time more than a day ahead was written by a clock that has been set back since.
+                if last.is_some_and(|last| last >= due && last < now + TimeDelta::days(1)) {
+                    return Ok(());
+                }
+                let mail = mails::daily(&day, &settings.links).map_err(unwritten)?;
+                outbox::enqueue(conn, settings.mails(&mail, &[], now)).await?;
+                runs::set_state(conn, LAST_DIGEST, &now.to_rfc3339()).await?;
+                row.raise(conn, subject).await
+            });
+        enqueued.await?;
         self.wake();
         Ok(())
     }

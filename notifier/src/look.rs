@@ -8,7 +8,7 @@ use diesel::QueryResult;
 use firstcome_shared::mysql::alerts::{self, RepairsRow};
 use firstcome_shared::mysql::levels::{self as stored, NotifyRow};
 use firstcome_shared::mysql::{Conn, outbox, runs};
-use firstcome_shared::report::{DropReport, Run};
+use firstcome_shared::report::Run;
 
 use crate::events;
 use crate::levels::{Change, fold, found, repairs};
@@ -94,7 +94,7 @@ impl Look {
     /// a deep pass reads their rows, but no users.
     async fn tell_sealed(&self, conn: &mut Conn) -> QueryResult<()> {
         let now = self.now(conn).await?;
-        let sealed = self.run.drops.iter().filter(|drop: &&DropReport| {
+        let sealed = self.run.drops.iter().filter(|drop| {
             drop.sealed && drop.after.users == drop.after.rows && drop.examined.users > 0
         });
         let events: Vec<_> = sealed.map(|drop| events::about_sealed(drop, now)).collect();

@@ -45,7 +45,7 @@ impl MailSettings {
         let batch = Uuid::now_v7().to_string();
         self.recipients
             .iter()
-            .map(|recipient: &String| Outgoing {
+            .map(|recipient| Outgoing {
                 batch: batch.clone(),
                 thread: thread.clone(),
                 ..mail_to(recipient, mail, now)

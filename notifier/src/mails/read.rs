@@ -197,25 +197,26 @@ fn closed(seen: &[Condition]) -> BTreeSet<CouponId> {
 /// Returns the repairs that show that Redis was behind the rows. A restart alone writes nothing to
 /// Redis.
 fn behind(repairs: &[RepairsRow]) -> Vec<RepairsRow> {
-    let of_redis = |kind: Kind| match kind {
-        Kind::MissingAdmission
-        | Kind::SlotConflict
-        | Kind::OverAdmitted
-        | Kind::CountMismatch
-        | Kind::RedisLost => true,
-        Kind::Unissued
-        | Kind::FailedClaim
-        | Kind::SettingsMismatch
-        | Kind::Unfilled
-        | Kind::BrokenPromise
-        | Kind::Stalled
-        | Kind::OverIssued
-        | Kind::DuplicateRow
-        | Kind::BadUse
-        | Kind::MissingDrop
-        | Kind::Check
-        | Kind::NotReady => false,
-    };
-    let is_behind = |row: &&RepairsRow| row.kind.parse().is_ok_and(of_redis);
-    repairs.iter().filter(is_behind).cloned().collect()
+    let behind = repairs.iter().filter(|row| {
+        row.kind.parse().is_ok_and(|kind| match kind {
+            Kind::MissingAdmission
+            | Kind::SlotConflict
+            | Kind::OverAdmitted
+            | Kind::CountMismatch
+            | Kind::RedisLost => true,
+            Kind::Unissued
+            | Kind::FailedClaim
+            | Kind::SettingsMismatch
+            | Kind::Unfilled
+            | Kind::BrokenPromise
+            | Kind::Stalled
+            | Kind::OverIssued
+            | Kind::DuplicateRow
+            | Kind::BadUse
+            | Kind::MissingDrop
+            | Kind::Check
+            | Kind::NotReady => false,
+        })
+    });
+    behind.cloned().collect()
 }

@@ -20,7 +20,7 @@ use hmac::{Hmac, Mac as _};
 use hyper::body::{Bytes, Incoming};
 use hyper::header::{CONTENT_TYPE, HeaderMap, RETRY_AFTER, USER_AGENT};
 use hyper::{Request, Response, StatusCode};
-use secrecy::{ExposeSecret as _, SecretSlice, SecretString};
+use secrecy::{ExposeSecret, SecretSlice, SecretString};
 use sha2::{Digest as _, Sha256};
 use tokio::time::timeout;
 use url::Url;
@@ -64,12 +64,10 @@ impl WebhookArgs {
     pub(crate) fn webhooks(&self) -> anyhow::Result<Vec<Webhook>> {
         // An empty variable counts as unset, because docker-compose passes unset variables as
         // empty.
-        let text = |secret: &Option<SecretString>| {
-            let text = secret.as_ref().map(|it| it.expose_secret().to_owned());
-            text.unwrap_or_default()
-        };
-        let urls = urls(&text(&self.webhook_urls)).map_err(anyhow::Error::msg)?;
-        let keys = keys(&text(&self.webhook_secret)).map_err(anyhow::Error::msg)?;
+        let [given_urls, secret] = [&self.webhook_urls, &self.webhook_secret]
+            .map(|setting| setting.as_ref().map_or("", ExposeSecret::expose_secret));
+        let urls = urls(given_urls).map_err(anyhow::Error::msg)?;
+        let keys = keys(secret).map_err(anyhow::Error::msg)?;
         if keys.is_empty()
             && urls
                 .iter()
@@ -82,7 +80,7 @@ impl WebhookArgs {
         }
         let keys = Arc::new(keys);
         let limit = Duration::from_millis(self.webhook_timeout_ms);
-        let webhook = |url: &Url| {
+        let webhooks = urls.iter().map(|url| {
             let authorities = self.authorities.clone();
             let client = HttpClient::new(TlsServer::Webhook, url.as_str(), authorities)
                 .map_err(anyhow::Error::msg)?;
@@ -94,8 +92,8 @@ impl WebhookArgs {
                 keys: keys.clone(),
                 limit,
             })
-        };
-        urls.iter().map(webhook).collect()
+        });
+        webhooks.collect()
     }
 }
 
@@ -105,16 +103,16 @@ fn parts(text: &str) -> Vec<&str> {
 }
 
 fn urls(text: &str) -> Result<BTreeSet<Url>, String> {
-    let parse = |(at, text): (usize, &&str)| {
+    let urls = parts(text).into_iter().enumerate().map(|(at, text)| {
         let wrong = "does not begin with https:// or http://, or has no host, or has a user or a #";
-        let url = Url::parse(text).ok().filter(|url: &Url| {
+        let url = Url::parse(text).ok().filter(|url| {
             let has_host = url.host_str().is_some_and(|host| !host.is_empty());
             let is_plain = url.fragment().is_none() && url.username().is_empty();
             matches!(url.scheme(), "http" | "https") && has_host && is_plain
         });
         url.ok_or_else(|| format!("address {} {wrong}; {SHAPE}", at + 1))
-    };
-    parts(text).iter().enumerate().map(parse).collect()
+    });
+    urls.collect()
 }
 
 fn keys(text: &str) -> Result<Vec<SigningKey>, String> {
