@@ -72,7 +72,7 @@ impl Backends {
         api: Option<(String, Option<PathBuf>)>,
     ) -> anyhow::Result<Self> {
         let api = api
-            .map(|(url, ca): (String, _)| HttpClient::new(TlsServer::Api, &url, ca))
+            .map(|(url, ca)| HttpClient::new(TlsServer::Api, &url, ca))
             .transpose()
             .map_err(anyhow::Error::msg)?;
         Ok(Self { reconciler, api })

@@ -63,7 +63,7 @@ pub(super) async fn log_in(State(page): State<ScreenState>, request: Request) ->
         Ok(form) => form,
         Err(refused) => return refused,
     };
-    let refused = |status, why: &str| show_form(status, form.get("next"), form.get("name"), why);
+    let refused = |status, why| show_form(status, form.get("next"), form.get("name"), why);
     let Some(name) = operator_name(form.get("name")) else {
         let why = "Say who you are, in 1 to 100 letters: what you do is recorded under this name.";
         return refused(StatusCode::BAD_REQUEST, why);

@@ -221,11 +221,15 @@ impl RunScreen<'_> {
         if !self.top.may_change() {
             return Vec::new();
         }
-        let waits = |drop: &&DropReport| match self.top.subject() {
-            Subject::Campaign => drop.has_planned(),
-            Subject::Drop => drop.held_back.is_some(),
-        };
-        let mut plans: Vec<&DropReport> = self.run.drops.iter().filter(waits).collect();
+        let waiting = self
+            .run
+            .drops
+            .iter()
+            .filter(|drop| match self.top.subject() {
+                Subject::Campaign => drop.has_planned(),
+                Subject::Drop => drop.held_back.is_some(),
+            });
+        let mut plans: Vec<_> = waiting.collect();
         plans.sort_by_key(|drop| drop.coupon_id);
         plans.dedup_by_key(|drop| drop.coupon_id);
         plans

@@ -70,11 +70,9 @@ impl LoginSession {
         tokens: &OpsToken,
         now: DateTime<Utc>,
     ) -> Option<Self> {
-        let is_now =
-            |session: &Self| session.ends > now && session.rest(now) <= LIFETIME + CLOCKS_DIFFER;
-        cookies(headers)
-            .find_map(|cookie| Self::read(cookie, tokens))
-            .filter(is_now)
+        let session = cookies(headers).find_map(|cookie| Self::read(cookie, tokens))?;
+        let is_now = session.ends > now && session.rest(now) <= LIFETIME + CLOCKS_DIFFER;
+        is_now.then_some(session)
     }
 
     fn read(cookie: &str, tokens: &OpsToken) -> Option<Self> {
@@ -129,13 +127,16 @@ fn cookies(headers: &HeaderMap) -> impl Iterator<Item = &str> {
 
 /// Whether the browser uses https. TLS may end at a proxy, so only headers show it.
 pub(super) fn is_https(headers: &HeaderMap) -> bool {
-    let is = |name: &str, begin: &str| {
+    [
+        (ORIGIN.as_str(), "https://"),
+        ("x-forwarded-proto", "https"),
+    ]
+    .iter()
+    .any(|(name, begin)| {
         headers
-            .get(name)
-            .and_then(|value| value.to_str().ok())
-            .is_some_and(|value| value.starts_with(begin))
-    };
-    is(ORIGIN.as_str(), "https://") || is("x-forwarded-proto", "https")
+            .get(*name)
+            .is_some_and(|value| value.as_bytes().starts_with(begin.as_bytes()))
+    })
 }
 
 /// Returns the `Set-Cookie` header of a session. An empty value ends the session.

@@ -59,14 +59,13 @@ impl Line {
     }
 
     fn with(self, finding: &Finding) -> Self {
-        let id = |id: Option<String>| id.map(guarded);
         Self {
             coupon_id: self
                 .coupon_id
-                .or(id(finding.coupon_id.map(|id| id.to_string()))),
+                .or(finding.coupon_id.map(|id| guarded(id.to_string()))),
             drop_id: self
                 .drop_id
-                .or(id(finding.drop_id.map(|id| id.to_string()))),
+                .or(finding.drop_id.map(|id| guarded(id.to_string()))),
             kind: Some(finding.kind.as_str()),
             slot: finding.slot,
             user_id: finding.user_id.clone().map(guarded),

@@ -154,7 +154,7 @@ async fn begin_eras(
     eras: &HashMap<CouponId, u64>,
     looks: &mut Vec<CouponLook>,
 ) -> Step<Vec<Begun>> {
-    let closing = stream::iter(wanted.clone()).map(async |(id, gate): (CouponId, Gate)| {
+    let closing = stream::iter(wanted.clone()).map(async |(id, gate)| {
         let Some(era) = eras.get(&id) else {
             return Step::Ok((id, Ok(None)));
         };
@@ -242,8 +242,10 @@ async fn adopt_unlocked_eras(db: &Db, begun: &[Begun]) -> Result<Vec<(CouponId, 
             .load(conn)
             .await?;
         let before: HashMap<CouponId, u64> = known.iter().copied().collect();
-        let is_lower = |(id, era): &&(CouponId, u64)| before.get(id).is_some_and(|at| at < era);
-        let lower: Vec<(CouponId, u64)> = eras.iter().filter(is_lower).copied().collect();
+        let behind = eras
+            .iter()
+            .filter(|(id, era)| before.get(id).is_some_and(|at| at < era));
+        let lower: Vec<_> = behind.copied().collect();
         if !lower.is_empty() {
             // Without the index, MySQL reads and locks a small table as a whole.
             sql_query(

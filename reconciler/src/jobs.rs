@@ -161,7 +161,7 @@ async fn copy_catalogue(
     }
     Ok(lost
         .iter()
-        .map(|(coupon, _): &(Coupon, _)| {
+        .map(|(coupon, _)| {
             let name = &coupon.name;
             let why = format!(
                 "MySQL has lost this coupon ({name}), which Redis has: restore its rows, or delete its \
@@ -390,12 +390,12 @@ pub(crate) async fn count_sealed(db: &Db, scope: Scope, run: &mut Run) -> Result
 fn by_rows(drops: &[Drop]) -> Vec<&[Drop]> {
     let rows_of = |drop: &Drop| u64::from(drop.sealed_rows.unwrap_or(0));
     let mut rows = drops.first().map_or(0, rows_of);
-    let fits = |_: &Drop, next: &Drop| {
+    let parts = drops.chunk_by(|_, next| {
         let fits = rows + rows_of(next) <= ROWS_AT_ONCE;
         rows = rows_of(next) + if fits { rows } else { 0 };
         fits
-    };
-    drops.chunk_by(fits).collect()
+    });
+    parts.collect()
 }
 
 /// Reports uses of codes whose claims have no row: a part of deep passes, after rows were written.

@@ -67,7 +67,7 @@ fn coupons(
     not: &[AlertKind],
     other_drops: &Judged,
 ) -> BTreeMap<CouponId, CouponJudged> {
-    let judged = |(id, look): (&CouponId, &CouponLook)| {
+    let judged = looks.iter().map(|(id, look)| {
         // Another process works on it.
         let is_left = look.findings.iter().any(is_left_to_others);
         let kinds = not.iter().copied().chain(is_left.then_some(LOST));
@@ -76,8 +76,8 @@ fn coupons(
             other_drops: other_drops.clone(),
         };
         (*id, judged)
-    };
-    looks.iter().map(judged).collect()
+    });
+    judged.collect()
 }
 
 fn is_left_to_others(found: &Finding) -> bool {

@@ -178,7 +178,7 @@ fn finding_line(finding: &Finding, full_ids: bool) -> String {
         Outcome::Skipped if finding.needs_person => "left for you",
         result => result.as_str(),
     };
-    let user = finding.user_id.as_ref().map(|id: &String| {
+    let user = finding.user_id.as_ref().map(|id| {
         if full_ids {
             // Another system's ids may be any text, even control sequences for terminals.
             line(id, LONGEST)

@@ -31,10 +31,14 @@ pub(crate) async fn report_owing(ctx: &PassContext, scope: Scope, run: &mut Run)
             ledger.add(found.naming(revoke_promote::known_slot(&owed), Some(&owed.user)));
         }
         let findings = ledger.findings(Some(seen.coupon.id), Some(id));
-        let is_promise = |it: &Finding| it.kind == Kind::BrokenPromise;
+
         match run.drops.iter_mut().find(|it| it.drop_id == id) {
             // This pass has sealed it.
-            Some(known) if known.findings.iter().any(is_promise) => {}
+            Some(known)
+                if known
+                    .findings
+                    .iter()
+                    .any(|it| it.kind == Kind::BrokenPromise) => {}
             Some(known) => known.findings.extend(findings),
             None if findings.is_empty() => {}
             None => run.drops.push(DropReport {
@@ -58,6 +62,6 @@ async fn sealed_that_owe(db: &Db, scope: Scope) -> Result<Vec<OfDrop>, DbError> 
         .filter(drops::sealed_at.is_not_null())
         .select((drops::coupon_id, drops::id));
     let mut sealed: Vec<OfDrop> = db.rows("sealed drops that owe", sealed).await?;
-    sealed.retain(|(coupon, drop): &OfDrop| scope.has(*coupon, *drop));
+    sealed.retain(|(coupon, drop)| scope.has(*coupon, *drop));
     Ok(sealed)
 }

@@ -13,7 +13,7 @@ use crate::barrier::OVERDUE;
 use crate::context::{PassContext, Step};
 use crate::judge::{self, Dirt, DueRow, Holder, Judgement, Letter, LetterEnd, Moment, WholeDrop};
 use crate::ledger::Ledger;
-use crate::read::{self, CouponSeen, DropPass, DropSeen, ReadPage};
+use crate::read::{self, CouponSeen, DropPass, ReadPage};
 use crate::report::{
     ActionKind, Cause, DropReport, Examined, Finding, Fingerprint, Kind, Numbers, Outcome,
 };
@@ -356,7 +356,7 @@ fn note_letter(letter: &Letter, end: &LetterEnd, done: Outcome, compared: &mut C
 
 /// Reports the drops of a coupon that cannot be compared, with the reason.
 pub fn unworkable(ctx: &PassContext, seen: &CouponSeen, why: &str) -> Vec<DropReport> {
-    let report = |own: &DropSeen| {
+    let reports = seen.drops.iter().map(|own| {
         let mut compared = Compared {
             is_unsettled: true,
             ..Compared::default()
@@ -367,6 +367,6 @@ pub fn unworkable(ctx: &PassContext, seen: &CouponSeen, why: &str) -> Vec<DropRe
         found.cause = Cause::NotCompared;
         compared.ledger.add(found);
         compared.report(DropPass::new(ctx, seen, own), None)
-    };
-    seen.drops.iter().map(report).collect()
+    });
+    reports.collect()
 }

@@ -39,7 +39,7 @@ pub(crate) async fn promote(
     looks: &mut Vec<CouponLook>,
 ) -> Step<()> {
     drops.retain(|found| !ctx.servers.miss(found.coupon.id));
-    let promoted = stream::iter(drops).map(async |found: DropWithSlots| {
+    let promoted = stream::iter(drops).map(async |found| {
         let mut look = CouponLook::new(found.coupon.id);
         if let Err(error) = promote_in_drop(ctx, found, &mut look).await {
             let why = ctx.about_coupon(look.coupon, error).await?;

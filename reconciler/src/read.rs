@@ -7,10 +7,10 @@ use chrono::Utc;
 use firstcome_shared::coupon::{Coupon, Drop};
 use firstcome_shared::domain::{CouponId, DropId, OncePer, Slot, UserId};
 use firstcome_shared::model::{Revocation, Revocations};
+use firstcome_shared::mysql::Db;
 use firstcome_shared::mysql::dead_letters::DeadLetterRow;
 use firstcome_shared::mysql::issued::{IssuedRow, on_slots};
 use firstcome_shared::mysql::revoked::of_people;
-use firstcome_shared::mysql::{Conn, Db};
 use firstcome_shared::redis::Redis;
 use firstcome_shared::redis::gate::Gate;
 use firstcome_shared::redis::keys::DropKeys;
@@ -229,7 +229,7 @@ pub(crate) async fn observe(ctx: &PassContext, catalogue: Vec<Listed>) -> Step<V
     let mut drop_states = keys.iter().zip(redis.drop_states(&keys).await?);
     let mut seen = Vec::with_capacity(catalogue.len());
     for (listed, state) in catalogue.into_iter().zip(states) {
-        let with_state = |drop: Drop| {
+        let seen_drops = listed.drops.into_iter().filter_map(|drop| {
             let (keys, state) = drop_states.next()?;
             Some(DropSeen {
                 state,
@@ -239,8 +239,8 @@ pub(crate) async fn observe(ctx: &PassContext, catalogue: Vec<Listed>) -> Step<V
                 has_broken_promises: broken.contains(&drop.id),
                 ..DropSeen::bare(drop, keys.clone())
             })
-        };
-        let drops = listed.drops.into_iter().filter_map(with_state).collect();
+        });
+        let drops = seen_drops.collect();
         seen.push(CouponSeen {
             banned: banned.get(&listed.coupon.id).copied().unwrap_or_default(),
             state,
@@ -310,7 +310,7 @@ async fn read_page(drop: DropPass<'_>, from: i64, to: Option<i64>) -> Step<ReadP
     let db = drop.db();
     let coupon = drop.coupon().id;
     let id = drop.id();
-    let slot = |slot: i64| Slot::try_from(slot).unwrap_or(Slot::MAX);
+    let slot = |slot| Slot::try_from(slot).unwrap_or(Slot::MAX);
     let slots = slot(from)..=to.map_or(Slot::MAX, slot);
     let rows = match &drop.own.rows {
         Some(rows) => rows.clone(),
@@ -378,9 +378,10 @@ pub(crate) async fn again(
     let mut again = Recheck::default();
     for some in slots.chunks(SLOTS_AT_ONCE) {
         let some = some.to_vec();
-        let rows = async move |conn: &mut Conn| on_slots(conn, id, &some).await;
-        let rows: Vec<IssuedRow> = db.run("rows on slots", rows).await?;
-        again.rows.extend(rows.into_iter().map(row_of));
+        let rows = db.run("rows on slots", async move |conn| {
+            on_slots(conn, id, &some).await
+        });
+        again.rows.extend(rows.await?.into_iter().map(row_of));
     }
     let of_users = queries::rows::rows_of_people(db, coupon.id, &users).await?;
     let of_coupon = coupon.id;

@@ -34,12 +34,16 @@ const AT_ONCE: usize = 200;
 /// is not ready.
 pub(crate) async fn unready(stores: &Stores, coupons: &[(Coupon, Vec<Drop>)]) -> Vec<Finding> {
     let now = Utc::now();
-    let is_soon = |drop: &&Drop| {
-        drop.sealed_at.is_none() && drop.opens_at > now && drop.opens_at - now <= BEFORE_OPENING
-    };
     let opening: Vec<(&Coupon, &Drop)> = coupons
         .iter()
-        .filter_map(|(coupon, drops)| Some((coupon, drops.iter().find(is_soon)?)))
+        .filter_map(|(coupon, drops)| {
+            let soon = drops.iter().find(|drop| {
+                drop.sealed_at.is_none()
+                    && drop.opens_at > now
+                    && drop.opens_at - now <= BEFORE_OPENING
+            });
+            Some((coupon, soon?))
+        })
         .take(AT_ONCE)
         .collect();
     if opening.is_empty() {

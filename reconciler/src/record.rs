@@ -99,7 +99,7 @@ pub async fn finish(db: &Db, run: &Run, confirmed: bool) -> Result<(), DbError> 
         .iter()
         .filter(|drop| is_kept(drop))
         .take(REPORTS_AT_MOST)
-        .map(|drop: &DropReport| DropReport {
+        .map(|drop| DropReport {
             findings: Vec::new(),
             coupon_name: drop.coupon_name.clone(),
             judged: Judged::default(),
@@ -153,8 +153,8 @@ fn content(run: &Run, drops: &str) -> Option<i64> {
 
 fn row(run: &Run, confirmed: bool) -> RunRow {
     let (drops_examined, examined) = run.examined();
-    let total = |n: u64| i64::try_from(n).unwrap_or(i64::MAX);
-    let with = |outcome: Outcome| {
+    let total = |number| i64::try_from(number).unwrap_or(i64::MAX);
+    let with = |outcome| {
         let found = run.all_findings().filter(|f| f.result == outcome);
         let number = found.map(|finding| finding.cause.number()).sum::<u64>();
         u32::try_from(number).unwrap_or(u32::MAX)

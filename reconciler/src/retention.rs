@@ -42,7 +42,7 @@ fn days_of(tuning: Tuning, days: u32) -> Duration {
 /// clock: a process whose clock is ahead would delete recent rows. A thousand rows per statement keep
 /// locks short, and still allow deleting millions within a day.
 pub(crate) async fn delete_old_records(db: &Db, days: Option<u32>) -> Result<(), DbError> {
-    let kept = |tuning, most: u32| days_of(tuning, most.min(days.unwrap_or(RETENTION_DAYS)));
+    let kept = |tuning, most| days_of(tuning, u32::min(most, days.unwrap_or(RETENTION_DAYS)));
     let runs = kept(Tuning::RunsKeptSeconds, u32::MAX);
     let mails = kept(Tuning::MailsKeptSeconds, 30);
     // Runs that have ended and are neither the last clean one nor one that another run or a level
@@ -87,7 +87,7 @@ pub(crate) async fn delete_old_records(db: &Db, days: Option<u32>) -> Result<(),
 
 /// Deletes a limited number of resolved promises and dead letters past their retention.
 pub(crate) async fn delete_old_ends(db: &Db, days: Option<u32>) -> Result<(), DbError> {
-    let kept = |tuning, most: u32| days_of(tuning, most.min(days.unwrap_or(RETENTION_DAYS)));
+    let kept = |tuning, most| days_of(tuning, u32::min(most, days.unwrap_or(RETENTION_DAYS)));
     let promises = "DELETE FROM broken_promises \
         WHERE mended_at < UTC_TIMESTAMP(3) - INTERVAL ? SECOND \
         AND drop_id NOT IN (SELECT id FROM drops WHERE sealed_at IS NULL) \

@@ -11,7 +11,6 @@ use firstcome_shared::crash::{Point, crash_point};
 use firstcome_shared::domain::{DropId, OncePer, Slot, UserId};
 use firstcome_shared::model::Revocation;
 use firstcome_shared::mysql::DbError;
-use firstcome_shared::mysql::issued::IssuedRow;
 use firstcome_shared::redis::admission::LEASE;
 use firstcome_shared::redis::gate::Fence;
 use firstcome_shared::redis::project::{ClaimOfSlot, Fenced};
@@ -110,7 +109,7 @@ pub(crate) async fn open_promises(
         let whole_coupon = coupon.once_per == OncePer::Coupon;
         let rows = rows
             .into_iter()
-            .filter(|row: &IssuedRow| whole_coupon || row.drop_id == drop.0);
+            .filter(|row| whole_coupon || row.drop_id == drop.0);
         let with_row: HashSet<String> = rows.map(|row| row.user_id).collect();
         let mut kept = Vec::new();
         for OpenPromise { user, slot } in page {

@@ -108,7 +108,7 @@ async fn insert_fenced(drop: DropPass<'_>, due: &[DueRow]) -> Result<Vec<RowEnd>
     let void = written.await?;
     Ok(due
         .iter()
-        .map(|due: &DueRow| match &void {
+        .map(|due| match &void {
             None => RowEnd::Stale,
             Some(void) if void.contains_key(&(id, due.slot)) => RowEnd::Overtaken,
             Some(_) => RowEnd::Issued,

@@ -19,7 +19,7 @@ use firstcome_shared::redis::settings::Written;
 use crate::context::{PassContext, PassError, Step, Stores, fenced};
 use crate::ledger::Ledger;
 use crate::queries;
-use crate::read::{self, CouponSeen, DropSeen};
+use crate::read::{self, CouponSeen};
 use crate::report::{ActionKind, Cause, Finding, Kind, Outcome};
 
 fn found(cause: Cause, result: Outcome, detail: impl Into<String>) -> Finding {
@@ -199,7 +199,7 @@ async fn revocations(ctx: &PassContext, seen: &CouponSeen, ledger: &mut Ledger) 
 pub(crate) fn differ(seen: &CouponSeen) -> bool {
     // Without its revision, Redis would accept an outdated write.
     let is_lost = seen.state.revision == 0;
-    seen.drops.iter().any(|own: &DropSeen| {
+    seen.drops.iter().any(|own| {
         let meta = own.state.meta.as_ref();
         meta.is_some_and(|meta| is_lost || *meta != DropMeta::new(&seen.coupon, &own.drop))
     })
@@ -391,7 +391,7 @@ pub(crate) async fn forget_over(ctx: &PassContext, coupon: CouponId, fence: &Fen
         let over = queries::revocations::revocations_over(db, ids, now).await?;
         let over: Vec<RevokedField> = some
             .iter()
-            .filter(|one: &&RevokedField| one.id.is_some_and(|id| over.contains(&id)))
+            .filter(|one| one.id.is_some_and(|id| over.contains(&id)))
             .cloned()
             .collect();
         if redis.forget_revoked(coupon, fence, &over).await? == Fenced::Stale {

@@ -26,7 +26,6 @@ pub async fn check(
     limit: Duration,
     stop: &CancellationToken,
 ) -> Result<(), (FailureCause, StartError)> {
-    let of = |cause: FailureCause| move |error: StartError| (cause, error);
     let settings = &stores.db_settings;
     let name = format!("MySQL at {}", settings.url.host_and_port());
     let usable = wait_for(&name, limit, stop, mysql_is_away, async || {
@@ -37,22 +36,27 @@ pub async fn check(
         let wrong = others.iter().find_map(|other| own.disagreement(other));
         wrong.map_or(Ok(()), |why| Err(Error::msg(why)))
     });
-    usable.await.map_err(of(FailureCause::Mysql))?;
+    usable.await.map_err(|error| (FailureCause::Mysql, error))?;
     let redis = &stores.redis;
     let name = format!("Redis at {}", redis.host_and_port());
-    let is_away = |error: &Unsafe| matches!(error, Unsafe::Unreachable(_));
-    let safe = wait_for(&name, limit, stop, is_away, async || {
-        redis.check_at_start().await
-    })
+
+    let safe = wait_for(
+        &name,
+        limit,
+        stop,
+        |error| matches!(error, Unsafe::Unreachable(_)),
+        async || redis.check_at_start().await,
+    )
     .await;
-    safe.map_err(of(FailureCause::Redis))?;
+    safe.map_err(|error| (FailureCause::Redis, error))?;
     let kafka = &stores.topic.settings;
     let name = format!("Kafka at {}", kafka.brokers);
     let safe = wait_for(&name, limit, stop, TopicError::is_away, async || {
         check_topic(kafka, PATIENCE).await
     })
     .await;
-    safe.map(|_| ()).map_err(of(FailureCause::Kafka))
+    safe.map(|_| ())
+        .map_err(|error| (FailureCause::Kafka, error))
 }
 
 /// Whether MySQL may answer later: a call to it failed, and MySQL has not refused this process.

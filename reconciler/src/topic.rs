@@ -61,11 +61,11 @@ impl Topic {
         let offsets = || -> Result<Logs, KafkaError> {
             let metadata = client.fetch_metadata(Some(name), ANSWER)?;
             let partitions = metadata.topics().iter().flat_map(MetadataTopic::partitions);
-            let log = |partition: i32| {
-                let (first, end) = client.fetch_watermarks(name, partition, ANSWER)?;
-                Ok((partition, first..end))
-            };
-            partitions.map(|partition| log(partition.id())).collect()
+            let logs = partitions.map(|partition| {
+                let (first, end) = client.fetch_watermarks(name, partition.id(), ANSWER)?;
+                Ok((partition.id(), first..end))
+            });
+            logs.collect()
         };
         let logs = offsets().with_context(|| format!("the topic {name:?} cannot be read"))?;
         anyhow::ensure!(!logs.is_empty(), "the topic {name:?} has no partition");

@@ -288,7 +288,7 @@ impl CouponField {
                 _ => Ok(Value::Null),
             };
         }
-        let unlike = |form: &str| {
+        let unlike = |form| {
             let typed = typed.text();
             Err(format!("“{}” must be {form}, not “{typed}”", self.label))
         };
@@ -299,12 +299,12 @@ impl CouponField {
                 Ok(_) | Err(_) => {
                     let least = range.start().text();
                     let most = range.end().text();
-                    unlike(&format!("a whole number from {least} to {most}"))
+                    unlike(format!("a whole number from {least} to {most}"))
                 }
             },
             FieldKind::Instant => match local_time(typed, zone) {
                 Some(at) => Ok(json!(at)),
-                None => unlike(&format!("a time that exists in {}", zone.name())),
+                None => unlike(format!("a time that exists in {}", zone.name())),
             },
         }
     }

@@ -67,8 +67,9 @@ fn differences(from: &Value, to: &Value) -> Map<String, Value> {
 
 /// Whether a schedule has the window of a coupon that was ended before it opened.
 fn is_cancelled(schedule: &Value) -> bool {
-    let at = |name: &str| schedule[name].as_str()?.parse::<DateTime<Utc>>().ok();
-    at("opens_at").is_some_and(|opens| never_opens(opens, at("closes_at")))
+    let [opens, closes] = ["opens_at", "closes_at"]
+        .map(|name| schedule[name].as_str()?.parse::<DateTime<Utc>>().ok());
+    opens.is_some_and(|opens| never_opens(opens, closes))
 }
 
 #[cfg(test)]

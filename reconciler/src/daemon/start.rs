@@ -32,7 +32,7 @@ pub(super) async fn wait_for_stores(
     let attempt = async || {
         start_check::check(all, ATTEMPT, stop).await?;
         let loaded = schedules(&all.db, crons).await;
-        loaded.map_err(|error: DbError| {
+        loaded.map_err(|error| {
             let missing = StartError::Missing {
                 store: "MySQL".to_owned(),
                 waited: ATTEMPT,

@@ -11,7 +11,7 @@ use firstcome_shared::mysql::{Db, DbError};
 use firstcome_shared::redis::{Redis, RedisError};
 use firstcome_shared::schema::reconcile_findings;
 
-use super::verdict::{Evidence, Standing, UserFacts};
+use super::verdict::{Evidence, UserFacts};
 use crate::queries;
 use crate::queries::runs::FindingRow;
 use crate::report::{ActionKind, AlertKind, Kind, Outcome, Stored};
@@ -38,7 +38,7 @@ pub(super) async fn gather(
         && !known
             .standings
             .iter()
-            .any(|it: &Standing| it.evidence == Evidence::Waiting)
+            .any(|it| it.evidence == Evidence::Waiting)
         && let Some(at) = last_loss(db, coupon.id).await?
     {
         let at = at.format("%Y-%m-%d %H:%M:%S UTC");

@@ -91,8 +91,7 @@ pub(super) struct Verdict {
 pub(super) fn verdict(known: &UserFacts, question: &Question) -> Verdict {
     let whole_coupon = question.whole_coupon;
     let drops = known.standings.iter().filter_map(|one| one.drop);
-    let latest =
-        drops.max_by_key(|drop: &DropId| question.drops.iter().position(|one| one == drop));
+    let latest = drops.max_by_key(|drop| question.drops.iter().position(|one| one == drop));
     let about = question.drop.or(latest.filter(|_| !whole_coupon));
     // In reverse order, so that the newest of several equal ones decides.
     let asked = || {
@@ -100,7 +99,7 @@ pub(super) fn verdict(known: &UserFacts, question: &Question) -> Verdict {
             .standings
             .iter()
             .rev()
-            .filter(|one: &&Standing| match one.evidence {
+            .filter(|one| match one.evidence {
                 Evidence::Row | Evidence::Revocation | Evidence::EarlierRevocation
                     if whole_coupon =>
                 {

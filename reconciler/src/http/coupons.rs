@@ -73,7 +73,7 @@ pub(super) async fn drops(
     Ok(Json(CouponDrops {
         drops: shown
             .iter()
-            .map(|drop: &&Drop| ListedDrop {
+            .map(|drop| ListedDrop {
                 id: drop.id,
                 opens_at: drop.opens_at,
                 closes_at: drop.closes_at,
@@ -103,7 +103,7 @@ async fn count_rows(db: &Db, drops: &[&Drop]) -> Result<HashMap<DropId, u64>, Db
     let found = queries::drops::count(db, DropCount::Rows, &counted).await?;
     Ok(counted
         .into_iter()
-        .map(|drop: DropId| (drop, found.get(&drop).copied().unwrap_or(0)))
+        .map(|drop| (drop, found.get(&drop).copied().unwrap_or(0)))
         .collect())
 }
 

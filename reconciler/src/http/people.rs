@@ -162,7 +162,7 @@ async fn known_in_redis(
         drops.extend(unsealed.map(|drop| stores.redis.keys(drop.coupon_id, drop.id)));
     }
     let found = stores.redis.have_user(&drops, user).await;
-    Ok(found.map(|found: Vec<bool>| {
+    Ok(found.map(|found| {
         let known = drops.iter().zip(found);
         known
             .filter_map(|(keys, has_user)| has_user.then_some(keys.coupon))

@@ -121,7 +121,7 @@ impl Reader {
             let counted = timeout(PATIENCE, self.count(&shown, &found)).await;
             letters = counted.ok().and_then(Result::ok);
         }
-        let overview_of = |(coupon, drop): &(Coupon, Drop)| {
+        let overviews = shown.iter().map(|(coupon, drop)| {
             let (redis, verified) = found.get(&drop.id).copied().unzip();
             let held = redis.map_or(0, |redis| u32::try_from(redis.users).unwrap_or(u32::MAX));
             DropOverview {
@@ -142,8 +142,7 @@ impl Reader {
                     .map(|it| it.get(&drop.id).copied().unwrap_or(0)),
                 last_run: found_in(drop.id, self.facts.last_run.as_ref()),
             }
-        };
-        let drops = shown.iter().map(overview_of).collect();
+        });
         let facts = &self.facts;
         let live = facts
             .coupons
@@ -158,7 +157,7 @@ impl Reader {
             mysql_read_at: facts.read_at,
             alerts: facts.alerts.clone(),
             last_run: facts.last_run.as_ref().map(last_run),
-            drops,
+            drops: overviews.collect(),
             page: 1,
             pages: 1,
             live_drops: facts.read_at.map(|_| live),
@@ -221,8 +220,10 @@ impl Reader {
 
 async fn in_redis(stores: &Stores, shown: &[(Coupon, Drop)]) -> Result<InRedis, StoreError> {
     let redis = &stores.redis;
-    let keys = |(coupon, drop): &(Coupon, Drop)| redis.keys(coupon.id, drop.id);
-    let keys: Vec<_> = shown.iter().map(keys).collect();
+    let keys_of_all = shown
+        .iter()
+        .map(|(coupon, drop)| redis.keys(coupon.id, drop.id));
+    let keys: Vec<_> = keys_of_all.collect();
     let servers = redis.servers().await?;
     let states = redis.drop_states(&keys).await?;
     let found = shown.iter().zip(states).map(|((coupon, drop), state)| {

@@ -386,8 +386,8 @@ fn sums(redis: &RedisPage, judged: &mut Judgement) {
         let gap = (first..=last).find(|slot| !known.contains(slot));
         dirty(gap, "the slot is neither held nor free");
     } else if known.len() < redis.users.len() + redis.free.len() {
-        let is_held = |slot: &&i64| redis.users.iter().any(|it| it.slot == **slot);
-        if let Some(slot) = redis.free.iter().find(is_held) {
+        let held: HashSet<i64> = redis.users.iter().map(|it| it.slot).collect();
+        if let Some(slot) = redis.free.iter().find(|slot| held.contains(slot)) {
             dirty(Some(*slot), "the slot is held and free");
         }
     }

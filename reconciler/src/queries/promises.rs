@@ -36,8 +36,10 @@ async fn mend(conn: &mut Conn, drop: DropId, users: &[UserId]) -> QueryResult<us
 pub(crate) async fn mend_broken_promises(db: &Db, drop: DropId, people: &[UserId]) -> DbResult<()> {
     for some in people.chunks(PROMISES_AT_ONCE) {
         let some = some.to_vec();
-        let mend = async move |conn: &mut Conn| mend(conn, drop, &some).await;
-        db.run("mend broken promises", mend).await?;
+        db.run("mend broken promises", async move |conn| {
+            mend(conn, drop, &some).await
+        })
+        .await?;
     }
     Ok(())
 }

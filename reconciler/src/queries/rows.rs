@@ -36,8 +36,10 @@ pub(crate) async fn rows_on_slots(
     drop: DropId,
     slots: RangeInclusive<Slot>,
 ) -> DbResult<Vec<ClaimOfSlot>> {
-    let rows = async move |conn: &mut Conn| rows_between(conn, drop, &slots).await;
-    db.run("rows on slots", rows).await
+    db.run("rows on slots", async move |conn| {
+        rows_between(conn, drop, &slots).await
+    })
+    .await
 }
 
 /// Reads all rows of these drops, in order.

@@ -33,7 +33,7 @@ use crate::gate::{self, Closed};
 use crate::judge::Holder;
 use crate::ledger::{CouponLook, Ledger};
 use crate::pass::unworkable;
-use crate::read::{self, CouponSeen, DropPass, DropSeen, Listed};
+use crate::read::{self, CouponSeen, DropPass, Listed};
 use crate::report::{ActionKind, Cause, Finding, Kind, Outcome};
 use crate::{claimants, limit, project, revoke_promote, rows, settings};
 
@@ -163,7 +163,7 @@ async fn reconcile_or_report(
 fn size(seen: &CouponSeen) -> u64 {
     seen.drops
         .iter()
-        .map(|own: &DropSeen| own.state.users + u64::from(own.highest_row))
+        .map(|own| own.state.users + u64::from(own.highest_row))
         .sum()
 }
 
@@ -302,7 +302,7 @@ async fn finish_open(
         let new: Vec<DropId> = drops
             .iter()
             .filter(|done| done.compared.is_new)
-            .map(|done: &DropDone<'_>| done.drop.id())
+            .map(|done| done.drop.id())
             .collect();
         settings::load_new(ctx, seen, &fence, &new).await?;
     }
@@ -376,7 +376,7 @@ fn has_begun(seen: &CouponSeen, clock_ms: i64) -> bool {
     let now = clock_ms.max(Utc::now().timestamp_millis());
     seen.drops
         .iter()
-        .any(|own: &DropSeen| own.drop.opens_at.timestamp_millis() <= now)
+        .any(|own| own.drop.opens_at.timestamp_millis() <= now)
 }
 
 async fn write_and_open(
@@ -414,13 +414,13 @@ async fn write_and_open(
 /// first.
 fn is_whole(seen: &CouponSeen, drops: &[DropDone<'_>], plan: &project::Plan<'_>) -> bool {
     let knows_claimants = seen.coupon.once_per == OncePer::Drop || plan.has_claimants;
-    let owes = |done: &DropDone<'_>| {
+    let owes = drops.iter().any(|done| {
         let own = done.drop.own;
         own.has_broken_promises || own.state.owed > 0 || done.compared.has_repaired()
-    };
+    });
     plan.knows_sealed
         && knows_claimants
-        && !drops.iter().any(owes)
+        && !owes
         && !settings::has_list(&seen.coupon)
         && seen.state.revision == seen.coupon.revision
         && !settings::differ(seen)

@@ -136,7 +136,7 @@ impl Lanes<'_> {
 fn own_findings(run: &Run) -> Vec<i64> {
     let own = run
         .all_findings()
-        .filter(|found: &&Finding| found.result != Outcome::Skipped || found.needs_person);
+        .filter(|found| found.result != Outcome::Skipped || found.needs_person);
     let mut identities: Vec<i64> = own.map(Finding::identity).collect();
     identities.sort_unstable();
     identities
