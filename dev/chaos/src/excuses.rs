@@ -118,6 +118,7 @@ const EXCUSES: [Excuse; 14] = [
                     | Rule::Denied
                     | Rule::OtherSlot
                     | Rule::Contradiction
+                    | Rule::AcceptedTwice
             );
             is_kind && facts.unreadable
         }),
@@ -131,7 +132,10 @@ const EXCUSES: [Excuse; 14] = [
         reason: "an older state restored into a running Redis is believed for up to a second when a holder asks again, and an older allow list until the coupon is closed or looked at",
         after: &[restores_older_keys],
         covers: Covers::Violation(|violation, facts| {
-            let is_answer = matches!(violation.rule, Rule::Denied | Rule::TurnedAway);
+            let is_answer = matches!(
+                violation.rule,
+                Rule::Denied | Rule::TurnedAway | Rule::AcceptedTwice
+            );
             let is_slot = matches!(violation.rule, Rule::GivenUnlisted | Rule::HeldUnlisted);
             is_answer && facts.is_answered_by_older_keys(violation)
                 || is_slot && facts.is_given_by_older_keys(violation)

@@ -1,10 +1,11 @@
-//! Parses the answer to a claim.
+//! The kinds of answers to a claim.
 
+use firstcome_oracle::{RecordedAnswer, RecordedOutcome};
 use serde::{Deserialize, Serialize};
 use strum::{Display, EnumCount, VariantArray};
 
 /// The kind of an answer to a claim. Except for the last three, kinds have the name of the `status`
-/// or `code` of the API's answer, from which they are parsed.
+/// or `code` of the API's answer.
 #[derive(
     Debug,
     Clone,
@@ -41,75 +42,43 @@ pub enum AnswerKind {
 }
 
 impl AnswerKind {
+    pub(crate) fn of(outcome: &RecordedOutcome) -> Self {
+        let code = match outcome {
+            RecordedOutcome::Ok(RecordedAnswer::Accepted { .. }) => return Self::Accepted,
+            RecordedOutcome::Ok(RecordedAnswer::AlreadyClaimed { .. }) => {
+                return Self::AlreadyClaimed;
+            }
+            RecordedOutcome::Ok(RecordedAnswer::Waiting { .. }) => return Self::Waiting,
+            RecordedOutcome::Ok(RecordedAnswer::SoldOut) => return Self::SoldOut,
+            RecordedOutcome::Ok(_) => return Self::Refused,
+            RecordedOutcome::Failed(code) | RecordedOutcome::Unknown(code) => code,
+        };
+        match code.as_str() {
+            "not_open" => Self::NotOpen,
+            "paused" => Self::Paused,
+            "closed" => Self::Closed,
+            "unavailable" => Self::Unavailable,
+            _ if matches!(outcome, RecordedOutcome::Failed(_)) => Self::Refused,
+            _ => Self::Failed,
+        }
+    }
+
     /// Whether a retry shortly afterwards may succeed.
     pub fn may_pass(self) -> bool {
         matches!(self, Self::NotOpen | Self::Unavailable | Self::NoAnswer)
     }
-}
 
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
-pub struct PromisedSlot {
-    pub drop_id: i64,
-    pub slot: u32,
-}
-
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct CrowdAnswer {
-    pub kind: AnswerKind,
-    /// The promise of `accepted` and `already_claimed`.
-    pub promise: Option<PromisedSlot>,
-}
-
-#[derive(Deserialize)]
-struct Success {
-    status: AnswerKind,
-    #[serde(flatten)]
-    promise: Option<PromisedSlot>,
-}
-
-#[derive(Deserialize)]
-struct Problem {
-    code: AnswerKind,
-}
-
-impl CrowdAnswer {
-    /// Creates an answer without a promise.
-    pub fn no(kind: AnswerKind) -> Self {
-        let promise = None;
-        Self { kind, promise }
-    }
-
-    /// Parses a status and a body. A promise without drop or slot is [`AnswerKind::Failed`],
-    /// because it cannot be checked.
-    pub fn read(status: u16, body: &[u8]) -> Self {
-        match status {
-            200..300 => Self::success(body).unwrap_or(Self::no(AnswerKind::Failed)),
-            409 if is_sold_out(body) => Self::no(AnswerKind::SoldOut),
-            _ => Self::no(match serde_json::from_slice::<Problem>(body) {
-                Ok(problem) => problem.code,
-                Err(_) if status >= 500 => AnswerKind::Failed,
-                Err(_) => AnswerKind::Refused,
-            }),
-        }
-    }
-
-    fn success(body: &[u8]) -> Option<Self> {
-        let Success { status, promise } = serde_json::from_slice(body).ok()?;
-        let promise = match status {
-            AnswerKind::Accepted | AnswerKind::AlreadyClaimed => Some(promise?),
-            AnswerKind::Waiting => None,
-            _ => return None,
-        };
-        Some(Self {
-            kind: status,
-            promise,
-        })
+    pub(crate) fn is_promise(self) -> bool {
+        matches!(self, Self::Accepted | Self::AlreadyClaimed)
     }
 }
 
-/// Recognises `sold_out` without parsing JSON. Most answers are that, and parsing them all would
-/// double the generator's work.
-fn is_sold_out(body: &[u8]) -> bool {
-    const CODE: &[u8] = b"\"code\":\"sold_out\"";
-    body.windows(CODE.len()).any(|part| part == CODE)
+/// Parses the answer to a claim.
+pub(crate) fn outcome(status: u16, body: &[u8]) -> RecordedOutcome {
+    // Most answers are this one, and parsing them all would double the generator's work.
+    const SOLD_OUT: &[u8] = b"\"code\":\"sold_out\"";
+    if status == 409 && body.windows(SOLD_OUT.len()).any(|part| part == SOLD_OUT) {
+        return RecordedOutcome::Ok(RecordedAnswer::SoldOut);
+    }
+    RecordedOutcome::of_http(status, &serde_json::from_slice(body).unwrap_or_default())
 }

@@ -5,11 +5,11 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result, ensure};
-use firstcome_oracle::{Pending, RecordedOutcome, Recorder};
+use firstcome_oracle::{Pending, Recorder};
 use tokio::task::JoinSet;
 use tokio::time::sleep;
 
-use crate::answer::{AnswerKind, CrowdAnswer};
+use crate::answer::{AnswerKind, outcome};
 use crate::client::{Connection, Target};
 use crate::crowd::Crowd;
 use crate::process::cpu_seconds;
@@ -57,10 +57,9 @@ impl CrowdPlan {
     }
 
     /// Records that a user claims.
-    fn invoke(&self, person: u32) -> Option<Pending> {
+    fn invoke(&self, user: &str) -> Option<Pending> {
         let recorder = self.recorder.as_ref()?;
-        let coupon = u64::try_from(self.coupon_id).unwrap_or_default();
-        Some(recorder.invoke(coupon, None, &self.crowd.user_id(person)))
+        Some(recorder.invoke(self.coupon_id.cast_unsigned(), None, user))
     }
 
     /// Returns the header that identifies a user.
@@ -91,6 +90,7 @@ pub async fn run(plan: CrowdPlan, progress: Arc<CrowdProgress>) -> Result<Tally>
         let mut connection = Connection::open(plan.target(number)).await?;
         if plan.warm_up {
             let user = format!("{}-{number}", plan.crowd.user_id(0));
+            let _claim = plan.invoke(&user);
             connection.post(&path, ("x-user-id", &user)).await?;
         }
         ready.push((number, connection, ConnectionTally::new()));
@@ -117,10 +117,11 @@ pub async fn run(plan: CrowdPlan, progress: Arc<CrowdProgress>) -> Result<Tally>
     let parts = workers.join_all().await;
     let seconds = begun.elapsed().as_secs_f64();
     let crowd = &plan.crowd;
-    let name = |person| crowd.user_id(person);
     Ok(Tally {
         cpu_seconds: own_cpu()? - cpu,
-        ..Tally::sum(&progress, crowd.people, seconds, parts, name)
+        ..Tally::sum(&progress, crowd.people, seconds, parts, |person| {
+            crowd.user_id(person)
+        })
     })
 }
 
@@ -170,17 +171,17 @@ impl CrowdWorker {
         let (name, value) = self.plan.header(person);
         let mut asked = due;
         loop {
-            let pending = self.plan.invoke(person);
+            let pending = self.plan.invoke(&self.plan.crowd.user_id(person));
             let answer = self.send_claim((name, &value), pending).await;
             let answer = answer.unwrap_or_else(|_| {
                 self.connection = None;
                 // The next attempt goes to the next API, if there are several.
                 self.number += 1;
-                CrowdAnswer::no(AnswerKind::NoAnswer)
+                AnswerKind::NoAnswer
             });
-            self.tally.note(person, &answer, asked);
-            self.progress.add(answer.kind);
-            if !answer.kind.may_pass() {
+            self.tally.note(person, answer, asked);
+            self.progress.add(answer);
+            if !answer.may_pass() {
                 return;
             }
             if self.begun.elapsed() > self.plan.patience {
@@ -197,23 +198,23 @@ impl CrowdWorker {
         &mut self,
         identity: (&str, &str),
         pending: Option<Pending>,
-    ) -> Result<CrowdAnswer> {
+    ) -> Result<AnswerKind> {
         if self.connection.is_none() {
             let target = self.plan.target(self.number);
             self.connection = Some(Connection::open(target).await?);
         }
         let connection = self.connection.as_mut().context("no connection")?;
         let (status, body) = connection.post(&self.path, identity).await?;
-        let answer = CrowdAnswer::read(status, body);
-        if let Some(pending) = pending {
-            let body = serde_json::from_slice(body).unwrap_or_default();
-            pending.end(RecordedOutcome::of_http(status, &body));
-        }
-        let is_unclear = matches!(answer.kind, AnswerKind::Refused | AnswerKind::Failed);
+        let outcome = outcome(status, body);
+        let kind = AnswerKind::of(&outcome);
+        let is_unclear = matches!(kind, AnswerKind::Refused | AnswerKind::Failed);
         if is_unclear && self.tally.unclear.is_none() {
             let body: String = String::from_utf8_lossy(body).chars().take(200).collect();
             self.tally.unclear = Some(format!("{status} {body}"));
         }
-        Ok(answer)
+        if let Some(pending) = pending {
+            pending.end(outcome);
+        }
+        Ok(kind)
     }
 }

@@ -1,8 +1,7 @@
 //! The load generator, the demo and `make run`.
 //!
 //! - [`generator`] lets a [`crowd`] claim over a bounded number of [`client`] connections and sums
-//!   up the answers in a [`tally`]; [`rush`] is the program around it, which can also check that
-//!   every promise has its [`rows`].
+//!   up the answers in a [`tally`]; [`rush`] is the program around it, whose history is [`judged`].
 //! - [`shops`] use the codes of a coupon.
 //! - [`installation`] is a system of the harness with the servers that it uses.
 //! - [`local`] contains the whole system on this machine: the demo, and `make run`.
@@ -13,10 +12,10 @@ pub mod crowd;
 pub mod generator;
 pub mod identity;
 pub mod installation;
+pub mod judged;
 pub mod local;
 pub mod ops;
 pub mod process;
-pub mod rows;
 pub mod rush;
 pub mod shops;
 pub mod tally;

@@ -19,9 +19,9 @@ pub struct Ops {
 }
 
 /// A method fails if the response is not 2xx, with an error that contains the status and the body.
-/// The exceptions: [`Ops::is_ready`] and [`Ops::my_claim`] return what other responses mean,
-/// [`Ops::reconcile`] repeats a request after a 409, and [`Ops::use_code`] repeats it after a 5xx,
-/// and returns false for a code that another order uses.
+/// The exceptions: [`Ops::is_ready`] returns what other responses mean, [`Ops::reconcile`] repeats
+/// a request after a 409, and [`Ops::use_code`] repeats it after a 5xx, and returns false for a code
+/// that another order uses.
 impl Ops {
     /// The token may be empty for routes without authentication.
     pub fn new(url: &str, token: &str) -> Self {
@@ -57,27 +57,6 @@ impl Ops {
         });
         let made = succeeded(self.send("/v1/coupons", Some(&body)).await?)?;
         made["id"].as_i64().context("a coupon without an ID")
-    }
-
-    /// Changes a coupon.
-    pub async fn change(&self, coupon: i64, change: &Value) -> Result<Value> {
-        let path = format!("/v1/coupons/{coupon}");
-        let request = self.http.request(Method::PATCH, &path).json(change);
-        succeeded(Http::try_send(request.bearer_auth(&self.token)).await?)
-    }
-
-    /// Returns the status of a user's claim, or the code of a problem.
-    pub async fn my_claim(&self, coupon: i64, user: &str) -> Result<String> {
-        let path = format!("/v1/coupons/{coupon}/claims/me");
-        let request = self.http.request(Method::GET, &path);
-        let reply = Http::try_send(request.header("x-user-id", user)).await?;
-        let name = if reply.status == 200 {
-            "status"
-        } else {
-            "code"
-        };
-        let status = reply.body[name].as_str();
-        Ok(status.context("neither a claim nor a problem")?.to_owned())
     }
 
     /// Requests a pass and waits for its end. Waits for a running pass first.

@@ -11,7 +11,6 @@ use std::time::Duration;
 use anyhow::{Context, Result, ensure};
 use chrono::TimeDelta;
 use clap::{Parser, value_parser};
-use firstcome_oracle::{RecordedRow, RecordedScope, Recorder};
 use firstcome_stack::{built_program, mysql_connection};
 use mysql_async::Conn;
 use tokio::net::lookup_host;
@@ -22,8 +21,8 @@ use crate::client::Target;
 use crate::crowd::Crowd;
 use crate::generator::{self, CrowdPlan};
 use crate::identity::read_tokens;
+use crate::judged::{Rows, RushHistory, is_violated, kept};
 use crate::ops::Ops;
-use crate::rows::Rows;
 use crate::shops::{self, ShopTally};
 use crate::tally::{CrowdProgress, Tally};
 use crate::terminal::{Progress, grouped, step, table};
@@ -40,7 +39,8 @@ const KNOWN_LIMIT: Duration = Duration::from_secs(15);
 ///
 /// Exits with 0 if every user got a final answer, every answer was understood, no two answers
 /// contradict each other, and, with --database-url, every promise has its row and no row is one too
-/// many; with --use-codes, if there are codes and one order uses each.
+/// many; with --use-codes, if there are codes and one order uses each. The quantity must not be
+/// changed meanwhile.
 #[derive(Debug, Parser)]
 #[command(name = "rush", version, max_term_width = 120)]
 pub struct RushOptions {
@@ -100,7 +100,8 @@ pub struct RushOptions {
     /// Redeem token of the API
     #[arg(long, env = "REDEEM_TOKEN", hide_env_values = true)]
     redeem_token: Option<String>,
-    /// Print the report as JSON, with all promises
+    /// Print the report as JSON, with all users who have a promise. Without --history and
+    /// --database-url, answers are only counted
     #[arg(long)]
     json: bool,
 }
@@ -134,34 +135,32 @@ pub async fn run(options: RushOptions) -> Result<ExitCode> {
     let progress = Arc::new(CrowdProgress::default());
     let rushing = generator::run(plan, progress.clone());
     let tally = show_progress(&progress, options.json, rushing).await?;
-    let rows = options.rows(coupon_id, &tally).await?;
-    if let Some(history) = &history {
-        history.end(rows.as_ref())?;
-    }
-    let missing = rows.iter().flat_map(|rows| &rows.promised_without_row);
-    let missing: Vec<_> = missing.take(20).cloned().collect();
+    let rows = options.rows(history.as_ref(), &tally, &prefix).await?;
+    let judged = history
+        .as_ref()
+        .map(|history| history.judge(rows.as_ref(), &prefix));
+    let judgement = judged.transpose()?;
     let shops = options.use_codes(coupon_id, &prefix).await?;
     if options.json {
         println!("{}", serde_json::to_string(&tally)?);
     } else {
-        let more = rows.iter().flat_map(Rows::rows);
         let late = ("requests sent late".to_owned(), grouped(tally.late));
-        let used = shops.as_ref().map(ShopTally::row);
-        let all = tally.rows().into_iter().chain([late]);
-        println!("{}", table(all.chain(more).chain(used)));
+        let mut shown = tally.rows();
+        shown.push(late);
+        shown.extend(rows.iter().flat_map(Rows::table));
+        shown.extend(judgement.as_ref().filter(|_| rows.is_some()).map(kept));
+        shown.extend(shops.as_ref().map(ShopTally::row));
+        println!("{}", table(shown));
     }
-    for contradiction in tally.contradictions.iter().take(20) {
-        step(format!("contradiction: {contradiction}"));
+    let violated = judgement.filter(is_violated);
+    if let Some(judgement) = &violated {
+        step(judgement);
     }
     if let Some(answer) = &tally.unclear {
         step(format!("an answer outside the contract: {answer}"));
     }
-    if !missing.is_empty() {
-        step(format!("promised, but no row: {}", missing.join(", ")));
-    }
     let is_used_once = shops.is_none_or(|shops| shops.codes > 0 && shops.used_once == shops.codes);
-    let is_allowed = rows.is_none_or(|rows| rows.over_issued + rows.duplicates == 0);
-    let is_good = tally.good() && missing.is_empty() && is_allowed && is_used_once;
+    let is_good = tally.good() && violated.is_none() && is_used_once;
     Ok(if is_good {
         ExitCode::SUCCESS
     } else {
@@ -192,52 +191,15 @@ async fn connection(database_url: &str) -> Result<Conn> {
     conn.context("MySQL can't be reached at DATABASE_URL")
 }
 
-/// The history of a rush.
-struct RushHistory {
-    recorder: Recorder,
-    drop: i64,
-}
-
-impl RushHistory {
-    /// Records the rows, if they were read, and checks that every line of the history was written.
-    fn end(&self, rows: Option<&Rows>) -> Result<()> {
-        if let Some(rows) = rows {
-            let own = rows.holders.iter().filter(|(drop, ..)| *drop == self.drop);
-            let own = own.map(|(_, slot, person)| RecordedRow {
-                slot: (*slot).into(),
-                person: person.clone(),
-            });
-            self.recorder.finally(id(self.drop), own.collect());
-        }
-        self.recorder.finish().context("the history is incomplete")
-    }
-}
-
-fn id(id: i64) -> u64 {
-    u64::try_from(id).unwrap_or_default()
-}
-
 impl RushOptions {
-    /// Begins a history of the coupon's current drop.
+    /// Begins a history, unless answers are only counted.
     async fn history(&self, coupon_id: i64) -> Result<Option<RushHistory>> {
-        let Some(path) = &self.history else {
+        if self.json && self.history.is_none() && self.database_url.is_none() {
             return Ok(None);
-        };
+        }
         let api = Ops::new(&self.url[0].to_string(), "");
-        let coupon = api.get(&format!("/v1/coupons/{coupon_id}")).await?;
-        let drop = &coupon["current_drop"];
-        let (number, quantity) = (drop["id"].as_i64(), drop["quantity"].as_u64());
-        let number = number.context("the coupon has no current drop")?;
-        let recorder =
-            Recorder::create(path).with_context(|| format!("the history {}", path.display()))?;
-        let once_per = match coupon["once_per"].as_str() {
-            Some("coupon") => RecordedScope::Coupon,
-            _ => RecordedScope::Drop,
-        };
-        let quantity = quantity.context("the drop has no quantity")?;
-        recorder.drop_is(id(number), id(coupon_id), quantity, once_per);
-        let drop = number;
-        Ok(Some(RushHistory { recorder, drop }))
+        let history = RushHistory::begin(&api, coupon_id, self.history.as_deref());
+        Ok(Some(history.await?))
     }
 
     /// Lets two orders try to use the code of each of these users at once, if that was asked for.
@@ -305,18 +267,23 @@ impl RushOptions {
         Ok(id)
     }
 
-    /// Reads the rows once every promise has its row, but waits at most as long as users have
+    /// Reads the rows once there are as many as promises, but waits at most as long as users have
     /// patience. `None` without a database.
-    async fn rows(&self, coupon_id: i64, tally: &Tally) -> Result<Option<Rows>> {
-        let Some(url) = &self.database_url else {
+    async fn rows(
+        &self,
+        history: Option<&RushHistory>,
+        tally: &Tally,
+        prefix: &str,
+    ) -> Result<Option<Rows>> {
+        let (Some(history), Some(url)) = (history, &self.database_url) else {
             return Ok(None);
         };
         let mut conn = connection(url).await?;
         let begun = Instant::now();
         loop {
-            let rows = Rows::read(&mut conn, coupon_id, &tally.promises).await?;
+            let rows = history.rows(&mut conn).await?;
             let waited = begun.elapsed().as_secs();
-            if rows.promised_without_row.is_empty() || waited >= self.patience {
+            if rows.of(prefix) >= tally.promised.len() || waited >= self.patience {
                 conn.disconnect().await?;
                 return Ok(Some(rows));
             }

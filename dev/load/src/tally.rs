@@ -1,6 +1,6 @@
-//! Counts the answers of a crowd as they arrive, and summarises them afterwards with every promise.
+//! Counts the answers of a crowd as they arrive, and summarises them afterwards.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Instant;
 
@@ -9,7 +9,7 @@ use serde::{Deserialize, Serialize};
 use strum::{EnumCount as _, VariantArray as _};
 use tokio::sync::Notify;
 
-use crate::answer::{AnswerKind, CrowdAnswer, PromisedSlot};
+use crate::answer::AnswerKind;
 use crate::terminal::{grouped, number};
 
 /// Live counts while the crowd claims, for the progress line and for waiting until a number of
@@ -79,7 +79,8 @@ impl CrowdProgress {
 pub struct ConnectionTally {
     winners: Histogram<u32>,
     others: Histogram<u32>,
-    promises: Vec<(u32, AnswerKind, PromisedSlot)>,
+    /// The users with a promise. Users who asked again occur several times.
+    promised: Vec<u32>,
     pub(crate) late: u64,
     pub(crate) gave_up: u64,
     pub(crate) unclear: Option<String>,
@@ -94,7 +95,7 @@ impl ConnectionTally {
         Self {
             winners: latencies(),
             others: latencies(),
-            promises: Vec::new(),
+            promised: Vec::new(),
             late: 0,
             gave_up: 0,
             unclear: None,
@@ -102,15 +103,15 @@ impl ConnectionTally {
     }
 
     /// Counts an answer to a request that was due at `asked`, or that was then sent as a retry.
-    pub fn note(&mut self, person: u32, answer: &CrowdAnswer, asked: Instant) {
-        let histogram = if answer.kind == AnswerKind::Accepted {
+    pub fn note(&mut self, person: u32, answer: AnswerKind, asked: Instant) {
+        let histogram = if answer == AnswerKind::Accepted {
             &mut self.winners
         } else {
             &mut self.others
         };
         histogram.saturating_record(u64::try_from(asked.elapsed().as_micros()).unwrap_or(u64::MAX));
-        if let Some(promise) = answer.promise {
-            self.promises.push((person, answer.kind, promise));
+        if answer.is_promise() {
+            self.promised.push(person);
         }
     }
 
@@ -118,7 +119,7 @@ impl ConnectionTally {
         // All histograms have the same limits, so this cannot fail.
         let _ = self.winners.add(other.winners);
         let _ = self.others.add(other.others);
-        self.promises.extend(other.promises);
+        self.promised.extend(other.promised);
         self.late += other.late;
         self.gave_up += other.gave_up;
         self.unclear = self.unclear.take().or(other.unclear);
@@ -164,13 +165,10 @@ pub struct Tally {
     pub winners: Latency,
     /// Latency of all other answers.
     pub others: Latency,
-    /// Contradictory answers: two slots for one user, one slot for two users, or a user who was
-    /// admitted twice.
-    pub contradictions: Vec<String>,
     /// CPU seconds that this process used.
     pub cpu_seconds: f64,
-    /// Every promise, by user ID.
-    pub promises: HashMap<String, PromisedSlot>,
+    /// The IDs of the users with a promise.
+    pub promised: BTreeSet<String>,
 }
 
 impl Tally {
@@ -186,10 +184,6 @@ impl Tally {
         for part in parts {
             all.add(part);
         }
-        let mut ledger = PromiseLedger::default();
-        for (person, kind, promise) in all.promises {
-            ledger.note(&name(person), kind, promise);
-        }
         let answers = progress.counts();
         #[allow(clippy::cast_precision_loss, reason = "a rate for display")]
         let per_second = answers.values().sum::<u64>() as f64 / seconds.max(1e-6);
@@ -203,9 +197,8 @@ impl Tally {
             unclear: all.unclear,
             winners: Latency::of(&all.winners),
             others: Latency::of(&all.others),
-            contradictions: ledger.contradictions(),
             cpu_seconds: 0.0,
-            promises: ledger.promises,
+            promised: all.promised.into_iter().map(name).collect(),
         }
     }
 
@@ -218,11 +211,10 @@ impl Tally {
         self.answers.values().sum()
     }
 
-    /// Whether every user got a final answer, every answer was understood, and no two contradict
-    /// each other.
+    /// Whether every user got a final answer, and every answer was understood.
     pub fn good(&self) -> bool {
         let unclear = self.count(&[AnswerKind::Failed, AnswerKind::Refused]);
-        unclear + self.gave_up == 0 && self.contradictions.is_empty()
+        unclear + self.gave_up == 0
     }
 
     /// Returns the rows of a table for the terminal.
@@ -252,12 +244,8 @@ impl Tally {
         for (kind, count) in &self.answers {
             row(&format!("answered {kind}"), grouped(*count));
         }
-        row("users with a promise", grouped(self.promises.len() as u64));
+        row("users with a promise", grouped(self.promised.len() as u64));
         row("requests given up", grouped(self.gave_up));
-        row(
-            "contradictory answers",
-            grouped(self.contradictions.len() as u64),
-        );
         rows
     }
 }
@@ -292,45 +280,5 @@ impl std::fmt::Display for Latency {
             f,
             "{p50_ms:.1} · {p99_ms:.1} · {p999_ms:.1} · {max_ms:.1} ms"
         )
-    }
-}
-
-/// All promises of all connections.
-#[derive(Default)]
-struct PromiseLedger {
-    promises: HashMap<String, PromisedSlot>,
-    accepted: HashMap<String, u32>,
-    found: Vec<String>,
-}
-
-impl PromiseLedger {
-    fn note(&mut self, user: &str, kind: AnswerKind, promise: PromisedSlot) {
-        if kind == AnswerKind::Accepted {
-            *self.accepted.entry(user.to_owned()).or_default() += 1;
-        }
-        let first = *self.promises.entry(user.to_owned()).or_insert(promise);
-        if first != promise {
-            let slots = [first.slot, promise.slot];
-            self.found
-                .push(format!("{user} was promised slots {slots:?}"));
-        }
-    }
-
-    fn contradictions(&self) -> Vec<String> {
-        let mut found = self.found.clone();
-        for (user, times) in self.accepted.iter().filter(|(_, times)| **times > 1) {
-            found.push(format!("{user} was accepted {times} times"));
-        }
-        let mut holders: HashMap<PromisedSlot, &str> = HashMap::new();
-        for (user, promise) in &self.promises {
-            if let Some(other) = holders.insert(*promise, user) {
-                found.push(format!(
-                    "slot {} was promised to {other} and {user}",
-                    promise.slot
-                ));
-            }
-        }
-        found.sort();
-        found
     }
 }

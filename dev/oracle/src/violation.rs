@@ -13,6 +13,8 @@ pub enum Rule {
     PromisedTwice,
     /// A user was promised two slots although only one is allowed.
     Contradiction,
+    /// Two claims of a user got the first promise of a slot, and nothing was taken back in between.
+    AcceptedTwice,
     /// A row belongs to a user who never claimed.
     NeverAsked,
     /// A row belongs to a user whose claims were all refused.

@@ -169,6 +169,8 @@ const CASES: &[Case] = &[
     (GOOD, "", "1:a 2:b 3:d 4:c", &[(Rule::OtherSlot, 3), (Rule::OtherSlot, 4)]),
     (GOOD, "read 1:z", "1:a 2:b 3:c 4:d", &[(Rule::NeverAsked, 1)]),
     (GOOD, "c claims already 4", "1:a 2:b 3:c 4:d", &[(Rule::Contradiction, 4), (Rule::PromisedTwice, 4)]),
+    (GOOD, "c claims accepted 3", "1:a 2:b 3:c 4:d", &[(Rule::AcceptedTwice, 3)]),
+    (GOOD, "c loses revoked; c claims accepted 3", "1:a 2:b 3:c 4:d", &[]),
     (GOOD, "c claims sold_out", "1:a 2:b 3:c 4:d", &[(Rule::Denied, 3)]),
     (GOOD, "c claims failed", "1:a 2:b 3:c 4:d", &[(Rule::Denied, 3)]),
     // A look-up shows the promise that was answered before it began, unless it may be revoked or

@@ -175,13 +175,13 @@ async fn rush(
     let begun = Instant::now();
     let users = loop {
         let users = meter.users(rows_of).await?;
-        if users.len() >= tally.promises.len() || begun.elapsed() > STILL {
+        if users.len() >= tally.promised.len() || begun.elapsed() > STILL {
             break users;
         }
         sleep(Duration::from_millis(20)).await;
     };
     let holders: BTreeSet<&String> = users.iter().collect();
-    let missing = tally.promises.keys().filter(|user| !holders.contains(user));
+    let missing = tally.promised.iter().filter(|user| !holders.contains(user));
     Ok(Turn {
         rows: users.len(),
         duplicates: users.len() - holders.len(),

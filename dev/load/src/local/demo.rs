@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use anyhow::Result;
 use chrono::TimeDelta;
+use firstcome_oracle::{Recorder, Verdict};
 use firstcome_stack::Mail;
 use mail_parser::MessageParser;
 use serde_json::Value;
@@ -14,10 +15,10 @@ use crate::answer::AnswerKind;
 use crate::crowd::Crowd;
 use crate::generator::{self, CrowdPlan};
 use crate::installation::until;
+use crate::judged::{Rows, RushHistory, kept};
 use crate::local::faults;
 use crate::local::system::Local;
 use crate::ops::Ops;
-use crate::rows::Rows;
 use crate::rush::show_progress;
 use crate::shops::{self, ShopTally};
 use crate::tally::{CrowdProgress, Tally};
@@ -25,6 +26,7 @@ use crate::terminal::{Progress, grouped, step, table};
 
 /// The coupon's name, which also appears in mails.
 const COUPON_NAME: &str = "Winter coupon";
+const PREFIX: &str = "person-";
 const OPENS_AFTER: TimeDelta = TimeDelta::seconds(4);
 const EXACT_LIMIT: Duration = Duration::from_secs(120);
 const MAIL_LIMIT: Duration = Duration::from_secs(30);
@@ -36,8 +38,8 @@ const CONNECTIONS_OF_SHOPS: usize = 32;
 const CRON: &str = "*/3 * * * * *";
 
 /// Runs the demo on private servers, prints the result and shuts everything down again. Returns
-/// whether the total is exact, each code is used by one order, a mail reports a repair, no answers
-/// contradict each other, and every process stopped cleanly.
+/// whether the total is exact, each code is used by one order, a mail reports a repair, the oracle
+/// passes the history, and every process stopped cleanly.
 pub async fn run(quantity: u32, people: u32) -> Result<bool> {
     let mut system = Local::start(CRON, None).await?;
     let shown = play(quantity, people, &mut system).await;
@@ -67,32 +69,32 @@ async fn play(quantity: u32, people: u32, system: &mut Local) -> Result<bool> {
         let api = Ops::new(&api.url, "");
         until("the coupon opens", async || api.is_open(coupon).await).await?;
     }
-    let tally = rush(quantity, people, system, coupon).await?;
+    let history = RushHistory::begin(&system.api(), coupon, None).await?;
+    let tally = rush(quantity, people, system, coupon, &history.recorder).await?;
     let (took, requests) = (tally.seconds, grouped(tally.requests()));
     step(format!(
         "the rush is over: {requests} requests in {took:.1} s"
     ));
 
-    let is_exact = until_exact(quantity, system, coupon, &tally).await?;
+    until_issued(quantity, system, &history).await?;
     faults::refuse_no_more(&system.installation.servers.mysql).await?;
     let shops = use_codes(system, coupon).await?;
     let last_pass = system.reconciler().reconcile().await?;
     let is_mailed = print_mails(system).await;
-    let rows = rows(system, coupon, &tally).await?;
+    let rows = rows(system, &history).await?;
+    let judgement = history.judge(Some(&rows), PREFIX)?;
     let mut shown = tally.rows();
-    shown.extend(rows.rows());
+    shown.extend(rows.table());
+    shown.push(kept(&judgement));
     shown.extend(stored(system, coupon).await?);
     shown.push(shops.row());
     shown.push(("last pass".into(), in_words(&last_pass)));
     println!("{}", table(shown));
-    for user in rows.promised_without_row.iter().take(20) {
-        println!("promised, has no row: {user}");
-    }
-    for contradiction in tally.contradictions.iter().take(20) {
-        println!("contradiction: {contradiction}");
-    }
-    let is_used_once = shops.used_once == quantity as usize;
-    let is_exact = is_exact && rows.exact(quantity) && is_used_once && is_pass_exact(&last_pass);
+    println!("the oracle: {judgement}");
+    let number = quantity as usize;
+    let is_exact = rows.all.len() == number && judgement.verdict == Verdict::Pass;
+    let is_used_once = shops.used_once == number;
+    let is_exact = is_exact && is_used_once && is_pass_exact(&last_pass);
     Ok(is_exact && is_mailed && tally.good())
 }
 
@@ -108,8 +110,14 @@ async fn use_codes(system: &Local, coupon: i64) -> Result<ShopTally> {
 }
 
 /// Lets all users claim. Once a third of the slots is taken, kills a consumer.
-async fn rush(quantity: u32, people: u32, system: &mut Local, coupon_id: i64) -> Result<Tally> {
-    let crowd = Crowd::gather(people, "person-", REQUESTS_PER_PERSON)?;
+async fn rush(
+    quantity: u32,
+    people: u32,
+    system: &mut Local,
+    coupon_id: i64,
+    recorder: &Recorder,
+) -> Result<Tally> {
+    let crowd = Crowd::gather(people, PREFIX, REQUESTS_PER_PERSON)?;
     let (users, requests) = (grouped(people.into()), grouped(crowd.requests() as u64));
     step(format!(
         "open: {users} users send {requests} requests to two APIs"
@@ -123,7 +131,7 @@ async fn rush(quantity: u32, people: u32, system: &mut Local, coupon_id: i64) ->
         rate: None,
         patience: Duration::from_secs(30),
         warm_up: false,
-        recorder: None,
+        recorder: Some(recorder.clone()),
     };
     let progress = Arc::new(CrowdProgress::default());
     let consumer = system.consumers.remove(0);
@@ -150,30 +158,26 @@ async fn rush(quantity: u32, people: u32, system: &mut Local, coupon_id: i64) ->
     tally
 }
 
-async fn rows(system: &Local, coupon: i64, tally: &Tally) -> Result<Rows> {
+async fn rows(system: &Local, history: &RushHistory) -> Result<Rows> {
     let mut conn = system.installation.mysql().await?;
-    let rows = Rows::read(&mut conn, coupon, &tally.promises).await?;
+    let rows = history.rows(&mut conn).await?;
     conn.disconnect().await?;
     Ok(rows)
 }
 
-async fn until_exact(quantity: u32, system: &Local, coupon: i64, tally: &Tally) -> Result<bool> {
+/// Waits until every slot has its row, but at most for `EXACT_LIMIT`.
+async fn until_issued(quantity: u32, system: &Local, history: &RushHistory) -> Result<()> {
     let begun = Instant::now();
     let mut shown = Progress::default();
-    loop {
-        let rows = rows(system, coupon, tally).await?;
-        if rows.exact(quantity) || begun.elapsed() > EXACT_LIMIT {
-            return Ok(rows.exact(quantity));
+    while begun.elapsed() < EXACT_LIMIT {
+        let rows = rows(system, history).await?.all.len();
+        if rows == quantity as usize {
+            break;
         }
-        shown.show(|| {
-            let missing = rows.promised_without_row.len();
-            format!(
-                "rows {} of {quantity} · promises without a row {missing}",
-                rows.all
-            )
-        });
+        shown.show(|| format!("rows {rows} of {quantity}"));
         sleep(POLL).await;
     }
+    Ok(())
 }
 
 /// Returns rows of the table: the dead letters, and the time until every row existed.

@@ -2,7 +2,7 @@
 //! promises contradict each other. A look-up shows the last promise that was answered before it
 //! began.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashMap};
 
 use super::index::{Index, once_per_coupon, promise};
 use super::revoked::may_be_revoked;
@@ -61,6 +61,24 @@ pub(super) fn check(
         });
     }
     contradictions(history, &standing, found);
+    accepted_twice(history, index, found);
+}
+
+fn accepted_twice(history: &History, index: &Index<'_>, found: &mut Vec<Violation>) {
+    let mut accepted = HashMap::new();
+    for op in &history.operations {
+        let Ended::Ok(RecordedAnswer::Accepted { drop, slot }) = op.ended else {
+            continue;
+        };
+        let person = op.person.as_str();
+        if let Some(asked) = accepted.insert((drop, person), op.line)
+            && !index.broken.contains_key(&(drop, person))
+            && !may_be_revoked(history, index, drop, person, asked)
+        {
+            let twice = Violation::new(Rule::AcceptedTwice, drop, slot, person);
+            found.push(twice.at(op.ended_line.unwrap_or_default()));
+        }
+    }
 }
 
 /// Finds a valid promise that this look-up does not show.
