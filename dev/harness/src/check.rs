@@ -10,7 +10,10 @@ use crate::mysql::Sql;
 use crate::redis::PrefixedKeys;
 use crate::world::World;
 use crate::{LIMIT, eventually_some};
-use firstcome_oracle::{History, RecordedEvent, RecordedRow, RecordedScope, Verdict, check};
+use firstcome_oracle::{
+    History, Judgement, RecordedAnswer, RecordedEvent, RecordedRow, RecordedScope, Rule, Verdict,
+    Violation, check,
+};
 
 /// Returns the slot and user of each row of a drop.
 pub async fn rows(world: &World, drop: i64) -> BTreeMap<u32, String> {
@@ -168,67 +171,85 @@ pub async fn agreed(
     Ok(rows)
 }
 
-/// Fails unless the drop is exact, every user whose answer here is a promise has a row on the
-/// promised slot, and the independent checker agrees.
-pub async fn assert_exact(
-    world: &World,
-    coupon: &MadeCoupon,
-    quantity: u32,
-    answers: &[PromisedAnswer],
-) {
+/// Fails unless the drop is exact and the oracle passes the coupon's claims and rows: no promise is
+/// lost unless it is listed, no slot or user occurs twice, and no refused user was admitted.
+pub async fn assert_exact(world: &World, coupon: &MadeCoupon, quantity: u32) {
     exact(&world.sql, &world.redis, coupon, quantity)
         .await
         .unwrap();
-    assert_kept(world, coupon, answers, &[]).await;
-    judge(world, coupon, quantity).await;
+    let listed = "SELECT user_id FROM broken_promises WHERE drop_id";
+    let listed = format!("{listed} = {}", coupon.drop);
+    let listed = world.sql.query(&listed).await.concat();
+    let judgement = judge(world, coupon, quantity, listed).await;
+    assert_eq!(judgement.verdict, Verdict::Pass, "{judgement}");
 }
 
-/// Runs the checker, which shares no code with the product. Fails unless the history of the
-/// coupon's claims matches the drop's current rows: no promise is lost unless it is listed, no slot
-/// or user occurs twice, and no refused user was admitted.
-async fn judge(world: &World, coupon: &MadeCoupon, quantity: u32) {
-    let id = |number: i64| u64::try_from(number).expect("an id");
-    let drop = id(coupon.drop);
+/// Fails unless the oracle finds that every promise of the drop has its row on the promised slot.
+/// The users in `but` are not checked.
+pub async fn assert_kept(world: &World, coupon: &MadeCoupon, but: &[&str]) {
+    let but = but.iter().map(|&user| user.to_owned()).collect();
+    let judgement = judge(world, coupon, u32::MAX, but).await;
+    assert!(judgement.figures.promises > 0, "{judgement}");
+    let Verdict::Violated(found) = judgement.verdict else {
+        return;
+    };
+    let is_about_promises = |found: &Violation| {
+        matches!(
+            found.rule,
+            Rule::Lost
+                | Rule::OtherSlot
+                | Rule::PromisedTwice
+                | Rule::Contradiction
+                | Rule::AcceptedTwice
+        )
+    };
+    let broken: Vec<_> = found.into_iter().filter(is_about_promises).collect();
+    assert!(broken.is_empty(), "{broken:#?}");
+}
+
+/// Judges the recorded claims of a coupon with the current rows of its drop. The promises of the
+/// users in `broken` count as listed.
+async fn judge(
+    world: &World,
+    coupon: &MadeCoupon,
+    quantity: u32,
+    broken: Vec<String>,
+) -> Judgement {
+    let [id, drop] = [coupon.id, coupon.drop].map(i64::cast_unsigned);
     let once_per = if coupon.body["once_per"] == "drop" {
         RecordedScope::Drop
     } else {
         RecordedScope::Coupon
     };
-    let claims = world.claims.of(id(coupon.id));
+    let claims = world.claims.of(id);
     // The checker must know every drop of the coupon that made a promise. Without the final rows of
     // the other drops, it does not pass the history.
     let mut drops = BTreeSet::from([drop]);
     drops.extend(claims.iter().filter_map(promised_from));
     let announced = |drop| RecordedEvent::Drop {
         drop,
-        coupon: id(coupon.id),
+        coupon: id,
         quantity: u64::from(quantity),
         once_per,
     };
     let mut events: Vec<RecordedEvent> = drops.into_iter().map(announced).collect();
     events.extend(claims);
-    let listed = format!("SELECT user_id FROM broken_promises WHERE drop_id = {drop}");
-    let listed = world.sql.query(&listed).await;
-    events.extend(listed.into_iter().map(|row| RecordedEvent::Broken {
+    events.extend(broken.into_iter().map(|person| RecordedEvent::Broken {
         drop,
-        person: row[0].clone(),
+        person,
         slot: None,
     }));
-    let rows = rows(world, coupon.drop).await;
-    let rows = rows
-        .into_iter()
-        .map(|(slot, person)| RecordedRow {
-            slot: i64::from(slot),
-            person,
-        })
-        .collect();
+    let rows = rows(world, coupon.drop).await.into_iter();
+    let rows = rows.map(|(slot, person)| RecordedRow {
+        slot: slot.into(),
+        person,
+    });
+    let rows = rows.collect();
     events.push(RecordedEvent::Final { drop, rows });
-    let judgement = check(&History::of(events).expect("a history that can be read"));
-    assert_eq!(judgement.verdict, Verdict::Pass, "{judgement}");
+    check(&History::of(events).expect("a history that can be read"))
 }
 
 fn promised_from(event: &RecordedEvent) -> Option<u64> {
-    use firstcome_oracle::RecordedAnswer;
     match event {
         RecordedEvent::Ok {
             answer:
@@ -236,23 +257,5 @@ fn promised_from(event: &RecordedEvent) -> Option<u64> {
             ..
         } => Some(*drop),
         _ => None,
-    }
-}
-
-/// Fails unless every user whose answer here is a promise has a row on the promised slot. The users
-/// in `but` are not checked.
-pub async fn assert_kept(
-    world: &World,
-    coupon: &MadeCoupon,
-    answers: &[PromisedAnswer],
-    but: &[&str],
-) {
-    let rows = rows(world, coupon.drop).await;
-    let is_asked = |(user, _): &&PromisedAnswer| !but.contains(&user.as_str());
-    for (user, answer) in answers.iter().filter(is_asked) {
-        if let Some((drop, slot)) = answer.promised() {
-            let row = (coupon.drop, rows.get(&slot));
-            assert_eq!(row, (drop, Some(user)), "{user} got {answer:?}");
-        }
     }
 }

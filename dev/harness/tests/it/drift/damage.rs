@@ -85,21 +85,21 @@ pub(crate) async fn repair(fixture: &Fixture, cases: &[Case]) {
     let mut made = Vec::new();
     for case in cases {
         let name = format!("{} of {}", case.damage.name(), case.held);
-        let (coupon, answers) = fixture.held(&name, QUANTITY, case.held).await;
+        let (coupon, _) = fixture.held(&name, QUANTITY, case.held).await;
         let codes = codes(fixture, &coupon).await;
         let done = inject(world, &coupon, case.damage, case.n).await;
-        made.push((case, coupon, answers, codes, done));
+        made.push((case, coupon, codes, done));
     }
     let planned = [Outcome::Planned, Outcome::Skipped];
     let dry = dry_run(world).await;
     let run = pass_ends(world, &[], REPAIRED).await;
-    for (case, coupon, answers, codes, done) in &made {
+    for (case, coupon, codes, done) in &made {
         assert_found(&dry, coupon, case.kinds, &planned);
         assert_found(&run, coupon, case.kinds, &[Outcome::Applied]);
         let gone = lost_by(done);
         all_issued(world, coupon.drop, case.end).await;
         assert_whole(world, coupon, QUANTITY, case.end).await;
-        assert_kept(world, coupon, answers, &gone).await;
+        assert_kept(world, coupon, &gone).await;
         let now = self::codes(fixture, coupon).await;
         for (user, code) in codes
             .iter()
@@ -156,7 +156,7 @@ async fn users_without_a_slot_are_listed_by_name_until_a_raised_quantity_gives_t
     let fixture = Fixture::new("d-owed").await;
     let (api, world) = (&fixture.api, &fixture.world);
     for (damage, kinds) in LISTED {
-        let (coupon, answers) = fixture.held(&damage.name(), QUANTITY, 20).await;
+        let (coupon, _) = fixture.held(&damage.name(), QUANTITY, 20).await;
         let done = inject(world, &coupon, damage, 2).await;
         let quantity = if damage == Drift::OverShrunk { 18 } else { 20 };
         let run = pass_ends(world, &[], DRIFT).await;
@@ -165,7 +165,7 @@ async fn users_without_a_slot_are_listed_by_name_until_a_raised_quantity_gives_t
         let mut owed: Vec<&str> = done.people.iter().map(|hit| hit.user.as_str()).collect();
         owed.sort_unstable();
         assert_whole(world, &coupon, quantity, quantity as usize).await;
-        assert_kept(world, &coupon, &answers, &owed).await;
+        assert_kept(world, &coupon, &owed).await;
         let listed = format!(
             "SELECT user_id FROM broken_promises WHERE drop_id = {} AND mended_at IS NULL ORDER BY 1",
             coupon.drop
@@ -325,7 +325,7 @@ async fn each_lost_key_and_each_of_another_type_is_repaired_without_a_false_answ
             all_fit && (is_harmless || !found.is_empty()),
             "{what}: {found:#?}"
         );
-        assert_settled(world, coupon, 8, held.len(), held).await;
+        assert_settled(world, coupon, 8, held.len()).await;
         nobody_hears_a_lie(&fixture, coupon, held).await;
         let newcomer = fixture.api.until_answered(coupon.id, "u-new").await;
         assert!(

@@ -43,7 +43,7 @@ async fn dry_run(fixture: &Fixture, coupon: &MadeCoupon) -> String {
 async fn too_many_repairs_wait_for_a_confirmation_and_rows_are_written() {
     let fixture = beyond_the_limit("d-limit").await;
     let world = &fixture.world;
-    let (coupon, answers) = fixture.held("Suspicious", 25, 15).await;
+    let (coupon, _) = fixture.held("Suspicious", 25, 15).await;
     let mut damage = injector(world, &coupon).await;
     damage.make(Drift::SlotConflict, 6).await.unwrap();
     let before = everything(world).await;
@@ -74,7 +74,7 @@ async fn too_many_repairs_wait_for_a_confirmation_and_rows_are_written() {
     let confirmed = "SELECT COUNT(*) FROM reconcile_runs WHERE confirmed AND status <> 'braked'";
     assert_eq!(world.sql.number(confirmed).await, 1);
     // The strangers got free slots.
-    assert_settled(world, &coupon, 25, 21, &answers).await;
+    assert_settled(world, &coupon, 25, 21).await;
     // Without the patience of a release, the closure for the repairs may stand in the same mail, and
     // another one tells of the strangers before they got slots.
     let is_end = |mail: &Mail| {
@@ -91,7 +91,7 @@ async fn too_many_repairs_wait_for_a_confirmation_and_rows_are_written() {
 async fn confirmed_repairs_that_are_interrupted_are_made_by_the_same_run() {
     let (fixture, _redis) = Fixture::with_own_redis("d-limit-again", &[LIMITED]).await;
     let world = &fixture.world;
-    let (coupon, answers) = fixture.held("Interrupted", 25, 15).await;
+    let (coupon, _) = fixture.held("Interrupted", 25, 15).await;
     inject(world, &coupon, Drift::SlotConflict, 6).await;
     let shown = dry_run(&fixture, &coupon).await;
     let gate = world.redis.of_coupon(coupon.id, "gate");
@@ -133,7 +133,7 @@ async fn confirmed_repairs_that_are_interrupted_are_made_by_the_same_run() {
     world.redis.command::<()>(&memory[1]).await;
     lock.commit().await;
     assert_eq!(run.ended(LIMIT).await, REPAIRED.0, "{}", run.log());
-    assert_settled(world, &coupon, 25, 21, &answers).await;
+    assert_settled(world, &coupon, 25, 21).await;
     clean_pass(world, &coupon).await;
 }
 
@@ -143,7 +143,7 @@ async fn confirmed_repairs_that_are_interrupted_are_made_by_the_same_run() {
 async fn a_confirmation_covers_only_the_plan_that_was_shown_and_closes_no_other_coupon() {
     let fixture = beyond_the_limit("d-limit-grown").await;
     let (api, world) = (&fixture.api, &fixture.world);
-    let (coupon, answers) = fixture.held("Grows", 50, 15).await;
+    let (coupon, _) = fixture.held("Grows", 50, 15).await;
     let (other, _) = fixture.held("Open", 10, 2).await;
     let conflicts = async |n| inject(world, &coupon, Drift::SlotConflict, n).await;
     conflicts(11).await;
@@ -167,7 +167,7 @@ async fn a_confirmation_covers_only_the_plan_that_was_shown_and_closes_no_other_
     confirm(&fixture, &second, BRAKED).await;
     let third = dry_run(&fixture, &coupon).await;
     confirm(&fixture, &third, REPAIRED).await;
-    assert_settled(world, &coupon, 50, 49, &answers).await;
+    assert_settled(world, &coupon, 50, 49).await;
 }
 
 /// The loss makes the plan void, and the drop is rewritten from its rows.
@@ -175,7 +175,7 @@ async fn a_confirmation_covers_only_the_plan_that_was_shown_and_closes_no_other_
 async fn a_plan_that_waits_for_a_confirmation_ends_with_a_loss_of_redis() {
     let fixture = beyond_the_limit("d-limit-lost").await;
     let world = &fixture.world;
-    let (coupon, answers) = fixture.held("Lost", 25, 20).await;
+    let (coupon, _) = fixture.held("Lost", 25, 20).await;
     inject(world, &coupon, Drift::SlotConflict, 6).await;
     pass_ends(world, &[], BRAKED).await;
     inject(world, &coupon, Drift::RedisLost, 1).await;
@@ -184,6 +184,6 @@ async fn a_plan_that_waits_for_a_confirmation_ends_with_a_loss_of_redis() {
         run.drops.iter().all(|drop| drop.held_back.is_none()),
         "{run:#?}"
     );
-    assert_settled(world, &coupon, 25, 20, &answers).await;
+    assert_settled(world, &coupon, 25, 20).await;
     clean_pass(world, &coupon).await;
 }

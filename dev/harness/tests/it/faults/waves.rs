@@ -108,7 +108,7 @@ impl Waves {
         self.until_answered(self.users.len()).await;
         self.issued(QUANTITY).await;
         let quantity = u32::try_from(QUANTITY).unwrap();
-        assert_exact(&self.world, &self.coupon, quantity, &self.answers).await;
+        assert_exact(&self.world, &self.coupon, quantity).await;
         assert_nobody_is_listed(&self.world).await;
         for process in [
             &self.api.process,

@@ -22,17 +22,17 @@ async fn rush_is_exact(fixture: &Fixture) {
     let answers = rush_until_answered(&[&fixture.api], coupon.id, &people(300), 100).await;
     assert_sold_out(&answers, 100);
     all_issued(&fixture.world, coupon.drop, 100).await;
-    assert_exact(&fixture.world, &coupon, 100, &answers).await;
+    assert_exact(&fixture.world, &coupon, 100).await;
     clean_pass(&fixture.world, &coupon).await;
 }
 
 /// This repair reads Kafka, closes the coupon in Redis and in MySQL, writes the drop to Redis, and
 /// opens the coupon.
 async fn lost_drop_is_repaired(fixture: &Fixture) {
-    let (coupon, answers) = fixture.held("Lost", 20, 12).await;
+    let (coupon, _) = fixture.held("Lost", 20, 12).await;
     inject(&fixture.world, &coupon, Drift::RedisLost, 1).await;
     pass_ends(&fixture.world, &[], REPAIRED).await;
-    assert_settled(&fixture.world, &coupon, 20, 12, &answers).await;
+    assert_settled(&fixture.world, &coupon, 20, 12).await;
     let late = fixture.api.until_answered(coupon.id, "u-late").await;
     assert_eq!(late.promised(), Some((coupon.drop, 13)));
 }

@@ -50,7 +50,7 @@ pub(super) async fn cycle(environment: &Environment, point: Point, cycle: usize)
     let breaks = point == Point::BrokenListed;
     let quantity = if breaks { 6 } else { 12 };
     let coupon = environment.api.open_coupon(quantity).await;
-    let answers = rush_until_answered(&[&environment.api], coupon.id, &people(6), 6).await;
+    rush_until_answered(&[&environment.api], coupon.id, &people(6), 6).await;
     all_issued(world, coupon.drop, 6).await;
 
     let mut broken = Vec::new();
@@ -66,7 +66,7 @@ pub(super) async fn cycle(environment: &Environment, point: Point, cycle: usize)
     environment.mend().await;
     let issued = rows(world, coupon.drop).await.len();
     assert!((6..=quantity as usize).contains(&issued), "{issued} rows");
-    assert_settled(world, &coupon, quantity, issued, &answers).await;
+    assert_settled(world, &coupon, quantity, issued).await;
     let listed = format!(
         "SELECT user_id FROM broken_promises WHERE drop_id = {} AND mended_at IS NULL ORDER BY 1",
         coupon.drop
@@ -74,5 +74,5 @@ pub(super) async fn cycle(environment: &Environment, point: Point, cycle: usize)
     broken.retain(|_| breaks);
     broken.sort();
     assert_eq!(world.sql.query(&listed).await.concat(), broken, "listed");
-    environment.count(&coupon, quantity, &answers).await;
+    environment.count(&coupon, quantity).await;
 }
