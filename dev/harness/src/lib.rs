@@ -52,7 +52,7 @@ pub use process::Process;
 pub use redis::PrefixedKeys;
 pub use reply::HttpReply;
 pub use roles::{Once, Running};
-pub use rush::{assert_sold_out, people, rush, rush_until_answered, tally};
+pub use rush::{assert_sold_out, people, rush, rush_until_answered, rush_until_settled, tally};
 pub use service::Service;
 pub use shell::{OperatorsShell, commands_of};
 pub use system::{Role, System};

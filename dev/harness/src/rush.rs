@@ -6,6 +6,7 @@ use futures_util::{StreamExt as _, stream};
 
 use crate::answer::Answer;
 use crate::http::ApiClient;
+use crate::{LIMIT, eventually};
 
 pub fn people(number: usize) -> Vec<String> {
     (1..=number).map(|n| format!("u-{n}")).collect()
@@ -57,6 +58,26 @@ pub async fn rush_until_answered(
         }
     }
     answers
+}
+
+/// Lets users repeat their claims, alternating between the current APIs, until each gets a slot or
+/// `sold_out`.
+pub async fn rush_until_settled(
+    apis: impl Fn() -> Vec<ApiClient>,
+    coupon: i64,
+    mut users: Vec<String>,
+    at_once: usize,
+) {
+    eventually("everybody has an answer", 5 * LIMIT, async || {
+        let apis = apis();
+        let apis: Vec<&ApiClient> = apis.iter().collect();
+        let answers = rush(&apis, coupon, &users, at_once).await.into_iter();
+        let left =
+            answers.filter(|(_, answer)| answer.promised().is_none() && !answer.is("sold_out"));
+        users = left.map(|(user, _)| user).collect();
+        users.is_empty()
+    })
+    .await;
 }
 
 /// Fails unless this many users were promised a slot, and all others got `sold_out`.

@@ -5,9 +5,9 @@ use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
 
 use firstcome_harness::{
-    Answer, ApiClient, Fixture, LIMIT, MadeCoupon, PrefixedKeys, PromisedAnswer, StoreUrls, World,
-    WorldStores, all_issued, assert_exact, coupon_body, eventually, eventually_some, exact,
-    holders, people, rush,
+    Answer, ApiClient, Fixture, LIMIT, MadeCoupon, PrefixedKeys, StoreUrls, World, WorldStores,
+    all_issued, assert_exact, coupon_body, eventually, eventually_some, exact, holders, people,
+    rush_until_settled,
 };
 use firstcome_stack::{
     ClusterStack, KafkaCluster, ProxyFault, RedisCluster, RedisOptions, RedisServer,
@@ -57,19 +57,6 @@ async fn primary_of<'a>(
     cluster.primary_of(&key).await.unwrap()
 }
 
-/// Lets all users repeat their claims, alternating between both APIs, until they get a slot or
-/// `sold_out`.
-async fn until_answered(apis: &Mutex<[ApiClient; 2]>, coupon: i64, mut users: Vec<String>) {
-    while !users.is_empty() {
-        let [one, other] = apis.lock().clone();
-        let some = rush(&[&one, &other], coupon, &users, 60).await;
-        let is_left =
-            |(_, answer): &&PromisedAnswer| answer.promised().is_none() && !answer.is("sold_out");
-        let left = some.iter().filter(is_left);
-        users = left.map(|(user, _)| user.clone()).collect();
-    }
-}
-
 /// During a rush on three coupons, each on its own primary, one server of each store and one
 /// process of each kind die at the same time.
 #[tokio::test]
@@ -93,7 +80,7 @@ async fn all_coupons_are_exact_after_one_server_of_each_kind_dies_during_a_rush(
     let apis = Mutex::new([ApiClient::clone(&api), ApiClient::clone(&kept.0)]);
     let crowds = coupons
         .iter()
-        .map(|coupon| until_answered(&apis, coupon.id, people(users())));
+        .map(|coupon| rush_until_settled(|| apis.lock().to_vec(), coupon.id, people(users()), 60));
     let faults = async {
         let half = i64::from(quantity) / 2;
         eventually("half of the slots are given out", 5 * LIMIT, async || {
@@ -289,7 +276,7 @@ async fn claims_are_stored_in_mysql_while_two_of_three_brokers_are_dead() {
         let [first, second] = [1, 2].map(|id| cluster.broker(id).unwrap());
         let (one, other) = tokio::join!(first.kill(), second.kill());
         one.and(other).unwrap();
-        let answers = waves.next(20).await.to_vec();
+        let answers = waves.next(20).await;
         let kept = |answer: &Answer| matches!(answer, Answer::Accepted { queued: false, .. });
         let honest = |answer: &Answer| kept(answer) || answer.is("unavailable");
         assert!(

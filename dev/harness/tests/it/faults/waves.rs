@@ -6,7 +6,8 @@ use std::collections::BTreeMap;
 use firstcome_chaos::schedule::IMPATIENT;
 use firstcome_harness::{
     ApiClient, Http, LIMIT, MadeCoupon, PrefixedKeys, PromisedAnswer, ReconcilerClient, Running,
-    World, WorldStores, all_issued, assert_exact, eventually, people, rush, tally,
+    World, WorldStores, all_issued, assert_exact, eventually, people, rush, rush_until_settled,
+    tally,
 };
 use firstcome_stack::RedisServer;
 
@@ -23,7 +24,8 @@ pub(crate) struct Waves {
     daemon: Running<ReconcilerClient>,
     pub(crate) coupon: MadeCoupon,
     users: Vec<String>,
-    answers: Vec<PromisedAnswer>,
+    /// The number of users who have come.
+    came: usize,
 }
 
 /// Creates a world whose processes give up early, so that a test does not have to wait for them,
@@ -51,17 +53,17 @@ impl Waves {
             daemon,
             coupon,
             users: people(QUANTITY + 10),
-            answers: Vec::new(),
+            came: 0,
         }
     }
 
     /// Lets each user of the next wave claim once. Returns the number of answers by word.
     pub(crate) async fn wave(&mut self) -> BTreeMap<String, usize> {
-        tally(self.next(WAVE).await)
+        tally(&self.next(WAVE).await)
     }
 
     /// Lets the next `number` users claim once each.
-    pub(crate) async fn next(&mut self, number: usize) -> &[PromisedAnswer] {
+    pub(crate) async fn next(&mut self, number: usize) -> Vec<PromisedAnswer> {
         self.next_while(number, async |_| ()).await
     }
 
@@ -70,13 +72,13 @@ impl Waves {
         &mut self,
         number: usize,
         meanwhile: impl AsyncFnOnce(&Self),
-    ) -> &[PromisedAnswer] {
-        let asked = self.answers.len();
-        let some = &self.users[asked..(asked + number).min(self.users.len())];
+    ) -> Vec<PromisedAnswer> {
+        let come = (self.came + number).min(self.users.len());
+        let some = &self.users[self.came..come];
         let claims = rush(&[&self.api], self.coupon.id, some, WAVE);
         let (answers, ()) = tokio::join!(claims, meanwhile(self));
-        self.answers.extend(answers);
-        &self.answers[asked..]
+        self.came = come;
+        answers
     }
 
     /// Replaces the consumer.
@@ -120,21 +122,10 @@ impl Waves {
     }
 
     /// Lets the first `users` users claim until each has a promise or `sold_out`.
-    pub(crate) async fn until_answered(&mut self, users: usize) {
-        let is_settled =
-            |answer: &PromisedAnswer| answer.1.promised().is_some() || answer.1.is("sold_out");
-        eventually("everybody has an answer", LIMIT, async || {
-            let settled = |user: &&String| {
-                let mut own = self.answers.iter().filter(|(asked, _)| asked == *user);
-                !own.any(is_settled)
-            };
-            let asking = self.users[..users].iter().filter(settled);
-            let asking: Vec<String> = asking.cloned().collect();
-            let answers = rush(&[&self.api], self.coupon.id, &asking, WAVE).await;
-            self.answers.extend(answers);
-            asking.is_empty()
-        })
-        .await;
+    pub(crate) async fn until_answered(&self, users: usize) {
+        let apis = || vec![ApiClient::clone(&self.api)];
+        let users = self.users[..users].to_vec();
+        rush_until_settled(apis, self.coupon.id, users, WAVE).await;
     }
 }
 
