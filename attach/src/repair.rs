@@ -19,8 +19,8 @@ use crate::text::Values;
 use crate::theirs::Theirs;
 use crate::users::{Hasher, has};
 
-/// Repairs of a pass that may fail by anything but their own statement: a lock, a check, the proof.
-/// What stands in the way of one then stands in the way of all, and each waits for it in a
+/// Repairs in a row that may fail by anything but their own statement: a lock, a check, the proof.
+/// What stands in the way of them then stands in the way of all, and each waits for it in a
 /// transaction.
 const FAILURES: usize = 3;
 
@@ -58,6 +58,7 @@ pub struct Repairs<'a> {
     grows_to: Option<u64>,
     /// A row of this pass was proved by reading `issued`.
     is_proved: bool,
+    /// Since the last COMMIT.
     failures: usize,
 }
 
@@ -178,6 +179,7 @@ impl<'a> Repairs<'a> {
         if self.session.commit().await.is_err() {
             return Ok(Repaired::Unknown);
         }
+        self.failures = 0;
         Ok(Repaired::Written)
     }
 

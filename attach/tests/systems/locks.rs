@@ -186,6 +186,30 @@ async fn plan_gives_way_to_a_locked_number_after_three_of_its_users() {
     }
 }
 
+/// As on a machine that is busy: two of three tries fail. A sequence takes nothing back.
+#[tokio::test]
+async fn plan_goes_on_after_failures_that_come_between_its_rows() {
+    let every_third =
+        r#"["INSERT INTO coupon SELECT :user::bigint WHERE nextval('tried') % 3 = 0"]"#;
+    let always = "['INSERT INTO coupon (user_id) VALUES (:user)']";
+    let file = SET.file.replace(always, every_third);
+    let system = System {
+        product: Product::Postgres,
+        opens: &[
+            "CREATE TABLE coupon (user_id BIGINT UNIQUE)",
+            "CREATE SEQUENCE tried",
+        ],
+        file: file.leak(),
+        ..SET
+    };
+    let (world, daemon) = system.sold().await;
+    world.add_members("@users", users(50..62)).await;
+    daemon.settle().await;
+    let found = daemon.confirm().await;
+    let expected = ["4 unissued applied", "8 unissued failed"];
+    assert_eq!(told(&found), expected, "{found:#?}");
+}
+
 /// A process that is killed leaves nothing behind at any reading and any statement.
 #[tokio::test]
 async fn pass_that_ends_anywhere_leaves_rows_and_numbers_whole() {
