@@ -2,7 +2,7 @@
 //! the command. A sentence has no name of a user, since it reaches mails; a command has, and is
 //! shown to operators only. Each command changes nothing if what it rests on has changed meanwhile.
 
-use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 
 use firstcome_shared::hash::hash64;
 use firstcome_shared::report::wording::{count, person};
@@ -85,7 +85,6 @@ impl Found {
 /// The look with what its explanations need.
 struct Explainer<'l> {
     looked: &'l Looked<'l>,
-    memory: &'l Memory,
     /// Promised users whom findings name.
     users: HashMap<UserHash, PromisedUser>,
     events: HashMap<UserHash, &'l Event>,
@@ -96,23 +95,28 @@ struct Explainer<'l> {
 /// Explains the differences that are old enough. Of a kind, at most 10,000 are named, and the
 /// others are counted.
 pub fn explain(looked: &Looked<'_>, memory: &Memory, hasher: &Hasher) -> Vec<Found> {
-    let Looked {
-        target,
-        look,
-        compared,
-        ..
-    } = looked;
-    let is_ripe = |difference| memory.is_ripe(difference, look.began);
-    let is_named =
-        |user| is_ripe(Difference::Unissued(user)) || is_ripe(Difference::DuplicateRow(user));
-    let differences = compared.differences.iter().copied();
-    let mut ripe = differences.filter(|it| is_ripe(*it)).peekable();
-    let promised = look.promised.as_ref().filter(|_| ripe.peek().is_some());
-    let users = promised.map(|promised| promised.named(target, hasher, is_named));
+    let Looked { target, look, .. } = looked;
+    let mut unlisted: BTreeMap<Kind, u64> = BTreeMap::new();
+    let mut listed = Vec::new();
+    let mut users = HashSet::new();
+    for cohort in memory.open.iter().filter(|it| it.is_ripe) {
+        for difference in &cohort.differences {
+            let number = unlisted.entry(difference.kind()).or_default();
+            *number += 1;
+            if *number > NAMED {
+                continue;
+            }
+            if let Difference::Unissued(user) | Difference::DuplicateRow(user) = difference {
+                users.insert(*user);
+            }
+            listed.push((*difference, cohort.is_new));
+        }
+    }
+    let promised = look.promised.as_ref().filter(|_| !users.is_empty());
+    let users = promised.map(|it| it.named(target, hasher, |user| users.contains(&user)));
     let events = look.events.iter();
     let explainer = Explainer {
         looked,
-        memory,
         users: users.unwrap_or_default(),
         events: events.clone().map(|it| (hasher.user(&it.id), it)).collect(),
         events_by_user: events
@@ -120,21 +124,15 @@ pub fn explain(looked: &Looked<'_>, memory: &Memory, hasher: &Hasher) -> Vec<Fou
             .collect(),
         hasher,
     };
-    let mut numbers: BTreeMap<Kind, usize> = BTreeMap::new();
     let mut found = Vec::new();
-    for difference in ripe {
-        let Some(next) = explainer.found(difference) else {
-            continue;
-        };
-        let number = numbers.entry(next.finding.kind).or_default();
-        *number += 1;
-        if *number <= NAMED {
+    for (difference, is_new) in listed {
+        if let Some(next) = explainer.found(difference, is_new) {
             found.push(next);
+            *unlisted.entry(difference.kind()).or_default() -= 1;
         }
     }
-    for (kind, number) in numbers {
-        if number > NAMED {
-            let more = (number - NAMED) as u64;
+    for (kind, more) in unlisted {
+        if more > 0 {
             let mut others = Found::report(kind, format!("{more} more, which are not listed"));
             others.finding.cause = Cause::MoreLeft(more);
             found.push(others);
@@ -144,8 +142,8 @@ pub fn explain(looked: &Looked<'_>, memory: &Memory, hasher: &Hasher) -> Vec<Fou
 }
 
 impl Explainer<'_> {
-    /// Returns the finding of a difference; `None` if another one says it.
-    fn found(&self, difference: Difference) -> Option<Found> {
+    /// Returns the finding of a difference; `None` if a name is missing.
+    fn found(&self, difference: Difference, is_new: bool) -> Option<Found> {
         let Looked {
             target,
             look,
@@ -154,8 +152,7 @@ impl Explainer<'_> {
         } = self.looked;
         let quantity = target.quantity.unwrap_or(u64::MAX);
         Some(match difference {
-            Difference::Unissued(_) if compared.is_over_promised => return None,
-            Difference::Unissued(user) => self.unissued(difference, self.users.get(&user)?, user),
+            Difference::Unissued(user) => self.unissued(self.users.get(&user)?, user, is_new),
             Difference::MissingAdmission(user) => self.stranger(look.rows.strangers.get(&user)?),
             Difference::DuplicateRow(user) => {
                 let promised = self.users.get(&user).map(|user| &user.name);
@@ -167,7 +164,7 @@ impl Explainer<'_> {
                 )
                 .of_user(name)
             }
-            Difference::FailedClaim(event) => self.event(self.events.get(&event)?)?,
+            Difference::FailedClaim(event) => self.event(self.events.get(&event)?),
             Difference::OverPromised => {
                 let more = compared.owed.saturating_sub(quantity);
                 Found::report(
@@ -209,7 +206,7 @@ impl Explainer<'_> {
     }
 
     /// A promised user without a row. If no row can be written, only a person can help.
-    fn unissued(&self, difference: Difference, user: &PromisedUser, hash: UserHash) -> Found {
+    fn unissued(&self, user: &PromisedUser, hash: UserHash, is_new: bool) -> Found {
         let is_integer = self.looked.look.rows.user_type == ColumnType::Integer;
         if is_integer && forms::number(&user.name).is_none() {
             let said = "promised, and no whole number, as the column of issued is: your database \
@@ -231,7 +228,7 @@ impl Explainer<'_> {
             found.lost = Some(LostUser {
                 user: user.clone(),
                 event: event.map(|event| event.id.clone()),
-                is_new: self.memory.is_new(difference),
+                is_new,
             });
         }
         if block.mode == Mode::Repair {
@@ -261,23 +258,17 @@ impl Explainer<'_> {
     }
 
     /// An open event that no repair closes: its user has a row, or is promised nothing.
-    fn event(&self, event: &Event) -> Option<Found> {
-        let Looked { look, compared, .. } = self.looked;
+    fn event(&self, event: &Event) -> Found {
         let user = event.user.as_ref().map(|user| self.hasher.user(user));
-        let promised = look.promised.as_ref();
-        let is_promised = user.is_some_and(|user| promised.is_some_and(|it| it.has(user)));
-        let said = if user.is_some_and(|user| look.rows.has(user)) {
+        let said = if user.is_some_and(|user| self.looked.look.rows.has(user)) {
             "a failed event whose user has a row: look at it, and close it"
-        } else if is_promised && !compared.is_over_promised {
-            // The finding of the user names it.
-            return None;
         } else {
             "a failed event whose user is promised nothing"
         };
         let mut found = Found::report(Kind::FailedClaim, said);
         found.finding.user_id.clone_from(&event.user);
         found.finding.dead_letter = event.id.parse().ok();
-        Some(found)
+        found
     }
 
     fn check_row(&self, row: &CheckRow) -> Found {
@@ -423,23 +414,6 @@ const LOST: [AlertKind; 3] = [
     AlertKind::Braked,
 ];
 
-/// The kinds under which a difference is found.
-fn kinds(difference: Difference) -> Vec<AlertKind> {
-    let kind = match difference {
-        Difference::Unissued(_) | Difference::FailedClaim(_) => {
-            return LOST.to_vec();
-        }
-        Difference::MissingAdmission(_) => Kind::MissingAdmission,
-        Difference::DuplicateRow(_) => Kind::DuplicateRow,
-        Difference::OverPromised => Kind::OverAdmitted,
-        Difference::OverIssued => Kind::OverIssued,
-        Difference::CountMismatch(_) => Kind::CountMismatch,
-        Difference::Check(_) => Kind::Check,
-        Difference::Apart | Difference::KeyGone => Kind::Stalled,
-    };
-    vec![AlertKind::Left(kind)]
-}
-
 /// Returns the kinds that the look would have found. A difference that is too young to be named
 /// may be one that an earlier process has named.
 fn judged(looked: &Looked<'_>, memory: &Memory) -> Judged {
@@ -451,9 +425,11 @@ fn judged(looked: &Looked<'_>, memory: &Memory) -> Judged {
     if looked.compared.is_apart {
         return Judged::of(Kinds::only([stalled, check]));
     }
-    let young = memory.young(looked.look.began);
-    let mut open: BTreeSet<AlertKind> = young.flat_map(kinds).collect();
-    if looked.compared.is_over_promised {
+    let young = memory
+        .young()
+        .flat_map(|it| it.differences.iter().map(|it| AlertKind::Left(it.kind())));
+    let mut open: BTreeSet<AlertKind> = young.collect();
+    if looked.compared.is_over_promised || LOST.iter().any(|kind| open.contains(kind)) {
         open.extend(LOST);
     }
     if !looked.look.unchecked.is_empty() {
@@ -475,7 +451,7 @@ pub fn report(looked: &Looked<'_>, memory: &Memory, found: &[Found]) -> DropRepo
         users: promised,
         rows: look.rows.number,
         failed_claims: look.events.len() as u64,
-        in_flight: memory.young(look.began).count() as u64,
+        in_flight: memory.young().map(|it| it.differences.len() as u64).sum(),
         ..Reported::default()
     };
     let is_nothing = promised == 0 && look.rows.number == 0;

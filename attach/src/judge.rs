@@ -4,20 +4,22 @@
 //! is counted once, wherever it is, and rows can exceed the quantity by our doing only if owed
 //! already does.
 
+use firstcome_shared::report::Kind;
+
 use crate::file::Counts;
 use crate::look::{Look, Target};
-use crate::users::{Hasher, UserHash, repeated, without};
+use crate::users::{Hasher, UserHash, has, repeated, without};
 
 /// One difference, as looks recognise it again.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Difference {
-    /// A promised user without any row.
+    /// A promised user without any row, unless more is owed than the quantity.
     Unissued(UserHash),
     /// A user with a row that counts, and without a promise.
     MissingAdmission(UserHash),
     /// A user with two rows that count.
     DuplicateRow(UserHash),
-    /// An open event, by the hash of its id.
+    /// An open event, by the hash of its id, unless the difference of its user tells it.
     FailedClaim(UserHash),
     OverPromised,
     OverIssued,
@@ -43,6 +45,23 @@ pub struct Numbers {
     pub rows: u64,
 }
 
+impl Difference {
+    /// The kind of its finding.
+    pub fn kind(self) -> Kind {
+        match self {
+            Self::Unissued(_) => Kind::Unissued,
+            Self::MissingAdmission(_) => Kind::MissingAdmission,
+            Self::DuplicateRow(_) => Kind::DuplicateRow,
+            Self::FailedClaim(_) => Kind::FailedClaim,
+            Self::OverPromised => Kind::OverAdmitted,
+            Self::OverIssued => Kind::OverIssued,
+            Self::CountMismatch(_) => Kind::CountMismatch,
+            Self::Check(_) => Kind::Check,
+            Self::Apart | Self::KeyGone => Kind::Stalled,
+        }
+    }
+}
+
 impl Numbers {
     pub fn difference(&self, hasher: &Hasher) -> Difference {
         Difference::CountMismatch(hasher.user(&format!("{self:?}")))
@@ -63,28 +82,43 @@ pub struct Comparison {
     pub is_over_promised: bool,
     /// `None`: no counter is described, or it cannot be compared.
     pub numbers: Option<Numbers>,
+    /// Sorted.
     pub differences: Vec<Difference>,
 }
 
 /// Compares what a look saw.
 pub fn compare(target: &Target<'_>, look: &Look, hasher: &Hasher) -> Comparison {
+    let mut found = in_any_order(target, look, hasher);
+    found.differences.sort_unstable();
+    found
+}
+
+fn in_any_order(target: &Target<'_>, look: &Look, hasher: &Hasher) -> Comparison {
     let rows = &look.rows;
     let most = target.quantity.unwrap_or(u64::MAX);
     let mut found = Comparison {
         owed: rows.coupons,
         ..Comparison::default()
     };
+    if let Some(promised) = &look.promised {
+        found.compare_users(&promised.users, look, most);
+    }
+    let is_told = |user: &String| {
+        let lacking = Difference::Unissued(hasher.user(user));
+        has(&found.differences, lacking)
+    };
+    let untold: Vec<_> = look
+        .events
+        .iter()
+        .filter(|event| !event.user.as_ref().is_some_and(is_told))
+        .map(|event| hasher.user(&event.id))
+        .collect();
     let checked = look.check_rows.iter();
     found.add(checked.map(|row| row.identity), Difference::Check);
-    if let Some(promised) = &look.promised {
-        found.compare_users(&promised.users, look);
-    }
     if found.is_apart {
         return found;
     }
-    let events = look.events.iter().map(|event| hasher.user(&event.id));
-    found.add(events, Difference::FailedClaim);
-    found.is_over_promised = found.owed > most;
+    found.add(untold, Difference::FailedClaim);
     found.numbers = numbers(target, look, found.owed);
     let wholes = [
         found.is_over_promised.then_some(Difference::OverPromised),
@@ -107,7 +141,7 @@ impl Comparison {
         self.differences.extend(users.into_iter().map(difference));
     }
 
-    fn compare_users(&mut self, promised: &[UserHash], look: &Look) {
+    fn compare_users(&mut self, promised: &[UserHash], look: &Look, most: u64) {
         let rows = &look.rows;
         let lacking = without(&without(promised, &rows.counted), &rows.uncounted);
         let strangers = without(&rows.counted, promised);
@@ -117,6 +151,7 @@ impl Comparison {
         self.lacking = lacking.len() as u64;
         self.strangers = strangers.len() as u64;
         self.twice = twice.len() as u64;
+        self.is_over_promised = self.owed > most;
         let is_gone = promised.is_empty() && rows.coupons > 0;
         let is_apart = self.in_both < self.lacking.min(self.strangers);
         self.is_apart = is_gone || is_apart;
@@ -125,7 +160,9 @@ impl Comparison {
         } else if is_apart {
             self.differences.push(Difference::Apart);
         } else {
-            self.add(lacking, Difference::Unissued);
+            if !self.is_over_promised {
+                self.add(lacking, Difference::Unissued);
+            }
             self.add(strangers, Difference::MissingAdmission);
             self.add(twice, Difference::DuplicateRow);
         }

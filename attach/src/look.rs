@@ -21,7 +21,7 @@ use crate::users::{Hasher, Names, UserHash, has, sorted};
 const CHECK_ROWS: usize = 100;
 
 /// Users who are named at most, of a kind and a campaign. The others are counted.
-pub const NAMED: usize = 10_000;
+pub const NAMED: u64 = 10_000;
 
 /// One campaign: the only one of its block, or a row of `each`.
 #[derive(Debug, Clone)]
@@ -190,7 +190,7 @@ impl Rows {
         }
         self.counted.push(user);
         let is_stranger = promised.is_some_and(|it| !it.has(user));
-        if is_stranger && self.strangers.len() < NAMED {
+        if is_stranger && (self.strangers.len() as u64) < NAMED {
             self.strangers.insert(user, name.clone());
         }
         Ok(())

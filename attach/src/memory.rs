@@ -1,7 +1,7 @@
 //! What a process remembers of a campaign between looks: whom it has seen, which differences are
 //! open since when, how far the queue is, and when the next look is due.
 
-use std::collections::{BTreeMap, HashMap, HashSet};
+use std::collections::{BTreeMap, HashSet};
 use std::time::Duration;
 
 use firstcome_shared::domain::DropId;
@@ -15,7 +15,7 @@ use crate::look::{CheckRow, Look, PromisedUsers, Target};
 use crate::queue::Queue;
 use crate::theirs::Theirs;
 use crate::unasked::Trouble;
-use crate::users::{UserHash, has, merge};
+use crate::users::{UserHash, has, merge, sorted, without};
 
 /// How long a queue cannot be read before it is reported.
 const PATIENCE: Duration = Duration::from_secs(30);
@@ -23,13 +23,17 @@ const PATIENCE: Duration = Duration::from_secs(30);
 /// Users whose rows came before any process could write them, as many as are remembered.
 const CAME: usize = 100;
 
-/// What earlier looks saw of a difference.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-struct Open {
-    /// When the look ended that saw it first. Each look since has seen it.
+/// Open differences of one age.
+pub struct Cohort {
+    /// When the look ended that saw them first. Each look since has seen them.
     first: Duration,
-    /// This process saw the user arrive: an earlier look saw them in neither store.
-    is_new: bool,
+    /// This process saw their users arrive: an earlier look saw them in neither store.
+    pub is_new: bool,
+    /// They are old enough to be findings: each look for `in_flight` saw them and, with stages, a
+    /// round began after that and ended before the last look.
+    pub is_ripe: bool,
+    /// Sorted.
+    pub differences: Vec<Difference>,
 }
 
 pub struct Memory {
@@ -41,9 +45,8 @@ pub struct Memory {
     first_look: Option<Duration>,
     /// Users of both stores who came with their row between two looks, so that it is theirs.
     came: Vec<UserHash>,
-    open: HashMap<Difference, Open>,
-    /// When the oldest difference began that was too young for the last look.
-    oldest_young: Option<Duration>,
+    /// The oldest first.
+    pub open: Vec<Cohort>,
     pub queue: Queue,
     pub letters: Option<DeadLetters>,
     /// When the last look began.
@@ -73,8 +76,7 @@ impl Memory {
             with_row: Vec::new(),
             first_look: None,
             came: Vec::new(),
-            open: HashMap::new(),
-            oldest_young: None,
+            open: Vec::new(),
             queue: Queue::new(target),
             letters,
             looked_at: Duration::ZERO,
@@ -92,23 +94,30 @@ impl Memory {
         if let Some(promised) = &look.promised {
             self.note_who_came(look, promised);
         }
-        let mut open = HashMap::with_capacity(compared.differences.len());
-        let mut vanished = 0;
-        for difference in &compared.differences {
-            let mut is_new = false;
-            if let Difference::Unissued(user) = difference {
-                let had_row = has(&self.with_row, *user);
-                is_new = self.first_look.is_some() && !had_row && !has(&self.seen, *user);
-                vanished += u64::from(had_row);
-            }
-            let first = look.ended;
-            let known = self.open.get(difference).copied();
-            open.insert(*difference, known.unwrap_or(Open { first, is_new }));
+        let differences = &compared.differences;
+        let mut known = Vec::new();
+        for cohort in &mut self.open {
+            cohort.is_ripe |= self.queue.is_over(cohort.first, look.began);
+            cohort.differences.retain(|it| has(differences, *it));
+            known.extend(&cohort.differences);
         }
-        self.open = open;
-        let firsts = self.open.values().map(|open| open.first);
-        let young = firsts.filter(|first| !self.queue.is_over(*first, look.began));
-        self.oldest_young = young.min();
+        let is_new = |it: &Difference| {
+            self.first_look.is_some()
+                && matches!(*it, Difference::Unissued(user) if !self.knows(user))
+        };
+        let fresh = without(differences, &sorted(known)).into_iter();
+        let (new, others): (Vec<_>, Vec<_>) = fresh.partition(is_new);
+        for (is_new, differences) in [(true, new), (false, others)] {
+            self.open.push(Cohort {
+                first: look.ended,
+                is_new,
+                is_ripe: false,
+                differences,
+            });
+        }
+        self.open.retain(|cohort| !cohort.differences.is_empty());
+        let had_row = |it: &&Difference| matches!(**it, Difference::Unissued(user) if has(&self.with_row, user));
+        let vanished = differences.iter().filter(had_row).count() as u64;
         self.first_look.get_or_insert(look.ended);
         self.looked_at = look.began;
         self.check_rows.clone_from(&look.check_rows);
@@ -135,10 +144,17 @@ impl Memory {
         if self.first_look.is_none() || gap >= self.queue.in_flight * 2 {
             return;
         }
-        let known = |user: &UserHash| has(&self.seen, *user) || has(&self.with_row, *user);
         let users = promised.users.iter().copied();
-        let came = users.filter(|user| is_in_both(user) && !known(user));
-        self.came.extend(came.take(CAME - self.came.len()));
+        let came: Vec<UserHash> = users
+            .filter(|user| is_in_both(user) && !self.knows(*user))
+            .take(CAME - self.came.len())
+            .collect();
+        self.came.extend(came);
+    }
+
+    /// Whether an earlier look saw a user.
+    fn knows(&self, user: UserHash) -> bool {
+        has(&self.seen, user) || has(&self.with_row, user)
     }
 
     /// Whether the row of a user is proved to be theirs.
@@ -146,36 +162,23 @@ impl Memory {
         self.came.contains(&user)
     }
 
-    /// Whether an earlier look than that in which the difference began saw the user in no store.
-    pub fn is_new(&self, difference: Difference) -> bool {
-        self.open.get(&difference).is_some_and(|open| open.is_new)
-    }
-
     /// Whether an earlier look saw a difference, too.
     pub fn is_repeated(&self, difference: Difference, look: &Look) -> bool {
-        let open = self.open.get(&difference);
-        open.is_some_and(|open| open.first < look.ended)
-    }
-
-    /// Whether a difference is old enough to be a finding of a look that began at this time: each
-    /// look for `in_flight` saw it and, with stages, a round began after that and ended before this
-    /// look.
-    pub fn is_ripe(&self, difference: Difference, began: Duration) -> bool {
-        let open = self.open.get(&difference);
-        open.is_some_and(|open| self.queue.is_over(open.first, began))
+        let mut earlier = self.open.iter().filter(|it| it.first < look.ended);
+        earlier.any(|it| has(&it.differences, difference))
     }
 
     /// Returns the differences that are too young.
-    pub fn young(&self, began: Duration) -> impl Iterator<Item = Difference> {
-        let open = self.open.iter();
-        open.filter(move |(_, open)| !self.queue.is_over(open.first, began))
-            .map(|(difference, _)| *difference)
+    pub fn young(&self) -> impl Iterator<Item = &Cohort> {
+        self.open.iter().filter(|it| !it.is_ripe)
     }
 
-    /// Whether a run that began with a pass until this time waits for a difference: it waits for
-    /// those of each campaign's first look, too, which a later pass may have made.
-    fn is_waited_for(&self, until: Duration, first: Duration) -> bool {
-        first <= until || self.first_look.is_some_and(|look| first <= look)
+    /// Returns the beginnings of those for which a run waits that began with a pass until this time:
+    /// also those of each campaign's first look, which a later pass may have made.
+    fn waited_for(&self, until: Duration) -> impl Iterator<Item = Duration> {
+        let until = until.max(self.first_look.unwrap_or_default());
+        let firsts = self.young().map(|it| it.first);
+        firsts.filter(move |first| *first <= until)
     }
 
     /// Whether the last pass, which began at this time, left a difference too young that is waited
@@ -184,9 +187,7 @@ impl Memory {
     pub fn waits(&self, until: Duration, passed: Duration) -> bool {
         self.looked_at >= passed
             && self.queue.stalled(self.looked_at).is_none()
-            && self
-                .oldest_young
-                .is_some_and(|first| self.is_waited_for(until, first))
+            && self.waited_for(until).next().is_some()
     }
 
     /// Whether one of them becomes old enough by itself. If the queue stands, or cannot be read,
@@ -194,16 +195,16 @@ impl Memory {
     pub fn ripens(&self, until: Duration, now: Duration) -> bool {
         let since = self.unread_since;
         let is_unread = since.is_some_and(|since| now.saturating_sub(since) >= PATIENCE);
-        let firsts = self.open.values().map(|open| open.first);
-        let mut waited_for = firsts.filter(|first| self.is_waited_for(until, *first));
         !is_unread
             && self.queue.stalled(now).is_none()
-            && waited_for.any(|first| !self.queue.is_over(first, now))
+            && self
+                .waited_for(until)
+                .any(|first| !self.queue.is_over(first, now))
     }
 
     /// Moves the round of the queue as far as possible.
     pub async fn advance(&mut self, theirs: &mut Theirs, now: Duration) -> Answer<()> {
-        let firsts = self.open.values().map(|open| open.first);
+        let firsts = self.open.iter().map(|it| it.first);
         let advanced = self.queue.advance(firsts, now, theirs).await;
         let since = self.unread_since.unwrap_or(now);
         self.unread_since = advanced.is_err().then_some(since);
@@ -324,7 +325,11 @@ mod tests {
         let mut memory = Memory::new(&looks.target());
         looks.look(&mut memory, 0, &["lacking", "purged"], &["purged"]);
         looks.look(&mut memory, 2, &["lacking", "purged", "new"], &[]);
-        let is_new = |user| memory.is_new(Difference::Unissued(looks.hasher.user(user)));
+        let is_new = |user| {
+            let lacking = Difference::Unissued(looks.hasher.user(user));
+            let mut new = memory.open.iter().filter(|it| it.is_new);
+            new.any(|it| has(&it.differences, lacking))
+        };
         let found = ["lacking", "purged", "new"].map(is_new);
         assert_eq!(found, [false, false, true]);
         looks.look(&mut memory, 4, &["new"], &[]);

@@ -287,7 +287,7 @@ impl<'e> Pass<'e> {
         let took = look.ended.saturating_sub(look.began) * REST;
         let every = target.block.whole.as_ref().map(|whole| whole.every);
         let mut rest = took.max(every.unwrap_or_default());
-        if memory.young(look.began).next().is_some() {
+        if memory.young().next().is_some() {
             rest = took.max(rest.min(target.block.in_flight()));
         }
         memory.rest(look.ended + rest);
