@@ -331,24 +331,21 @@ fn count_mismatch(target: &Target<'_>, count: &CountKey, numbers: &Numbers) -> S
         .field
         .as_ref()
         .map(|field| quoted(&count.form.field(&fill(field, &target.id))));
-    let Some(seen) = numbers.counter else {
-        let command = match field {
-            None => format!("SET {key} {wanted} NX"),
-            Some(field) => format!("HSETNX {key} {field} {wanted}"),
-        };
-        return format!(
-            "the counter is missing, and {owed} are owed. This adds only if nothing changed: \
-            {command}"
-        );
-    };
     let [get, add, place, argument] = match &field {
         None => ["GET", "INCRBY", "KEYS[1]", ""],
         Some(field) => ["HGET", "HINCRBY", "KEYS[1],ARGV[3]", field],
     };
-    let more = wanted.saturating_sub(seen);
+    let more = wanted.saturating_sub(numbers.counter.unwrap_or_default());
+    let [seen, said] = match numbers.counter {
+        None => [quoted(b""), "missing".to_owned()],
+        Some(seen) => [
+            seen.to_string(),
+            format!("{seen}, so {given} were given out"),
+        ],
+    };
     format!(
-        "the counter is {seen}, so {given} were given out, and {owed} are owed. This adds only if \
-        nothing changed: EVAL \"if redis.call('{get}',{place})==ARGV[1] then return \
+        "the counter is {said}, and {owed} are owed. This adds only if nothing changed: EVAL \"if \
+        (redis.call('{get}',{place}) or '')==ARGV[1] then return \
         redis.call('{add}',{place},ARGV[2]) end\" 1 {key} {seen} {more} {argument}"
     )
 }

@@ -55,10 +55,8 @@ impl Engine {
         loop {
             self.advance(Some(self.database.clone())).await;
             let now = self.clock.now();
-            match self.state.lock().await.next(until, passed, now) {
-                Next::End => return Ok(false),
-                Next::Pass => return Ok(true),
-                Next::Wait => {}
+            if let Some(is_another) = self.state.lock().await.next(until, passed, now) {
+                return Ok(is_another);
             }
             tokio::select! {
                 () = stop.cancelled() => return Err(Stopped),
@@ -68,22 +66,13 @@ impl Engine {
     }
 }
 
-enum Next {
-    Wait,
-    Pass,
-    End,
-}
-
 impl State {
-    fn next(&self, until: Duration, passed: Duration, now: Duration) -> Next {
+    /// Returns whether a further pass is to be made; `None`: not yet.
+    fn next(&self, until: Duration, passed: Duration, now: Duration) -> Option<bool> {
         let memories = self.blocks.values().flat_map(BTreeMap::values);
         let mut waiting = memories.filter(|it| it.waits(until, passed)).peekable();
-        if waiting.peek().is_none() {
-            Next::End
-        } else if waiting.any(|memory| memory.ripens(until, now)) {
-            Next::Wait
-        } else {
-            Next::Pass
-        }
+        let is_another = waiting.peek().is_some();
+        let is_early = waiting.any(|memory| memory.ripens(until, now));
+        (!is_early).then_some(is_another)
     }
 }

@@ -14,7 +14,7 @@ use tokio_util::sync::CancellationToken;
 use crate::Engine;
 use crate::error::{Answer, AttachError};
 use crate::explain::{Found, Looked, blank, explain, report};
-use crate::file::{Campaign, KeyKind, Mode};
+use crate::file::{Campaign, Mode};
 use crate::judge::compare;
 use crate::look::{Look, Target, quantity};
 use crate::memory::{Memories, Memory};
@@ -421,24 +421,16 @@ impl<'e> Pass<'e> {
 /// Returns what a look says about the repairs of all users. The proof that a second row is refused
 /// comes later.
 fn facts(looked: &Looked<'_>, memory: &Memory, elsewhere: Trouble, hasher: &Hasher) -> Facts {
-    let Looked {
-        target,
-        look,
-        compared,
-    } = looked;
+    let Looked { look, compared, .. } = looked;
     let mut trouble = memory.trouble;
     trouble += elsewhere;
-    let keys = target.block.promised.keys();
-    let mut one_a_user = keys
-        .iter()
-        .filter(|key| matches!(key.kind, KeyKind::Keys(_)));
     let counter = compared.numbers.filter(|numbers| {
         // Between the readings of both, users may have claimed, so that it may count more.
         let rests = memory.is_repeated(numbers.difference(hasher), look);
         numbers.given < numbers.owed || (rests && numbers.given > numbers.owed)
     });
     Facts {
-        is_counted: !keys.is_empty() && one_a_user.next().is_none(),
+        is_counted: look.promised.as_ref().is_some_and(|it| it.size.is_some()),
         check: look.check_rows.first().map(|row| row.check),
         counter: counter.map(|numbers| {
             format!(

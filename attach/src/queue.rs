@@ -233,7 +233,7 @@ impl Queue {
     pub async fn never_filled(&mut self, theirs: &mut Theirs) -> Answer<Option<String>> {
         let mut never = None;
         for (number, stage) in self.stages.iter().enumerate() {
-            if !stage.must_be_empty() || self.filled.contains(&number) {
+            if stage.must_be_empty().is_none() || self.filled.contains(&number) {
                 continue;
             }
             let found = theirs.behind(stage, &self.id, &End::Empty).await?;
@@ -262,6 +262,9 @@ impl Theirs {
 
     /// Returns what is left before the end; `None`: the stage has passed it.
     async fn behind(&mut self, stage: &Stage, id: &str, end: &End) -> Answer<Option<Behind>> {
+        if let Some((key, commands)) = stage.must_be_empty() {
+            return self.redis()?.key_behind(&fill(key, id), commands).await;
+        }
         match (stage, end) {
             (Stage::Topic { kafka, group }, End::Topic(ends)) => {
                 self.brokers()?
@@ -273,14 +276,6 @@ impl Theirs {
                     .stream_behind(&fill(stream, id), group, end)
                     .await
             }
-            (Stage::List { list: key }, _) => {
-                let commands = ["LLEN", "LRANGE"];
-                self.redis()?.key_behind(&fill(key, id), commands).await
-            }
-            (Stage::SortedSet { sorted_set: key }, _) => {
-                let commands = ["ZCARD", "ZRANGE"];
-                self.redis()?.key_behind(&fill(key, id), commands).await
-            }
             (Stage::Sql { sql }, _) => {
                 let values = Values {
                     id,
@@ -288,7 +283,7 @@ impl Theirs {
                 };
                 self.rows_left(Query::new("queue.sql", sql, values)).await
             }
-            (Stage::Topic { .. } | Stage::Stream { .. }, _) => Ok(None),
+            _ => Ok(None),
         }
     }
 

@@ -198,9 +198,13 @@ pub enum Stage {
 }
 
 impl Stage {
-    /// Whether it has passed once its key is empty.
-    pub fn must_be_empty(&self) -> bool {
-        matches!(self, Self::List { .. } | Self::SortedSet { .. })
+    /// Returns the key that must be seen empty, with the commands for its length and a range of it.
+    pub fn must_be_empty(&self) -> Option<(&str, [&'static str; 2])> {
+        match self {
+            Self::List { list } => Some((list, ["LLEN", "LRANGE"])),
+            Self::SortedSet { sorted_set } => Some((sorted_set, ["ZCARD", "ZRANGE"])),
+            Self::Topic { .. } | Self::Stream { .. } | Self::Sql { .. } => None,
+        }
     }
 }
 

@@ -146,7 +146,7 @@ impl Campaign {
         let mut stages = self.stages().iter();
         !self.promised.keys().is_empty()
             || self.count.is_some()
-            || stages.any(|it| it.must_be_empty() || matches!(it, Stage::Stream { .. }))
+            || stages.any(|it| it.must_be_empty().is_some() || matches!(it, Stage::Stream { .. }))
     }
 
     /// Refuses keys that are the same for all campaigns of an `each`.
