@@ -5,7 +5,7 @@ use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use firstcome_shared::report::{Finding, Kind, Outcome};
+use firstcome_shared::report::{ActionKind, Finding, Kind, Outcome};
 use firstcome_stack::eventually_some;
 use rand::RngExt as _;
 use tokio::task::JoinSet;
@@ -169,19 +169,17 @@ async fn find(daemon: &Daemon, planted: &BTreeSet<String>) -> Vec<Finding> {
 
 /// A person confirms the rows, adds the missing members and closes what has a row.
 async fn put_right(world: &World, daemon: &Daemon, found: &[Finding]) {
-    let planned = found.iter().filter(|it| it.result == Outcome::Planned);
-    let mut left = planned.count();
     // A repair gives way to a crowd that locks a row or keeps a store busy, and is confirmed again.
+    // Of one whose COMMIT was answered too late, the next look says whether it is left.
     eventually_some("all rows are written", LIMIT, async || {
         let confirmed = daemon.confirm().await;
-        let written = confirmed.iter().filter(|it| it.result == Outcome::Applied);
-        left = left.checked_sub(written.count()).unwrap();
-        if left == 0 {
-            return Ok(());
+        let repairs = confirmed.iter().filter(|it| it.action == ActionKind::Issue);
+        let left = repairs.filter(|it| it.result != Outcome::Applied);
+        let left: Vec<&str> = left.map(|it| it.detail.as_str()).collect();
+        match left[..] {
+            [] => Ok(()),
+            [first, ..] => Err(format!("{} are left: {first}", left.len())),
         }
-        let failed = confirmed.iter().filter(|it| it.result == Outcome::Failed);
-        let failed: Vec<&str> = failed.map(|it| it.detail.as_str()).collect();
-        Err(format!("{left} are left: {failed:?}"))
     })
     .await;
     let users = |kind: Kind| {
