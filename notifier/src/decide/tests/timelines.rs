@@ -551,23 +551,24 @@ proptest! {
     }
 }
 
-/// A law that nothing can break would prove nothing.
+/// A law that nothing can break would prove nothing. The search for a timeline that shows a mutant
+/// begins at a seed which did so, because each that does not costs a seventh of a second.
 #[test]
 fn each_law_notices_its_mutant() {
-    for (mutant, laws) in [
-        (Mutant::ExplainedIsAbsent, &[1][..]),
-        (Mutant::UnknownIsAbsent, &[3, 1]),
-        (Mutant::UnknownIsAsBefore, &[3, 1]),
-        (Mutant::ForgetsReturns, &[5]),
-        (Mutant::ForgetsTold, &[2, 4, 5]),
-        (Mutant::OneLookIsEnough, &[9]),
-        (Mutant::DropsWhatIsDue, &[1, 2, 4]),
-        (Mutant::NoBudget, &[5]),
-        (Mutant::NotAcknowledged, &[8]),
-        (Mutant::TwoCopies, &[2, 5]),
-        (Mutant::NoNews, &[4]),
+    for (mutant, first, laws) in [
+        (Mutant::ExplainedIsAbsent, 3, &[1][..]),
+        (Mutant::UnknownIsAbsent, 0, &[3, 1]),
+        (Mutant::UnknownIsAsBefore, 0, &[3, 1]),
+        (Mutant::ForgetsReturns, 0, &[5]),
+        (Mutant::ForgetsTold, 86, &[2, 4, 5]),
+        (Mutant::OneLookIsEnough, 2, &[9]),
+        (Mutant::DropsWhatIsDue, 0, &[1, 2, 4]),
+        (Mutant::NoBudget, 0, &[5]),
+        (Mutant::NotAcknowledged, 0, &[8]),
+        (Mutant::TwoCopies, 0, &[2, 5]),
+        (Mutant::NoNews, 0, &[4]),
     ] {
-        let noticed = (0..200).find_map(|seed| play(seed, Some(mutant)).err());
+        let noticed = (first..first + 200).find_map(|seed| play(seed, Some(mutant)).err());
         let law = noticed.as_ref().map(|broken| broken.law);
         assert!(
             law.is_some_and(|law| laws.contains(&law)),
