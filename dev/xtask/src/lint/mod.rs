@@ -8,7 +8,7 @@ use std::process::Stdio;
 
 use anyhow::{Context as _, Result, ensure};
 use clap::Subcommand;
-use regex_lite::Regex;
+use regex::Regex;
 
 use crate::helm;
 use crate::mutants;
