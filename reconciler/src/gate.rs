@@ -33,9 +33,6 @@ use crate::ledger::CouponLook;
 use crate::read::CouponSeen;
 use crate::reconcile::{Wanted, stays_closed};
 
-/// Eras above this were written by hand. They are close to the highest that the scripts parse.
-const HIGHEST_SEEN: u64 = 1_000_000_000_000;
-
 /// Maximum number of coupons that are closed in Redis at the same time.
 const AT_ONCE: usize = 200;
 
@@ -48,8 +45,7 @@ const WAITING_AT_ONCE: usize = 8;
 /// Whether the coupon's gate is open on its server, in MySQL's era.
 pub(crate) fn is_open(ctx: &PassContext, seen: &CouponSeen) -> bool {
     let server = ctx.servers.holding(seen.coupon.id);
-    let era = seen.coupon.era;
-    era <= HIGHEST_SEEN && seen.state.gate.is_open(server, era)
+    seen.state.gate.is_open(server, seen.coupon.era)
 }
 
 /// If an open coupon has a higher era than MySQL, MySQL has lost that era: writes it there, except
@@ -127,11 +123,10 @@ pub(crate) async fn close(
             let gate = &wanted[&id];
             let server = ctx.servers.holding(id);
             let era = gate.era().max(eras.get(&id).copied());
-            let was_open = era.filter(|era| *era <= HIGHEST_SEEN && gate.is_open(server, *era));
             let now_closed = Closed {
                 fence,
                 since,
-                was_open: was_open.is_some(),
+                was_open: era.is_some_and(|era| gate.is_open(server, era)),
                 may_be_judged: ctx.judged_gates.include(id, gate),
             };
             closed.insert(id, now_closed);
@@ -264,7 +259,7 @@ async fn adopt_unlocked_eras(db: &Db, begun: &[Begun]) -> Result<Vec<(CouponId, 
 }
 
 /// Closes a coupon without MySQL, if its gate is still `seen`. Returns `None` if the gate or the
-/// server has changed, if no server is known that holds the coupon, or if the era is garbage.
+/// server has changed, or if no server is known that holds the coupon.
 pub(crate) async fn close_in_redis(
     redis: &Redis,
     servers: &Servers,
@@ -275,12 +270,7 @@ pub(crate) async fn close_in_redis(
     let Some(server) = servers.holding(coupon) else {
         return Ok(None);
     };
-    if era > HIGHEST_SEEN {
-        tracing::error!(coupon_id = coupon.0, era, "the era in MySQL is garbage");
-        return Ok(None);
-    }
-    let seen_era = seen.era().filter(|era| *era <= HIGHEST_SEEN).unwrap_or(0);
-    let next = seen_era.max(era) + 1;
+    let next = seen.era().unwrap_or(0).max(era).saturating_add(1);
     redis.begin_era_on(coupon, server, seen, next).await
 }
 
