@@ -215,13 +215,9 @@ async fn settings(ctx: &PassContext, seen: &CouponSeen, ledger: &mut Ledger) -> 
     if !differ(&now) || now.state.revision > now.coupon.revision {
         return Ok(());
     }
-    let detail = "the settings in Redis differ";
-    if ctx.dry_run {
-        ledger.add(found(Cause::Settings, Outcome::Planned, detail));
-        return Ok(());
-    }
-    if write_all(ctx, &now, now.state.revision, None).await? {
-        ledger.add(found(Cause::Settings, Outcome::Applied, detail));
+    if ctx.dry_run || write_all(ctx, &now, now.state.revision, None).await? {
+        let detail = "the settings in Redis differ";
+        ledger.add(found(Cause::Settings, ctx.outcome(), detail));
     }
     Ok(())
 }
