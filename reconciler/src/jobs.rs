@@ -313,12 +313,9 @@ fn stalled(known: &mut Positions, state: &ReadState, limit: Duration) -> Option<
     })
 }
 
-/// Sealed drops read by one statement.
+/// Sealed drops read by one statement. Their rows are counted drop by drop, because those of many
+/// drops would take too long.
 const AT_ONCE: i64 = 500;
-
-/// Rows counted by one statement, unless one drop has more. MySQL counts 200,000 in 50 ms if they
-/// are in memory.
-const ROWS_AT_ONCE: u64 = 2_000_000;
 
 /// Compares the rows of sealed drops with their number at sealing: a part of deep passes. A drop
 /// gets a report if rows are missing, or if it alone was asked for.
@@ -330,14 +327,10 @@ pub(crate) async fn count_sealed(db: &Db, scope: Scope, run: &mut Run) -> Result
             return Ok(());
         };
         after = last.id;
-        let mut counts = HashMap::new();
-        for some in by_rows(&page) {
-            let ids: Vec<DropId> = some.iter().map(|drop| drop.id).collect();
-            counts.extend(queries::drops::count(db, DropCount::Rows, &ids).await?);
-        }
         for sealed in page {
             let id = sealed.id;
             let coupon_id = sealed.coupon_id;
+            let counts = queries::drops::count(db, DropCount::Rows, &[id]).await?;
             let rows = counts.get(&id).copied().unwrap_or(0);
             let wanted = u64::from(sealed.sealed_rows.unwrap_or(0));
             let surplus = rows.saturating_sub(sealed.quantity.into());
@@ -385,19 +378,6 @@ pub(crate) async fn count_sealed(db: &Db, scope: Scope, run: &mut Run) -> Result
     }
 }
 
-/// Splits drops so that none of the parts, unless it is a single drop, has more than
-/// [`ROWS_AT_ONCE`] rows.
-fn by_rows(drops: &[Drop]) -> Vec<&[Drop]> {
-    let rows_of = |drop: &Drop| u64::from(drop.sealed_rows.unwrap_or(0));
-    let mut rows = drops.first().map_or(0, rows_of);
-    let parts = drops.chunk_by(|_, next| {
-        let fits = rows + rows_of(next) <= ROWS_AT_ONCE;
-        rows = rows_of(next) + if fits { rows } else { 0 };
-        fits
-    });
-    parts.collect()
-}
-
 /// Reports uses of codes whose claims have no row: a part of deep passes, after rows were written.
 /// If the rows of a drop are lost, all its uses are such: only the first ones are listed.
 pub(crate) async fn stray_uses(db: &Db, scope: Scope) -> Result<Vec<Finding>, DbError> {
@@ -437,36 +417,5 @@ pub(crate) async fn erase(stores: &Stores, settings: &PassSettings) {
     log("allow lists", lists.map(drop).map_err(StoreError::from));
     if let Some(days) = settings.retention_days {
         log("erasing", erase_old_people(stores, days).await);
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn sealed_drops_are_counted_in_parts_of_bounded_rows() {
-        for (rows, expected) in [
-            (vec![], vec![]),
-            (vec![3_000_000], vec![1]),
-            (vec![1, 2, 3], vec![3]),
-            (vec![240_000; 500], [vec![8; 62], vec![4]].concat()),
-            (vec![1_999_999, 1, 1, 10_000_000, 1], vec![2, 1, 1, 1]),
-        ] {
-            let drop = |rows| Drop {
-                id: DropId(1),
-                coupon_id: CouponId(1),
-                local_date: None,
-                opens_at: Utc::now(),
-                closes_at: None,
-                quantity: rows,
-                closed_early: false,
-                sealed_at: None,
-                sealed_rows: Some(rows),
-            };
-            let drops: Vec<Drop> = rows.into_iter().map(drop).collect();
-            let parts: Vec<usize> = by_rows(&drops).iter().map(|part| part.len()).collect();
-            assert_eq!(parts, expected);
-        }
     }
 }
