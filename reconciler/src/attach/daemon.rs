@@ -23,6 +23,7 @@ use super::args::AttachArgs;
 use super::http::{self, RouteState};
 use super::watched::Watched;
 use crate::args::limits;
+use crate::context::sleep;
 use crate::daemon::schedule::{CronSchedule, Schedules};
 use crate::daemon::{end, start};
 use crate::http::{CONNECTIONS, guarded};
@@ -212,11 +213,8 @@ fn token(args: &AttachArgs) -> anyhow::Result<Option<OpsToken>> {
 
 /// Moves the rounds of queues between passes, until stopped.
 async fn follow_queues(engine: Engine, stop: CancellationToken) {
-    loop {
-        tokio::select! {
-            () = stop.cancelled() => return,
-            () = tokio::time::sleep(Duration::from_secs(1)) => engine.advance(None).await,
-        }
+    while sleep(Duration::from_secs(1), &stop).await.is_ok() {
+        engine.advance(None).await;
     }
 }
 
@@ -228,9 +226,8 @@ async fn keep_records(db: Db, days: Option<u32>, watched: Watched, stop: Cancell
         if let Err(error) = delete_old_records(&db, days).await {
             tracing::warn!(%error, "old records were not deleted; it is repeated soon");
         }
-        tokio::select! {
-            () = stop.cancelled() => return,
-            () = tokio::time::sleep(every) => {}
+        if sleep(every, &stop).await.is_err() {
+            return;
         }
     }
 }

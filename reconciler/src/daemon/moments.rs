@@ -9,7 +9,7 @@ use firstcome_shared::coupon::{Coupon, Drop};
 use firstcome_shared::domain::DropId;
 use tokio_util::sync::CancellationToken;
 
-use crate::context::Stores;
+use crate::context::{Stores, sleep};
 use crate::notify::{DropAtMoment, DropMoment, Notifier};
 
 const EVERY: Duration = Duration::from_secs(5);
@@ -27,9 +27,8 @@ pub(super) async fn watch(stores: Stores, notifier: Notifier, stop: Cancellation
         if let Err(error) = look(&stores, &notifier, &mut posted).await {
             tracing::debug!(%error, "drops that open could not be looked at; it is repeated soon");
         }
-        tokio::select! {
-            () = stop.cancelled() => return,
-            () = tokio::time::sleep(EVERY) => {}
+        if sleep(EVERY, &stop).await.is_err() {
+            return;
         }
     }
 }

@@ -6,7 +6,8 @@ use std::time::Duration;
 use firstcome_shared::config::StartError;
 use firstcome_shared::mysql::{Db, DbError};
 use firstcome_shared::process_state::{SeenState, StoreState};
-use tokio::time::Instant;
+use futures_util::future::try_join_all;
+use tokio::time::{Instant, sleep_until};
 use tokio_util::sync::CancellationToken;
 
 use super::schedule::CronSchedule;
@@ -68,9 +69,8 @@ pub(crate) async fn until_ready<T>(
         }
         // Pause before the next attempt, since a store may reject a connection at once (a MySQL
         // without a free connection, for example).
-        tokio::select! {
-            () = stop.cancelled() => return Ok(None),
-            () = tokio::time::sleep_until(next) => {}
+        if stop.run_until_cancelled(sleep_until(next)).await.is_none() {
+            return Ok(None);
         }
     }
 }
@@ -95,9 +95,8 @@ pub(crate) async fn schedules(
     db: &Db,
     crons: &[(ScheduledRun, Times)],
 ) -> Result<Vec<CronSchedule>, DbError> {
-    let mut schedules = Vec::with_capacity(crons.len());
-    for (job, times) in crons {
-        schedules.push(CronSchedule::load(db, *job, times.clone()).await?);
-    }
-    Ok(schedules)
+    let loads = crons
+        .iter()
+        .map(|(job, times)| CronSchedule::load(db, *job, times.clone()));
+    try_join_all(loads).await
 }
