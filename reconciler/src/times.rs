@@ -1,6 +1,6 @@
 //! The times of a cron expression in a time zone whose clocks change.
 
-use chrono::{DateTime, Utc};
+use chrono::{DateTime, SubsecRound as _, Utc};
 use croner::Cron;
 use firstcome_shared::schedule::Tz;
 
@@ -16,6 +16,8 @@ impl Times {
     /// elapsed time. Any other one follows the clocks on the wall, as in ISC cron: when they are
     /// set back, a time comes once; when they are set forward, times in the gap are due at its end.
     pub(crate) fn next_after(&self, at: DateTime<Utc>) -> Option<DateTime<Utc>> {
+        // croner keeps fractions of a second, so that the next time would be up to a second late.
+        let at = at.trunc_subsecs(0);
         if self.cron.pattern.hours.is_all_set() {
             self.next_as_time_passes(at)
         } else {
@@ -106,6 +108,16 @@ pub(crate) mod tests {
                 "0 0 * * * *",
                 "2026-11-01T05:10:00Z",
                 ["2026-11-01T06:00:00Z", "2026-11-01T07:00:00Z"],
+            ),
+            (
+                "0 30 3 * * *",
+                "2026-03-10T07:29:59.7Z",
+                ["2026-03-10T07:30:00Z", "2026-03-11T07:30:00Z"],
+            ),
+            (
+                "*/30 * * * * *",
+                "2026-03-10T07:29:59.7Z",
+                ["2026-03-10T07:30:00Z", "2026-03-10T07:30:30Z"],
             ),
             (
                 "*/30 * * * * *",

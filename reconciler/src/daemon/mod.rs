@@ -93,7 +93,6 @@ impl Daemon {
         let stop = || self.stop.clone();
         let sender = self.tasks.spawn(notifier.clone().run_sender(stop()));
         let times = &args.schedules;
-        // Put the deep pass first, since it includes the normal one.
         let crons = [
             (ScheduledRun::Deep, times.in_zone(&times.deep_cron)),
             (

@@ -1,6 +1,8 @@
-//! Two daemons share the scheduled work.
+//! Scheduled work: two daemons share it, and a change of clocks skips none.
 
+use chrono::{DateTime, Utc};
 use firstcome_harness::{Fixture, LIMIT, ReconcilerClient, Running, eventually};
+use firstcome_stack::Clocks;
 
 use crate::drift::support::mailed;
 
@@ -47,4 +49,30 @@ async fn two_daemons_send_one_digest_and_run_one_scheduled_deep_pass() {
     let statement = "SELECT COUNT(*) FROM outbox WHERE kind = 'digest'";
     assert_eq!(world.sql.number(statement).await, 1);
     assert_eq!(world.sql.number(deep).await, 1);
+}
+
+/// In New York, clocks do not show 02:00 to 03:00 on 14 March 2027.
+#[tokio::test]
+async fn run_at_a_time_that_clocks_skip_comes_when_they_change() {
+    let fixture = Fixture::new("d-skipped").await;
+    let world = &fixture.world;
+    let clocks = Clocks::new().unwrap();
+    let clock = clocks.clock("reconciler").unwrap();
+    let change: DateTime<Utc> = "2027-03-14T07:00:00Z".parse().unwrap();
+    let before_ms = change.timestamp_millis() - 2_000;
+    clock.stop_at_ms(before_ms).unwrap();
+    let [library, offset] = &clock.env();
+    let [library, offset] = [library, offset].map(|(name, value)| (*name, value.as_str()));
+    let cron = ("DEEP_CRON", "0 30 2 * * *");
+    let zone = ("CRON_TIME_ZONE", "America/New_York");
+    let _daemon = world.daemon_with(&[library, offset, cron, zone]).await;
+    let deep = "SELECT COUNT(*) FROM reconcile_runs WHERE deep";
+    assert_eq!(world.sql.number(deep).await, 0);
+    clock
+        .shift_ms(before_ms - Utc::now().timestamp_millis())
+        .unwrap();
+    eventually("the deep pass", LIMIT, async || {
+        world.sql.number(deep).await == 1
+    })
+    .await;
 }
