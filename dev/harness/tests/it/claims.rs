@@ -1,8 +1,7 @@
-//! Claims: crowds, returns and revocations, daily drops.
+//! Claims: crowds, returns and revocations.
 
 use std::collections::BTreeSet;
 
-use chrono::Utc;
 use firstcome_harness::{
     Answer, ApiClient, Fixture, HeldTransaction, LIMIT, MadeCoupon, TABLE_LOCK_WAITS, all_issued,
     assert_exact, assert_sold_out, eventually, open_world, people, rows, rush_until_answered,
@@ -187,31 +186,4 @@ async fn a_revocation_still_locks_its_drop_at_its_last_write() {
     };
     let (revoked, ()) = tokio::join!(api.revoke(id, &answers[0].0, &order), looks);
     assert!(revoked.is_ok(), "{revoked:?}");
-}
-
-#[tokio::test]
-async fn passes_create_drops_days_ahead() {
-    let (world, api) = open_world("ahead").await;
-    let today = Utc::now().date_naive();
-    let schedule = json!({"type": "daily", "time_zone": "Asia/Seoul", "opens": "15:00", "closes": "18:00", "first_day": today});
-    let body = json!({"name": "Daily", "quantity": 5, "once_per": "drop", "waiting_list": 0, "schedule": schedule});
-    let coupon = api.create_coupon(&body).await;
-    let days = "SELECT COUNT(*) FROM drops WHERE opens_at > UTC_TIMESTAMP()";
-    let made = world.sql.number(days).await;
-    assert!(made >= 2, "{made} days ahead");
-    api.process.kill().await;
-    // Simulates that no process has run for days: the later drops do not exist yet.
-    let forget = "DELETE FROM drops WHERE opens_at > UTC_TIMESTAMP() + INTERVAL 1 DAY";
-    world.sql.query(forget).await;
-    assert!(world.sql.number(days).await < made);
-    world.pass().await;
-    assert_eq!(world.sql.number(days).await, made);
-    let ids = "SELECT id FROM drops WHERE opens_at > UTC_TIMESTAMP()";
-    for drop in world.sql.query(ids).await.concat() {
-        let meta = world
-            .redis
-            .of_drop(coupon.id, drop.parse().unwrap(), "meta");
-        let is_known: bool = world.redis.command(&["EXISTS", &meta]).await;
-        assert!(is_known, "admission does not know drop {drop}");
-    }
 }

@@ -6,15 +6,14 @@ use std::collections::BTreeMap;
 
 use firstcome_harness::drift::{Drift, Injected};
 use firstcome_harness::{
-    Answer, Fixture, LIMIT, MadeCoupon, PromisedAnswer, all_issued, assert_kept, coupon_body,
-    eventually, people, rush, rush_until_answered,
+    Answer, Fixture, MadeCoupon, all_issued, assert_kept, coupon_body, people, rush,
 };
 use firstcome_reconciler::report::{Kind, Outcome, Run};
 use serde_json::json;
 
 use crate::drift::support::{
-    DRIFT, REPAIRED, assert_settled, assert_whole, clean_pass, clean_pass_of, dry_run, found_in,
-    inject, mailed, pass_ends,
+    DRIFT, REPAIRED, assert_whole, clean_pass, clean_pass_of, dry_run, found_in, inject, mailed,
+    pass_ends,
 };
 
 /// Damage to a drop with 20 slots, and its consequences.
@@ -196,146 +195,6 @@ async fn users_without_a_slot_are_listed_by_name_until_a_raised_quantity_gives_t
         let open = "SELECT COUNT(*) FROM levels";
         assert_eq!(world.sql.number(open).await, 0, "nothing is left to report");
     }
-}
-
-/// The keys of a drop and its coupon, and the kinds that may report their loss. Without kinds, the
-/// loss is harmless.
-#[rustfmt::skip]
-const KEYS: [(&str, &[Kind]); 12] = [
-    ("users", &[Kind::MissingAdmission, Kind::CountMismatch, Kind::RedisLost]),
-    ("free", &[Kind::CountMismatch, Kind::RedisLost]),
-    ("count", &[Kind::CountMismatch, Kind::RedisLost]),
-    ("meta", &[Kind::SettingsMismatch, Kind::CountMismatch, Kind::RedisLost]),
-    ("times", &[]),
-    ("waiting", &[]),
-    ("claimants", &[Kind::SettingsMismatch, Kind::MissingAdmission, Kind::RedisLost]),
-    ("revoked", &[Kind::SettingsMismatch, Kind::RedisLost]),
-    ("allowed", &[Kind::SettingsMismatch]),
-    ("allow_list", &[Kind::SettingsMismatch]),
-    ("revision", &[Kind::SettingsMismatch]),
-    ("gate", &[Kind::RedisLost]),
-];
-
-/// The kinds that may report a key of another type.
-const OF_TYPES: &[Kind] = &[
-    Kind::CountMismatch,
-    Kind::RedisLost,
-    Kind::SettingsMismatch,
-    Kind::MissingAdmission,
-];
-
-const HOLDERS: [&str; 4] = ["u-1", "u-2", "u-3", "u-4"];
-const REVOKED: &str = "u-3";
-
-/// Creates a coupon with an allow list and four holders, one of whom is revoked. Returns the
-/// promises that stand.
-async fn with_a_list(fixture: &Fixture) -> (MadeCoupon, Vec<PromisedAnswer>) {
-    let api = &fixture.api;
-    let mut body = coupon_body("Key", 8, 5);
-    body["allow"] = json!("list");
-    let coupon = api.create_coupon(&body).await;
-    let listed = [&HOLDERS[..], &["u-new"]].concat();
-    let listed: Vec<String> = listed.into_iter().map(str::to_owned).collect();
-    api.try_list(coupon.id, &listed, true).await.unwrap();
-    let mut held = rush_until_answered(&[&**api], coupon.id, &listed[..4], 1).await;
-    all_issued(&fixture.world, coupon.drop, HOLDERS.len()).await;
-    let fraud = json!({"reason": "fraud", "by": "Ann"});
-    api.revoke(coupon.id, REVOKED, &fraud).await.unwrap();
-    held.retain(|(user, _)| user != REVOKED);
-    (coupon, held)
-}
-
-/// Checks that each user gets the true answer, or 503 while the coupon is closed.
-async fn nobody_hears_a_lie(fixture: &Fixture, coupon: &MadeCoupon, held: &[PromisedAnswer]) {
-    let is_closed = |answer: &Answer| matches!(answer, Answer::Problem(503, _));
-    for (user, promise) in held {
-        let answer = fixture.api.claim(coupon.id, user).await;
-        let holds = answer.promised() == promise.promised();
-        assert!(holds || is_closed(&answer), "{user}: {answer:?}");
-    }
-    for (user, refused) in [(REVOKED, "revoked"), ("x-unlisted", "not_allowed")] {
-        let answer = fixture.api.claim(coupon.id, user).await;
-        assert!(
-            answer.is(refused) || is_closed(&answer),
-            "{user}: {answer:?}"
-        );
-    }
-}
-
-/// Lets another user claim. The answer may be 503 while the coupon is closed, but a user whom Redis
-/// has admitted claims again, because that claim gets a row.
-async fn newcomer_claims(fixture: &Fixture, coupon: &MadeCoupon) -> Answer {
-    let answer = fixture.api.claim(coupon.id, "u-new").await;
-    let redis = &fixture.world.redis;
-    let users = redis.of_drop(coupon.id, coupon.drop, "users");
-    let slot = ["ZSCORE", &users, "u-new"];
-    match redis.try_command::<Option<f64>>(&slot).await {
-        Ok(Some(_)) => fixture.api.until_answered(coupon.id, "u-new").await,
-        Ok(None) | Err(_) => answer,
-    }
-}
-
-/// Each key is deleted, or replaced by a key of another type, in a separate coupon.
-#[tokio::test]
-async fn each_lost_key_and_each_of_another_type_is_repaired_without_a_false_answer() {
-    let fixture = Fixture::new("d-keys").await;
-    let world = &fixture.world;
-    let mut damaged = Vec::new();
-    for (name, kinds) in KEYS {
-        for is_lost in [true, false] {
-            let (coupon, mut held) = with_a_list(&fixture).await;
-            let key = match name {
-                "users" | "free" | "count" | "meta" | "times" | "waiting" => {
-                    world.redis.of_drop(coupon.id, coupon.drop, name)
-                }
-                name => world.redis.of_coupon(coupon.id, name),
-            };
-            world.redis.command::<()>(&["DEL", &key]).await;
-            if !is_lost {
-                // No key of the product is a list.
-                let words = ["LPUSH", &key, "garbage"];
-                world.redis.command::<()>(&words).await;
-            }
-            nobody_hears_a_lie(&fixture, &coupon, &held).await;
-            let newcomer = newcomer_claims(&fixture, &coupon).await;
-            if newcomer.promised().is_some() {
-                held.push(("u-new".into(), newcomer));
-            }
-            all_issued(world, coupon.drop, held.len()).await;
-            let kinds = if is_lost { kinds } else { OF_TYPES };
-            damaged.push((format!("{name}, lost: {is_lost}"), kinds, coupon, held));
-        }
-    }
-    // A pass leaves a list alone that has just been changed, because an API may be writing it.
-    let changed_now = "SELECT COUNT(*) FROM coupons \
-                       WHERE allow_list_changed_at > UTC_TIMESTAMP(3) - INTERVAL 2 SECOND";
-    eventually("no list has just been changed", LIMIT, async || {
-        world.sql.number(changed_now).await == 0
-    })
-    .await;
-    let run = pass_ends(world, &[], REPAIRED).await;
-    for (what, kinds, coupon, held) in &damaged {
-        let found = found_in(&run, coupon);
-        let all_fit = found
-            .iter()
-            .all(|one| kinds.contains(&one.kind) && one.result == Outcome::Applied);
-        let is_harmless =
-            kinds.is_empty() || what.starts_with("times") || what.starts_with("waiting");
-        assert!(
-            all_fit && (is_harmless || !found.is_empty()),
-            "{what}: {found:#?}"
-        );
-        assert_settled(world, coupon, 8, held.len()).await;
-        nobody_hears_a_lie(&fixture, coupon, held).await;
-        let newcomer = fixture.api.until_answered(coupon.id, "u-new").await;
-        assert!(
-            newcomer.promised().is_some(),
-            "{what} is open again: {newcomer:?}"
-        );
-        all_issued(world, coupon.drop, HOLDERS.len()).await;
-    }
-    let coupons: Vec<&MadeCoupon> = damaged.iter().map(|(_, _, coupon, _)| coupon).collect();
-    clean_pass_of(world, &coupons).await;
 }
 
 /// No store other than Redis has the waiting list.

@@ -155,42 +155,6 @@ async fn lose(world: &World, table: &str) {
     session.commit().await;
 }
 
-#[tokio::test]
-async fn a_lost_drop_comes_back_under_its_own_id_even_without_its_limits() {
-    let fixture = Fixture::new("d-drops").await;
-    let world = &fixture.world;
-    let (daily, _) = fixture.held_of(&daily_body(20, 1), 12).await;
-    let (single, _) = fixture.held("Single", 20, 12).await;
-    for (round, tables) in [&["drops"][..], &["drops", "slot_limits"]]
-        .iter()
-        .enumerate()
-    {
-        for table in *tables {
-            lose(world, table).await;
-        }
-        let issued = 13 + round;
-        for coupon in [&daily, &single] {
-            let back = format!("SELECT COUNT(*) FROM drops WHERE id = {}", coupon.drop);
-            eventually("the drop is back", LIMIT, async || {
-                world.once_with(&["--deep"], &[]).await;
-                world.sql.number(&back).await == 1
-            })
-            .await;
-            // The API reads the catalogue every second.
-            let late = format!("u-late-{round}");
-            eventually("the drop goes on", LIMIT, async || {
-                let answer = fixture.api.claim(coupon.id, &late).await;
-                answer
-                    .promised()
-                    .is_some_and(|(drop, slot)| (drop, slot as usize) == (coupon.drop, issued))
-            })
-            .await;
-            all_issued(world, coupon.drop, issued).await;
-            assert_settled(world, coupon, 20, issued).await;
-        }
-    }
-}
-
 /// An older MySQL may lack a coupon that Redis has. Claims get 503, so an operator must be alerted.
 #[tokio::test]
 async fn a_coupon_that_mysql_has_lost_is_reported_by_each_pass() {
@@ -285,6 +249,11 @@ async fn a_day_that_mysql_refuses_is_reported_by_each_pass_until_its_drop_is_cre
     }
     world.sql.query("DROP TRIGGER by_hand").await;
     clean_pass(world, &daily).await;
+    let back = format!("SELECT id FROM {tomorrow}");
+    let back = world.sql.number(&back).await;
+    let meta = world.redis.of_drop(id, back, "meta");
+    let is_known: bool = world.redis.command(&["EXISTS", &meta]).await;
+    assert!(is_known, "admission does not know drop {back}");
 }
 
 #[tokio::test]

@@ -8,7 +8,9 @@ use firstcome_chaos::expect::Expect::{
     self, AdmittedUnheard, ByConsumer, Logged, NoPromise, Queued, Refusals, Refused, Unavailable,
     Unqueued,
 };
-use firstcome_chaos::fault::{Fault, FaultyStore, Garbage, ProcessRole, WireFault};
+use firstcome_chaos::fault::{
+    COUPON_KEYS, DROP_KEYS, Fault, FaultyStore, Garbage, ProcessRole, WireFault,
+};
 use firstcome_chaos::run::{DEADLINE_BESIDE_TESTS, ScheduleResult};
 use firstcome_chaos::schedule::{FaultSchedule, Timed};
 use firstcome_chaos::worker::CampaignWorker;
@@ -212,6 +214,7 @@ faults! {
     older_rows_restored_into_mysql_break_no_promise: [Fault::OldRows { age_ms: 700 }], [];
     lost_drops_break_no_promise: table_lost("drops"), [];
     lost_slot_limits_break_no_promise: table_lost("slot_limits"), [];
+    lost_drops_and_slot_limits_break_no_promise: [table_lost("drops"), table_lost("slot_limits")].concat(), [];
 
     // Kafka: the API writes the rows of claims that Kafka does not acknowledge.
     a_kafka_killed_during_a_rush_loses_no_promise: [killed(FaultyStore::Kafka)], [Unqueued];
@@ -249,6 +252,29 @@ async fn two_operators_who_keep_changing_a_coupon_break_no_promise() {
         ..schedule(vec![], vec![])
     };
     survives("operators", &people_who_ask).await;
+}
+
+/// Every key of a coupon is replaced by one of another type, one after the other, while users claim,
+/// wait and look up their claims. The coupon has an allow list.
+#[tokio::test]
+#[ignore = "release"]
+async fn keys_replaced_by_garbage_one_after_the_other_break_no_promise() {
+    let keys = [DROP_KEYS, COUPON_KEYS].concat();
+    let replaced = keys.into_iter().map(|key| Fault::WrongType {
+        key: key.to_owned(),
+        ms: 0,
+    });
+    let mut one_by_one = FaultSchedule {
+        waiting_list: 10,
+        listed: 95,
+        crowd_ms: 12_000,
+        pollers: 10,
+        ..schedule(replaced.collect(), vec![Refusals])
+    };
+    for (timed, at_ms) in one_by_one.faults.iter_mut().zip((AT_MS..).step_by(800)) {
+        timed.at_ms = at_ms;
+    }
+    survives("keys_replaced", &one_by_one).await;
 }
 
 /// Each consumer dies before its transaction, during it, or after it but before its offsets are
