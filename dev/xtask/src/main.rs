@@ -59,7 +59,7 @@ enum Job {
     },
     /// Build the programs and fetch the servers that tests need
     Setup,
-    /// Kill processes at every crash point, repeatedly, on real servers (CYCLES=100: half an hour)
+    /// Kill passes and senders at every crash point, repeatedly, on real servers (CYCLES=100)
     Crashes,
     /// Run schemathesis against both services, with all its checks (CASES=50 per operation, SEED=1,
     /// ONLY=set)

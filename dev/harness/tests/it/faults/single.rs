@@ -14,8 +14,11 @@ use firstcome_chaos::fault::{
 use firstcome_chaos::run::{DEADLINE_BESIDE_TESTS, ScheduleResult};
 use firstcome_chaos::schedule::{FaultSchedule, Timed};
 use firstcome_chaos::worker::CampaignWorker;
+use firstcome_shared::crash::Point;
 use parking_lot::Mutex;
 use tokio::sync::Semaphore;
+
+use super::cycles::{Scenario, points};
 
 /// Idle workers. The next schedules reuse their servers.
 static WORKERS: Mutex<Vec<CampaignWorker>> = Mutex::new(Vec::new());
@@ -277,26 +280,104 @@ async fn keys_replaced_by_garbage_one_after_the_other_break_no_promise() {
     survives("keys_replaced", &one_by_one).await;
 }
 
+/// A process of this role dies twice at each point, one death after the other.
+fn dying(role: ProcessRole, scenario: Scenario) -> Vec<Fault> {
+    let crash = |point: Point| Fault::Crash {
+        role,
+        number: 0,
+        point: point.name().to_owned(),
+        ms: 15_000,
+    };
+    let twice = points(scenario).into_iter().flat_map(|point| [point; 2]);
+    twice.map(crash).collect()
+}
+
+/// Users claim, return and lose coupons, and operators change an allow list while an API dies.
+async fn survives_dying_apis(name: &str, scenario: Scenario) {
+    let busy = FaultSchedule {
+        coupons: 3,
+        people: 300,
+        crowd_ms: 45_000,
+        revoke_percent: 100,
+        listed: 250,
+        relisted: true,
+        ..schedule(dying(ProcessRole::Api, scenario), vec![])
+    };
+    let ran = run(name, &busy).await;
+    assert_eq!(ran.wrong, [""; 0], "{ran:#?}");
+    assert!(ran.faults.iter().all(|hit| hit.took), "{ran:#?}");
+}
+
+#[tokio::test]
+#[ignore = "release"]
+async fn an_api_that_dies_twice_at_each_step_of_a_claim_breaks_no_promise() {
+    survives_dying_apis("api-dies-claiming", Scenario::Claim).await;
+}
+
+#[tokio::test]
+#[ignore = "release"]
+async fn an_api_that_dies_twice_at_each_step_of_a_revocation_breaks_no_promise() {
+    survives_dying_apis("api-dies-revoking", Scenario::Revoke).await;
+}
+
+#[tokio::test]
+#[ignore = "release"]
+async fn an_api_that_dies_twice_at_each_step_of_a_list_breaks_no_promise() {
+    survives_dying_apis("api-dies-listing", Scenario::List).await;
+}
+
+#[tokio::test]
+#[ignore = "release"]
+async fn an_api_that_dies_twice_without_kafka_breaks_no_promise() {
+    let mut faults = vec![Fault::Wire {
+        store: FaultyStore::Kafka,
+        wire: WireFault::BlackHole,
+        ms: 25_000,
+    }];
+    faults.extend(dying(ProcessRole::Api, Scenario::Kept));
+    let long = FaultSchedule {
+        crowd_ms: 30_000,
+        ..schedule(faults, vec![])
+    };
+    survives("api-dies-without-kafka", &long).await;
+}
+
+#[tokio::test]
+#[ignore = "release"]
+async fn a_consumer_that_dies_twice_while_it_stores_garbage_breaks_no_promise() {
+    let garbage = Fault::Garbage {
+        garbage: Garbage::Messages,
+        ms: 0,
+    };
+    let mut faults = dying(ProcessRole::Consumer, Scenario::Garbage);
+    faults.push(garbage);
+    let long = FaultSchedule {
+        crowd_ms: 20_000,
+        ..schedule(faults, vec![])
+    };
+    survives("consumer-dies-of-garbage", &long).await;
+}
+
 /// Each consumer dies before its transaction, during it, or after it but before its offsets are
 /// committed. `make faults` sets `KILLS=40`.
 #[tokio::test]
 #[ignore = "release"]
 async fn two_consumers_killed_repeatedly_during_a_batch_leave_no_gap_and_no_duplicate() {
     let kills = std::env::var("KILLS").map_or(6, |text| text.parse().unwrap());
-    let points = ["rows_begun", "rows_inserted", "rows_committed"];
-    let crash = |kill: usize| Fault::Crash {
-        role: ProcessRole::Consumer,
-        number: kill % 2,
-        point: points[kill / 2 % points.len()].into(),
-        ms: 10_000,
-    };
-    let people = u32::try_from(kills * 100).unwrap();
+    let points = dying(ProcessRole::Consumer, Scenario::Batch);
+    let mut kills: Vec<Fault> = points.into_iter().cycle().take(kills).collect();
+    for (kill, fault) in kills.iter_mut().enumerate() {
+        if let Fault::Crash { number, .. } = fault {
+            *number = kill % 2;
+        }
+    }
+    let people = u32::try_from(kills.len() * 100).unwrap();
     let long = FaultSchedule {
         processes: 2,
         quantity: people,
         people: people + 20,
         crowd_ms: u64::from(people) * 25,
-        ..schedule((0..kills).map(crash).collect(), vec![ByConsumer])
+        ..schedule(kills, vec![ByConsumer])
     };
     survives("consumers_killed_again_and_again", &long).await;
 }

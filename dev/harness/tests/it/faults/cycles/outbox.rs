@@ -3,11 +3,11 @@
 use std::collections::HashSet;
 
 use firstcome_harness::{
-    LIMIT, World, all_issued, assert_exact, eventually, people, rush_until_answered,
+    Fixture, LIMIT, World, all_issued, assert_exact, eventually, people, rush_until_answered,
 };
 use firstcome_shared::crash::Point;
 
-use super::environment::Environment;
+use super::environment::{count, mend, must_die, resolve_letters};
 use crate::drift::support::lose_rows;
 use crate::receiver::Receiver;
 
@@ -28,8 +28,8 @@ fn mails(world: &World) -> Vec<Vec<u8>> {
     mails.map(|mail| mail.raw).collect()
 }
 
-pub(super) async fn cycle(environment: &Environment, point: Point, channel: &str) {
-    let world = &environment.world;
+pub(super) async fn cycle(fixture: &Fixture, point: Point, channel: &str) {
+    let world = &fixture.world;
     let receiver = Receiver::start().await;
     if channel == "webhook" {
         world.set("WEBHOOK_URLS", &receiver.url());
@@ -39,8 +39,8 @@ pub(super) async fn cycle(environment: &Environment, point: Point, channel: &str
     let open = format!(
         "SELECT COUNT(*) FROM outbox WHERE channel = '{channel}' AND sent_at IS NULL AND given_up_at IS NULL"
     );
-    let coupon = environment.api.open_coupon(4).await;
-    rush_until_answered(&[&environment.api], coupon.id, &people(4), 4).await;
+    let coupon = fixture.api.open_coupon(4).await;
+    rush_until_answered(&[&fixture.api], coupon.id, &people(4), 4).await;
     all_issued(world, coupon.drop, 4).await;
     lose_rows(world, &coupon, "= 2").await;
     // A pass that repairs sends a mail. A problem that an operator must solve sends an event.
@@ -49,7 +49,7 @@ pub(super) async fn cycle(environment: &Environment, point: Point, channel: &str
         world.sql.query(left).await;
     }
     for _ in 0..2 {
-        environment.must_die(point, channel).await;
+        must_die(world, point, channel).await;
         let is_due = world.sql.number(&open).await >= 1;
         assert!(is_due, "the message is still to be sent");
         // End the lease of the dead sender here, because it lasts one minute longer than sending
@@ -57,8 +57,8 @@ pub(super) async fn cycle(environment: &Environment, point: Point, channel: &str
         let expire = "UPDATE outbox SET leased_until = UTC_TIMESTAMP(3) WHERE sent_at IS NULL";
         world.sql.query(expire).await;
     }
-    environment.resolve_letters().await;
-    environment.mend().await;
+    resolve_letters(world).await;
+    mend(world).await;
     eventually("all messages are sent", LIMIT, async || {
         world.sql.number(&open).await == 0
     })
@@ -77,5 +77,5 @@ pub(super) async fn cycle(environment: &Environment, point: Point, channel: &str
     let different = sent.iter().collect::<HashSet<_>>().len();
     assert_eq!((sent.len(), different), (wanted, 1), "{sent:?}");
     assert_exact(world, &coupon, 4).await;
-    environment.count(&coupon, 4).await;
+    count(world, &coupon, 4).await;
 }

@@ -1,10 +1,10 @@
 //! A pass dies in the middle of its repairs.
 
 use firstcome_harness::drift::Drift;
-use firstcome_harness::{all_issued, people, rows, rush_until_answered};
+use firstcome_harness::{Fixture, all_issued, people, rows, rush_until_answered};
 use firstcome_shared::crash::Point;
 
-use super::environment::Environment;
+use super::environment::{count, mend, must_die, pass_dies};
 use crate::drift::support::{assert_settled, inject};
 
 /// Kinds of drift whose repair reaches the crash point. If there are several, they alternate.
@@ -42,28 +42,28 @@ fn drifts(point: Point) -> &'static [Drift] {
     }
 }
 
-pub(super) async fn cycle(environment: &Environment, point: Point, cycle: usize) {
-    let world = &environment.world;
+pub(super) async fn cycle(fixture: &Fixture, point: Point, cycle: usize) {
+    let world = &fixture.world;
     let drifts = drifts(point);
     let drift = drifts[cycle % drifts.len()];
     // Promises can only be broken if no slot is free.
     let breaks = point == Point::BrokenListed;
     let quantity = if breaks { 6 } else { 12 };
-    let coupon = environment.api.open_coupon(quantity).await;
-    rush_until_answered(&[&environment.api], coupon.id, &people(6), 6).await;
+    let coupon = fixture.api.open_coupon(quantity).await;
+    rush_until_answered(&[&fixture.api], coupon.id, &people(6), 6).await;
     all_issued(world, coupon.drop, 6).await;
 
     let mut broken = Vec::new();
     for round in 0..2 {
         // First repairs what the last crash left. Injects more drift only if that repair does not
         // reach the crash point.
-        if round == 0 || !environment.pass_dies(point).await {
+        if round == 0 || !pass_dies(world, point).await {
             let done = inject(world, &coupon, drift, 1).await;
             broken.extend(done.people.into_iter().map(|hit| hit.user));
-            environment.must_die(point, &format!("{drift:?}")).await;
+            must_die(world, point, &format!("{drift:?}")).await;
         }
     }
-    environment.mend().await;
+    mend(world).await;
     let issued = rows(world, coupon.drop).await.len();
     assert!((6..=quantity as usize).contains(&issued), "{issued} rows");
     assert_settled(world, &coupon, quantity, issued).await;
@@ -74,5 +74,5 @@ pub(super) async fn cycle(environment: &Environment, point: Point, cycle: usize)
     broken.retain(|_| breaks);
     broken.sort();
     assert_eq!(world.sql.query(&listed).await.concat(), broken, "listed");
-    environment.count(&coupon, quantity).await;
+    count(world, &coupon, quantity).await;
 }
