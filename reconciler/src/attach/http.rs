@@ -26,7 +26,7 @@ use utoipa_axum::router::OpenApiRouter;
 
 use crate::context::{Confirmation, PassRequest};
 use crate::http::alerts::{self, AlertsQuery};
-use crate::http::requests::Answer;
+use crate::http::requests::RouteResult;
 use crate::http::{guarded, passes_and_alerts, reconcile, runs};
 use crate::passes::Passes;
 use crate::queries::Scope;
@@ -157,7 +157,7 @@ async fn confirm(
 async fn list_alerts(
     State(RouteState { db, file, .. }): State<RouteState>,
     query: StrictQuery<AlertsQuery>,
-) -> Answer<AlertPage> {
+) -> RouteResult<AlertPage> {
     let Json(mut page) = alerts::list(State(db), query).await?;
     let names = file.names();
     for it in &mut page.alerts {

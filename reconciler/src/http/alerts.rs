@@ -11,7 +11,7 @@ use firstcome_shared::mysql::ops_actions::Operator;
 use serde::Deserialize;
 use utoipa::{IntoParams, ToSchema};
 
-use super::requests::{Answer, no_such, number, within};
+use super::requests::{RouteResult, no_such, number, within};
 use crate::notify::wording::line;
 use crate::report::AlertState;
 
@@ -39,7 +39,7 @@ pub(crate) struct AlertsQuery {
 pub(crate) async fn list(
     State(db): State<Db>,
     StrictQuery(query): StrictQuery<AlertsQuery>,
-) -> Answer<AlertPage> {
+) -> RouteResult<AlertPage> {
     let limit = within("limit", query.limit, 100, 1..=500)?;
     let listed = alerts::list(&db, query.status, query.before, limit).await?;
     Ok(Json(listed))
@@ -72,7 +72,7 @@ pub(super) async fn acknowledge(
     StrictPath(text): StrictPath<String>,
     Extension(operator): Extension<Operator>,
     JsonBody(body): JsonBody<Acknowledge>,
-) -> Answer<ListedAlert> {
+) -> RouteResult<ListedAlert> {
     let id = number("alert", &text)?;
     let by = line(&body.by, 100);
     if by.is_empty() {

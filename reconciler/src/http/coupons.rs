@@ -20,7 +20,7 @@ use serde::Deserialize;
 use utoipa::IntoParams;
 
 use super::RouteState;
-use super::requests::{Answer, read_coupon, within};
+use super::requests::{RouteResult, read_coupon, within};
 use crate::queries::drops::DropCount;
 use crate::seal::is_over_for_good;
 use crate::{queries, ready};
@@ -63,7 +63,7 @@ pub(super) async fn drops(
     State(app): State<RouteState>,
     StrictPath(id): StrictPath<String>,
     StrictQuery(query): StrictQuery<CouponDropsQuery>,
-) -> Answer<CouponDrops> {
+) -> RouteResult<CouponDrops> {
     let page = within("page", query.page, 1, 1..=100_000)?;
     let (coupon, drops) = read_coupon(&app.stores.db, &id).await?;
     let skipped = (page as usize - 1).saturating_mul(DROPS);
@@ -123,7 +123,7 @@ async fn count_rows(db: &Db, drops: &[&Drop]) -> Result<HashMap<DropId, u64>, Db
 pub(super) async fn drop(
     State(app): State<RouteState>,
     StrictPath((id, drop_id)): StrictPath<(String, String)>,
-) -> Answer<DropDetails> {
+) -> RouteResult<DropDetails> {
     let db = &app.stores.db;
     let (coupon, drops) = read_coupon(db, &id).await?;
     let own = canonical_number(&drop_id).map(DropId);
@@ -159,7 +159,7 @@ pub(super) async fn drop(
 pub(super) async fn ready(
     State(app): State<RouteState>,
     StrictPath(id): StrictPath<String>,
-) -> Answer<CouponReadiness> {
+) -> RouteResult<CouponReadiness> {
     let (coupon, drops) = read_coupon(&app.stores.db, &id).await?;
     let now = Utc::now();
     // The drop that opens next, or the open one.

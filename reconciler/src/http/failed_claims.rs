@@ -17,7 +17,7 @@ use serde::Deserialize;
 use serde_json::json;
 use utoipa::{IntoParams, ToSchema};
 
-use super::requests::{Answer, no_such, number, reveal, user_id, within};
+use super::requests::{RouteResult, no_such, number, reveal, user_id, within};
 use crate::notify::wording::line;
 use crate::queries;
 use crate::queries::letters::{Correction, DeadLetterQuery, Payload};
@@ -59,7 +59,7 @@ pub(super) struct FailedClaimsQuery {
 pub(super) async fn list(
     State(db): State<Db>,
     StrictQuery(query): StrictQuery<FailedClaimsQuery>,
-) -> Answer<FailedClaimPage> {
+) -> RouteResult<FailedClaimPage> {
     let limit = within("limit", query.limit, 50, 1..=200)?;
     let page = within("page", query.page, 1, 1..=PAGES)?;
     let wanted = DeadLetterQuery {
@@ -97,7 +97,7 @@ pub(super) async fn read(
     StrictPath(id): StrictPath<String>,
     Extension(operator): Extension<Operator>,
     StrictQuery(query): StrictQuery<FailedClaimQuery>,
-) -> Answer<FailedClaimDetails> {
+) -> RouteResult<FailedClaimDetails> {
     let (row, payload) = find(&db, &id).await?;
     if query.reveal.unwrap_or(false) {
         reveal(&db, operator, json!({"dead_letter": row.id})).await?;
@@ -191,7 +191,7 @@ pub(super) async fn correct(
     StrictPath(id): StrictPath<String>,
     Extension(operator): Extension<Operator>,
     JsonBody(body): JsonBody<CorrectedClaim>,
-) -> Answer<FailedClaimDetails> {
+) -> RouteResult<FailedClaimDetails> {
     let letter = number("failed claim", &id)?;
     let found = db.coupon(CouponId(body.coupon_id)).await?;
     let mut drops = found.into_iter().flat_map(|(_, drops)| drops);
@@ -251,7 +251,7 @@ pub(super) async fn discard(
     StrictPath(id): StrictPath<String>,
     Extension(operator): Extension<Operator>,
     JsonBody(body): JsonBody<Discard>,
-) -> Answer<Discarded> {
+) -> RouteResult<Discarded> {
     let mut why = line(&body.why, WHY);
     if why.is_empty() {
         return Err(invalid("why must say why, in 1 to 200 characters"));

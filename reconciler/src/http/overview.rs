@@ -8,7 +8,7 @@ use serde::Deserialize;
 use utoipa::IntoParams;
 
 use super::RouteState;
-use super::requests::{Answer, within};
+use super::requests::{RouteResult, within};
 
 #[derive(Debug, Deserialize, IntoParams)]
 #[serde(deny_unknown_fields)]
@@ -35,7 +35,7 @@ pub(super) struct OverviewQuery {
 pub(super) async fn read(
     State(app): State<RouteState>,
     StrictQuery(query): StrictQuery<OverviewQuery>,
-) -> Answer<Overview> {
+) -> RouteResult<Overview> {
     let page = within("page", query.page, 1, 1..=100_000)?;
     Ok(Json(app.overview.lock().await.page(page as usize).await))
 }

@@ -15,7 +15,7 @@ use serde::Deserialize;
 use utoipa::{IntoParams, ToSchema};
 
 use super::RouteState;
-use super::requests::{Answer, no_such, number, read_coupon, user_id};
+use super::requests::{RouteResult, no_such, number, read_coupon, user_id};
 use crate::context::Stores;
 use crate::explain;
 use crate::queries;
@@ -43,7 +43,7 @@ pub(super) async fn explain(
     State(app): State<RouteState>,
     StrictPath((id, user)): StrictPath<(String, String)>,
     StrictQuery(query): StrictQuery<InDrop>,
-) -> Answer<Story> {
+) -> RouteResult<Story> {
     let user = user_id(&user)?;
     let coupon = CouponId(number("coupon", &id)?);
     let drop = query.drop_id.map(DropId);
@@ -80,7 +80,7 @@ pub(super) struct PeopleQuery {
 pub(super) async fn search(
     State(app): State<RouteState>,
     StrictQuery(query): StrictQuery<PeopleQuery>,
-) -> Answer<FoundCoupons> {
+) -> RouteResult<FoundCoupons> {
     let user = query.user_id.as_deref().map(user_id).transpose()?;
     let found = in_question(&app.stores, query.coupon.as_deref(), user.as_ref()).await?;
     Ok(Json(found))
@@ -201,7 +201,7 @@ pub(super) async fn give_up(
     StrictPath((id, user)): StrictPath<(String, String)>,
     Extension(operator): Extension<Operator>,
     JsonBody(body): JsonBody<PromiseGivenUp>,
-) -> Answer<GivenUp> {
+) -> RouteResult<GivenUp> {
     let user = user_id(&user)?;
     let place = NamedDrop {
         coupon: read_coupon(&db, &id).await?.0.id,

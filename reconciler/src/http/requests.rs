@@ -12,7 +12,7 @@ use firstcome_shared::mysql::{Db, DbError};
 use serde_json::Value;
 
 /// The response of a route.
-pub(crate) type Answer<T> = Result<Json<T>, Problem>;
+pub(crate) type RouteResult<T> = Result<Json<T>, Problem>;
 
 /// Records that an operator saw the ids of users, before anything is shown.
 pub(super) async fn reveal(db: &Db, operator: Operator, detail: Value) -> Result<(), DbError> {

@@ -17,7 +17,7 @@ use serde_json::json;
 use utoipa::IntoParams;
 use uuid::Uuid;
 
-use super::requests::{Answer, no_such, reveal, within};
+use super::requests::{RouteResult, no_such, reveal, within};
 use crate::findings_csv;
 use crate::passes::Passes;
 use crate::queries;
@@ -44,7 +44,7 @@ pub(super) struct RunsQuery {
 pub(super) async fn list(
     State(db): State<Db>,
     StrictQuery(query): StrictQuery<RunsQuery>,
-) -> Answer<Runs> {
+) -> RouteResult<Runs> {
     let limit = within("limit", query.limit, 20, 1..=200)?;
     if query.before.as_deref().is_some_and(|id| !is_run_id(id)) {
         return Err(invalid("before must be the id of a run"));
@@ -85,7 +85,7 @@ pub(super) async fn read(
     StrictPath(id): StrictPath<String>,
     Extension(operator): Extension<Operator>,
     StrictQuery(query): StrictQuery<RunQuery>,
-) -> Answer<RunPage> {
+) -> RouteResult<RunPage> {
     let limit = within("limit", query.limit, 1_000, 1..=10_000)?;
     if !is_run_id(&id) {
         return Err(no_such("run", &id));
