@@ -27,8 +27,7 @@ use crate::report::{Fingerprint, Run};
 /// The scope and kind of the pass.
 #[derive(Debug, Default, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields, default)]
-#[schema(as = PassBody)]
-pub(super) struct Body {
+pub(super) struct PassBody {
     /// Only this coupon.
     #[schema(example = 1)]
     coupon_id: Option<i64>,
@@ -50,7 +49,7 @@ pub(super) struct Body {
 #[utoipa::path(
     post, path = "/v1/reconcile", tag = "runs",
     security(("ops" = [])),
-    request_body = Option<Body>,
+    request_body = Option<PassBody>,
     responses(
         (status = 200, description = "The run, ended", body = Run),
         (status = 202, description = "Started; `Location` has its path", body = StartedRun),
@@ -66,7 +65,7 @@ pub(super) async fn reconcile(
     State(db): State<Db>,
     State(passes): State<Passes>,
     Extension(operator): Extension<Operator>,
-    JsonBody(body): JsonBody<Body>,
+    JsonBody(body): JsonBody<PassBody>,
 ) -> Result<Response, Problem> {
     let scope = Scope {
         coupon: body.coupon_id.map(CouponId),
