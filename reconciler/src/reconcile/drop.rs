@@ -21,11 +21,11 @@ const LEFT_TO_THE_SWEEP: [AlertKind; 2] = [
 
 /// The gate at which a coupon is reconciled.
 #[derive(Clone, Copy, PartialEq, Eq)]
-pub(super) enum At {
+pub(super) enum GateMode {
     /// An open gate, or a dry run.
-    OpenGate,
+    Open,
     /// A gate that this pass has closed.
-    ClosedGate {
+    Closed {
         /// Redis had the last state of every return.
         knows_returns: bool,
     },
@@ -49,9 +49,9 @@ pub(super) struct DropDone<'c> {
 
 /// Compares a drop, and writes the rows that are due. At an open gate, also promotes, compares once
 /// more, and seals.
-pub(super) async fn reconcile_drop(drop: DropPass<'_>, at: At) -> Step<DropDone<'_>> {
-    let compared = compare_at(drop, at).await?;
-    let differs = differs(drop, at, &compared);
+pub(super) async fn reconcile_drop(drop: DropPass<'_>, gate: GateMode) -> Step<DropDone<'_>> {
+    let compared = compare_at(drop, gate).await?;
+    let differs = differs(drop, gate, &compared);
     let held_back = if differs {
         limit::brake(drop, &compared.takes)
     } else {
@@ -66,7 +66,7 @@ pub(super) async fn reconcile_drop(drop: DropPass<'_>, at: At) -> Step<DropDone<
         held_back,
         is_sealed: false,
     };
-    if at == At::OpenGate {
+    if gate == GateMode::Open {
         let promoted = done.promote().await?;
         if done.compared.repaired + promoted > 0 && !drop.ctx.dry_run {
             done.verify().await?;
@@ -76,9 +76,9 @@ pub(super) async fn reconcile_drop(drop: DropPass<'_>, at: At) -> Step<DropDone<
     Ok(done)
 }
 
-async fn compare_at(drop: DropPass<'_>, at: At) -> Step<Compared> {
+async fn compare_at(drop: DropPass<'_>, gate: GateMode) -> Step<Compared> {
     let DropPass { ctx, own, .. } = drop;
-    if at == At::OpenGate {
+    if gate == GateMode::Open {
         if own.is_empty() && !ctx.deep {
             return Ok(Compared::default());
         }
@@ -98,10 +98,10 @@ async fn compare_at(drop: DropPass<'_>, at: At) -> Step<Compared> {
 }
 
 /// Whether the drop differs in anything that only a projection repairs.
-fn differs(drop: DropPass<'_>, at: At, compared: &Compared) -> bool {
-    let is_whole = match at {
-        At::OpenGate => true,
-        At::ClosedGate { knows_returns } => {
+fn differs(drop: DropPass<'_>, gate: GateMode, compared: &Compared) -> bool {
+    let is_whole = match gate {
+        GateMode::Open => true,
+        GateMode::Closed { knows_returns } => {
             // An older state of Redis may have another time of a claim that was given back and made
             // again, and a late revocation would then release the new claim. A Redis that knows
             // every return is not that old.

@@ -37,7 +37,7 @@ use crate::read::{self, CouponSeen, DropPass, Listed};
 use crate::report::{ActionKind, Cause, Finding, Kind, Outcome};
 use crate::{claimants, limit, project, revoke_promote, rows, settings};
 
-use drop::{At, DropDone, reconcile_drop};
+use drop::{DropDone, GateMode, reconcile_drop};
 
 /// Coupons reconciled at the same time. A pass over thousands of small ones mostly waits for
 /// answers.
@@ -263,7 +263,7 @@ fn is_projected(done: &DropDone<'_>) -> bool {
 }
 
 /// Writes, at an open gate, what a coupon needs in addition to its drops.
-async fn prepare_open(ctx: &PassContext, seen: &CouponSeen, ledger: &mut Ledger) -> Step<At> {
+async fn prepare_open(ctx: &PassContext, seen: &CouponSeen, ledger: &mut Ledger) -> Step<GateMode> {
     let unreadable = &seen.state.unreadable;
     if !unreadable.is_empty() {
         ledger.add(settings::lost_keys(unreadable, Outcome::Planned));
@@ -271,12 +271,12 @@ async fn prepare_open(ctx: &PassContext, seen: &CouponSeen, ledger: &mut Ledger)
     settings::adopt_returns(ctx, seen, ledger).await?;
     revoke_promote::finish_revocations(ctx, seen, ledger).await?;
     settings::write_again(ctx, seen, ledger).await?;
-    Ok(At::OpenGate)
+    Ok(GateMode::Open)
 }
 
 /// Prepares a coupon at a closed gate: deletes the keys that cannot be read, and writes the
 /// revocations.
-async fn prepare_closed(ctx: &PassContext, seen: &CouponSeen, fence: &Fence) -> Step<At> {
+async fn prepare_closed(ctx: &PassContext, seen: &CouponSeen, fence: &Fence) -> Step<GateMode> {
     for (at, own) in seen.drops.iter().enumerate() {
         // One call for the keys of the coupon, and one for each drop with a key of another type.
         let of_coupon = at == 0 && !seen.state.unreadable.is_empty();
@@ -286,7 +286,7 @@ async fn prepare_closed(ctx: &PassContext, seen: &CouponSeen, fence: &Fence) -> 
     }
     let has_revocations = seen.state.revoked > 0 || seen.banned.with_young > 0;
     let knows_returns = !has_revocations || settings::project_revocations(ctx, seen, fence).await?;
-    Ok(At::ClosedGate { knows_returns })
+    Ok(GateMode::Closed { knows_returns })
 }
 
 /// Loads new drops at an open gate, and returns whether the coupon needs closing.
