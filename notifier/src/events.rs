@@ -10,7 +10,7 @@ use url::Url;
 use uuid::Uuid;
 
 use crate::decide::Reason;
-use crate::mails::{AlertMail, Links, NamedDrop, Section};
+use crate::mails::{AlertMail, DescribedDrop, Links, Section};
 
 /// The format that a receiver understands.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -111,7 +111,7 @@ pub(crate) fn about_alerts(mail: &AlertMail<'_>) -> Vec<Event> {
     .collect()
 }
 
-fn about_alert(section: &Section, drop: Option<&NamedDrop<'_>>, mail: &AlertMail<'_>) -> Event {
+fn about_alert(section: &Section, drop: Option<&DescribedDrop<'_>>, mail: &AlertMail<'_>) -> Event {
     let coupon = drop.map(|drop| &drop.name);
     let place = coupon.map(|name| format!(" · {name}")).unwrap_or_default();
     let id = section.alert_id;

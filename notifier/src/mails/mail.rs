@@ -13,8 +13,8 @@ use firstcome_shared::report::{AlertKind, DropReport, Kind, KindFacts, Run, Stat
 use super::document::{Block, Document, Rendered, time};
 use super::links::Links;
 use super::phrases::{bounded, duration, things};
-use super::place::NamedDrop;
-use super::reasons::{Found, Listed, reasons};
+use super::place::DescribedDrop;
+use super::reasons::{FindingState, PlacedFinding, reasons};
 use super::remedy::{Placed, last_runs, open_problems};
 use super::section::Section;
 use crate::decide::Reason;
@@ -60,9 +60,9 @@ pub struct AlertMail<'a> {
 struct Content<'a> {
     mail: &'a AlertMail<'a>,
     /// The drops of the mail, those with problems first.
-    drops: Vec<NamedDrop<'a>>,
+    drops: Vec<DescribedDrop<'a>>,
     /// What the pass repaired.
-    repaired: Vec<Found<'a>>,
+    repaired: Vec<PlacedFinding<'a>>,
     /// Repairs of earlier passes, by run.
     earlier: Vec<&'a [RepairsRow]>,
     /// What was repaired, in a few words.
@@ -120,7 +120,7 @@ impl<'a> AlertMail<'a> {
 
     /// Returns what a problem means. A drop that is sealed gives no more slots, and a coupon with
     /// repairs that wait may be closed.
-    pub(crate) fn facts(&self, problem: &Section, drop: Option<&NamedDrop<'_>>) -> KindFacts {
+    pub(crate) fn facts(&self, problem: &Section, drop: Option<&DescribedDrop<'_>>) -> KindFacts {
         let facts = self.links.facts(problem.kind, problem.coupon_id);
         let report = drop.and_then(|drop| drop.report);
         let coupon = problem.coupon_id;
@@ -141,7 +141,7 @@ impl<'a> AlertMail<'a> {
     }
 
     /// Returns the drops that the mail is about, those with problems first.
-    pub(crate) fn drops(&self) -> Vec<NamedDrop<'_>> {
+    pub(crate) fn drops(&self) -> Vec<DescribedDrop<'_>> {
         let told = self
             .problems
             .iter()
@@ -159,7 +159,7 @@ impl<'a> AlertMail<'a> {
             .collect()
     }
 
-    fn named(&self, coupon: Option<CouponId>, id: DropId) -> NamedDrop<'_> {
+    fn named(&self, coupon: Option<CouponId>, id: DropId) -> DescribedDrop<'_> {
         let of_run = self.run.iter().flat_map(|run| &run.drops);
         let mut reports = of_run.chain(&self.reports);
         let report = reports.find(|report| report.drop_id == id);
@@ -169,7 +169,7 @@ impl<'a> AlertMail<'a> {
             .filter(|name| !name.is_empty())
             .or_else(|| self.links.name(coupon))
             .unwrap_or_else(|| "a coupon".to_owned());
-        NamedDrop {
+        DescribedDrop {
             id,
             coupon,
             name,
@@ -206,7 +206,7 @@ impl<'a> Content<'a> {
         let by_run = mail.repairs.chunk_by(|a, b| a.run_id == b.run_id);
         let (own, earlier): (Vec<_>, Vec<_>) = by_run.partition(|rows| rows[0].run_id == id);
         let run = mail.run.as_ref().filter(|_| !own.is_empty());
-        let repaired: Vec<Found<'_>> = run.into_iter().flat_map(mailed_repairs).collect();
+        let repaired: Vec<PlacedFinding<'_>> = run.into_iter().flat_map(mailed_repairs).collect();
         let mut done = vec![wording::done(repaired.iter().map(|(_, finding)| *finding))];
         if let [[first, ..], ..] = earlier.as_slice() {
             let kinds = by_kind(earlier.iter().copied().flatten());
@@ -222,7 +222,7 @@ impl<'a> Content<'a> {
         }
     }
 
-    fn drop(&self, section: &Section) -> Option<&NamedDrop<'a>> {
+    fn drop(&self, section: &Section) -> Option<&DescribedDrop<'a>> {
         self.drops
             .iter()
             .find(|drop| Some(drop.id) == section.drop_id)
@@ -469,7 +469,7 @@ impl<'a> Content<'a> {
     fn repairs(&self) -> Vec<Block> {
         let links = self.mail.links;
         let mut blocks = vec![Block::Title("Repaired".to_owned())];
-        blocks.extend(Block::list(reasons(&self.repaired, Listed::Repaired)));
+        blocks.extend(Block::list(reasons(&self.repaired, FindingState::Repaired)));
         for rows in self.earlier.iter().take(LINES) {
             let first = &rows[0];
             let at = first.repaired_at.format("%H:%M:%S UTC");

@@ -24,7 +24,7 @@ pub use digest::daily;
 pub use document::Rendered;
 pub use links::{AttachedCampaign, Links};
 pub use mail::AlertMail;
-pub(crate) use place::NamedDrop;
+pub(crate) use place::DescribedDrop;
 pub(crate) use read::Sources;
 pub use section::Section;
 pub(crate) use trial::test;

@@ -5,14 +5,14 @@ use firstcome_shared::report::DropReport;
 use firstcome_shared::report::wording::grouped;
 use firstcome_shared::subject::Subject;
 
-pub(crate) struct NamedDrop<'a> {
+pub(crate) struct DescribedDrop<'a> {
     pub(crate) id: DropId,
     pub(super) coupon: Option<CouponId>,
     pub(crate) name: String,
     pub(crate) report: Option<&'a DropReport>,
 }
 
-impl NamedDrop<'_> {
+impl DescribedDrop<'_> {
     /// Describes the drop: its name, its day, the numbers that the API and the command line need,
     /// and what is issued. A campaign has no numbers.
     pub(super) fn place(&self) -> String {

@@ -14,11 +14,11 @@ const LINES: usize = 8;
 const NAMED: usize = 5;
 
 /// A finding and the drop whose report contains it.
-pub(super) type Found<'a> = (Option<DropId>, &'a Finding);
+pub(super) type PlacedFinding<'a> = (Option<DropId>, &'a Finding);
 
 /// The state of the findings in a list.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Listed {
+pub(super) enum FindingState {
     /// They were repaired.
     Repaired,
     /// A pass repairs them, or tries to.
@@ -28,10 +28,10 @@ pub(super) enum Listed {
 }
 
 /// One line for each label and reason, the largest group first.
-pub(super) fn reasons(findings: &[Found<'_>], listed: Listed) -> Vec<String> {
-    let mut groups: Vec<(Reason, Vec<Found<'_>>)> = Vec::new();
+pub(super) fn reasons(findings: &[PlacedFinding<'_>], state: FindingState) -> Vec<String> {
+    let mut groups: Vec<(LineKey, Vec<PlacedFinding<'_>>)> = Vec::new();
     for placed in findings {
-        let reason = Reason::new(placed.1, listed);
+        let reason = LineKey::new(placed.1, state);
         match groups.iter_mut().find(|(known, _)| *known == reason) {
             Some((_, group)) => group.push(*placed),
             None => groups.push((reason, vec![*placed])),
@@ -54,21 +54,21 @@ pub(super) fn reasons(findings: &[Found<'_>], listed: Listed) -> Vec<String> {
 
 /// What findings of one line have in common.
 #[derive(PartialEq, Eq)]
-struct Reason {
+struct LineKey {
     /// What was done or is to do; empty if the detail alone says it.
     label: String,
     detail: String,
     is_dead_letter: bool,
 }
 
-impl Reason {
-    fn new(finding: &Finding, listed: Listed) -> Self {
+impl LineKey {
+    fn new(finding: &Finding, state: FindingState) -> Self {
         let words = wording::words(finding.action);
-        let label = match (listed, finding.action) {
-            (Listed::Repaired, _) => words.done.to_owned(),
-            (Listed::Open | Listed::Observed, ActionKind::Report) => String::new(),
-            (Listed::Open, _) => format!("{}, {}", finding.kind.as_str(), words.to_do),
-            (Listed::Observed, _) => finding.kind.as_str().to_owned(),
+        let label = match (state, finding.action) {
+            (FindingState::Repaired, _) => words.done.to_owned(),
+            (FindingState::Open | FindingState::Observed, ActionKind::Report) => String::new(),
+            (FindingState::Open, _) => format!("{}, {}", finding.kind.as_str(), words.to_do),
+            (FindingState::Observed, _) => finding.kind.as_str().to_owned(),
         };
         Self {
             label,
@@ -79,7 +79,7 @@ impl Reason {
 
     /// Writes the number of findings, their reason, and where they are: the number of drops, or the
     /// first slots of a single drop, and the users if they are few.
-    fn line(&self, group: &[Found<'_>]) -> String {
+    fn line(&self, group: &[PlacedFinding<'_>]) -> String {
         let found = || group.iter().map(|(_, finding)| *finding);
         let drops: BTreeSet<Option<DropId>> = group.iter().map(|(drop, _)| *drop).collect();
         let mut whom = Vec::new();
@@ -142,8 +142,9 @@ mod tests {
     }
 
     fn listed(findings: &[Finding]) -> Vec<String> {
-        let placed: Vec<Found<'_>> = findings.iter().map(|finding| (None, finding)).collect();
-        reasons(&placed, Listed::Repaired)
+        let placed: Vec<PlacedFinding<'_>> =
+            findings.iter().map(|finding| (None, finding)).collect();
+        reasons(&placed, FindingState::Repaired)
     }
 
     #[test]

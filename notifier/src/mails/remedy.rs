@@ -4,8 +4,8 @@ use firstcome_shared::report::{AlertKind, Kind, KindFacts, Remedy, Run, StoreRef
 
 use super::document::Block;
 use super::links::Links;
-use super::place::NamedDrop;
-use super::reasons::{Found, Listed, reasons};
+use super::place::DescribedDrop;
+use super::reasons::{FindingState, PlacedFinding, reasons};
 use super::section::Section;
 
 /// A section, and what its mail knows of it.
@@ -13,7 +13,7 @@ pub(super) struct Placed<'a> {
     pub(super) section: &'a Section,
     pub(super) links: &'a Links,
     pub(super) facts: KindFacts,
-    pub(super) drop: Option<&'a NamedDrop<'a>>,
+    pub(super) drop: Option<&'a DescribedDrop<'a>>,
     /// The pass that found it.
     pub(super) run: Option<&'a Run>,
 }
@@ -47,17 +47,17 @@ impl Placed<'_> {
 
     /// The reasons, unless the title says everything.
     fn why(&self) -> Vec<String> {
-        let findings: Vec<Found<'_>> = self
+        let findings: Vec<PlacedFinding<'_>> = self
             .section
             .findings
             .iter()
             .map(|it| (self.section.drop_id, it))
             .collect();
-        let listed = match self.links.campaign(self.section.coupon_id) {
-            Some(campaign) if !campaign.is_repaired => Listed::Observed,
-            Some(_) | None => Listed::Open,
+        let state = match self.links.campaign(self.section.coupon_id) {
+            Some(campaign) if !campaign.is_repaired => FindingState::Observed,
+            Some(_) | None => FindingState::Open,
         };
-        reasons(&findings, listed)
+        reasons(&findings, state)
     }
 
     /// Links to what an operator can do, and commands for it.
