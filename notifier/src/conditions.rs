@@ -66,9 +66,9 @@ pub fn conditions(snapshot: &Snapshot, now: DateTime<Utc>) -> (Vec<Condition>, B
     let mut all = Vec::new();
     let mut unknown = BTreeSet::new();
     let mut note = |source, known| match known {
-        Known::Unknown => drop(unknown.insert(source)),
-        Known::Fine => {}
-        Known::Wrong(condition) => all.push(condition),
+        Observation::Unknown => drop(unknown.insert(source)),
+        Observation::Fine => {}
+        Observation::Wrong(condition) => all.push(condition),
     };
     for (store, is_read) in [
         (REDIS, false),
@@ -101,7 +101,7 @@ pub fn conditions(snapshot: &Snapshot, now: DateTime<Utc>) -> (Vec<Condition>, B
     (all, unknown)
 }
 
-enum Known {
+enum Observation {
     /// Nobody says anything.
     Unknown,
     Fine,
@@ -141,7 +141,7 @@ const MYSQL: WatchedStore = WatchedStore {
     state: |state| state.mysql.as_ref(),
 };
 
-fn store_state(snapshot: &Snapshot, store: &WatchedStore, is_read: bool) -> Known {
+fn store_state(snapshot: &Snapshot, store: &WatchedStore, is_read: bool) -> Observation {
     let mut refusals = BTreeSet::new();
     let mut away = BTreeSet::new();
     let mut is_partly = false;
@@ -168,13 +168,13 @@ fn store_state(snapshot: &Snapshot, store: &WatchedStore, is_read: bool) -> Know
         });
     }
     if !refusals.is_empty() {
-        Known::Wrong(of_store(store.name, store.refuses, refusals))
+        Observation::Wrong(of_store(store.name, store.refuses, refusals))
     } else if !away.is_empty() && (is_partly || !is_fine) {
-        Known::Wrong(of_store(store.name, store.away, away))
+        Observation::Wrong(of_store(store.name, store.away, away))
     } else if is_fine {
-        Known::Fine
+        Observation::Fine
     } else {
-        Known::Unknown
+        Observation::Unknown
     }
 }
 
@@ -203,33 +203,33 @@ fn now_is(name: &str, kind: AlertKind, facts: Facts) -> Condition {
 }
 
 /// The coupons that every daemon says are closed.
-fn closed(snapshot: &Snapshot) -> Known {
+fn closed(snapshot: &Snapshot) -> Observation {
     let mut known = snapshot
         .processes
         .iter()
         .filter_map(|it| it.state.closed.as_ref());
     let Some(first) = known.next() else {
-        return Known::Unknown;
+        return Observation::Unknown;
     };
     let closed = known.fold(first.clone(), |all, other| &all & other);
     if closed.is_empty() {
-        return Known::Fine;
+        return Observation::Fine;
     }
     let kind = AlertKind::AdmissionClosed;
-    Known::Wrong(Condition {
+    Observation::Wrong(Condition {
         // Each coupon is a case, by its id.
         cases: Cases::from_hashes(closed.iter().map(|coupon| coupon.0)),
         ..now_is(kind.word(), kind, Facts::Closed(closed))
     })
 }
 
-fn consumers(snapshot: &Snapshot) -> Known {
+fn consumers(snapshot: &Snapshot) -> Observation {
     let mut known = snapshot
         .processes
         .iter()
         .filter_map(|it| it.state.consumers.as_ref());
     let Some(first) = known.next() else {
-        return Known::Unknown;
+        return Observation::Unknown;
     };
     let all: Vec<&ConsumerState> = known.chain([first]).collect();
     let stands = all.into_iter().map(|state| match state {
@@ -238,14 +238,14 @@ fn consumers(snapshot: &Snapshot) -> Known {
     });
     // Each sees the same positions: one that sees them move is right.
     let Some(stands) = stands.collect::<Option<Vec<_>>>() else {
-        return Known::Fine;
+        return Observation::Fine;
     };
     let largest = stands.into_iter().max_by_key(|it| it.unread);
     let Some(standstill) = largest.cloned() else {
-        return Known::Unknown;
+        return Observation::Unknown;
     };
     let kind = AlertKind::ConsumerStands;
-    Known::Wrong(now_is(kind.word(), kind, Facts::Standstill(standstill)))
+    Observation::Wrong(now_is(kind.word(), kind, Facts::Standstill(standstill)))
 }
 
 /// The parts with unsafe settings, or `None` if nobody knows.
