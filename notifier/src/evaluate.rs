@@ -35,7 +35,7 @@ const EVENTS: usize = 100;
 
 /// A schedule of this process.
 #[derive(Clone)]
-pub struct Schedule {
+pub struct WatchedSchedule {
     pub schedule: ScheduledRun,
     /// Name in `reconciler_state` of the time when its last run ended.
     pub key: &'static str,
@@ -59,7 +59,7 @@ pub(crate) struct Cache {
 pub(crate) struct Evaluator {
     pub(crate) db: Db,
     pub(crate) settings: Arc<MailSettings>,
-    pub(crate) schedules: Vec<Schedule>,
+    pub(crate) schedules: Vec<WatchedSchedule>,
 }
 
 /// What an evaluation decides from.

@@ -40,7 +40,7 @@ use tokio_util::sync::CancellationToken;
 
 use evaluate::{Cache, Evaluator, LIMIT, unwritten};
 use local::Local;
-use look::Look;
+use look::SeenRun;
 use mails::Links;
 use send::Sender;
 use settings::MailSettings;
@@ -49,7 +49,7 @@ use times::Policy;
 pub use args::NotifyArgs;
 pub use clock::{Clock, SystemClock};
 pub use condition::ScheduledRun;
-pub use evaluate::Schedule;
+pub use evaluate::WatchedSchedule;
 pub use events::{DropAtMoment, DropMoment};
 pub use send::webhook::WebhookArgs;
 pub use try_out::{test_email, test_webhook};
@@ -168,7 +168,7 @@ impl Notifier {
         if run.dry_run || run.status == Status::Running {
             return Ok(());
         }
-        let look = Look {
+        let seen = SeenRun {
             run: Run {
                 run_id: stored_as.unwrap_or(&run.run_id).to_owned(),
                 ..run.clone()
@@ -178,7 +178,7 @@ impl Notifier {
             at,
         };
         let db = self.db.within(LIMIT);
-        let noted = db.transaction("note a look", async move |conn| look.note(conn).await);
+        let noted = db.transaction("note a look", async move |conn| seen.note(conn).await);
         if noted.await? {
             self.evaluate_now.notify_one();
         }
@@ -191,7 +191,7 @@ impl Notifier {
     /// If MySQL fails.
     pub async fn evaluate(
         &self,
-        schedules: Vec<Schedule>,
+        schedules: Vec<WatchedSchedule>,
         at: Option<DateTime<Utc>>,
     ) -> anyhow::Result<bool> {
         let evaluator = Evaluator {
@@ -210,7 +210,12 @@ impl Notifier {
 
     /// Evaluates every few seconds, and once a look has seen something new, until `stop`. While
     /// MySQL cannot be used, tells what this process sees itself.
-    pub async fn watch(self, seen: SeenState, schedules: Vec<Schedule>, stop: CancellationToken) {
+    pub async fn watch(
+        self,
+        seen: SeenState,
+        schedules: Vec<WatchedSchedule>,
+        stop: CancellationToken,
+    ) {
         let mut ticks = tokio::time::interval(EVERY);
         ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
         loop {

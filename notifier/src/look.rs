@@ -15,7 +15,7 @@ use crate::levels::{Change, fold, found, repairs};
 use crate::settings::MailSettings;
 
 /// A run to note.
-pub(crate) struct Look {
+pub(crate) struct SeenRun {
     /// The run, under the id of the one that stores its findings.
     pub(crate) run: Run,
     pub(crate) is_stored: bool,
@@ -23,7 +23,7 @@ pub(crate) struct Look {
     pub(crate) at: Option<DateTime<Utc>>,
 }
 
-impl Look {
+impl SeenRun {
     /// Writes what has changed. Returns whether anything has. If nothing is wrong and nothing was
     /// repaired, it takes no lock.
     pub(crate) async fn note(&self, conn: &mut Conn) -> QueryResult<bool> {

@@ -26,7 +26,7 @@ pub enum Source {
 
 /// How a kind is told.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Times {
+pub struct AlertTimes {
     pub source: Source,
     /// How long it must last, unexplained, until it is mailed; for looks, the time between two.
     pub patience: TimeDelta,
@@ -78,11 +78,11 @@ impl Policy {
     }
 
     /// Returns how a kind is told.
-    pub fn times(&self, kind: AlertKind) -> Times {
+    pub fn times(&self, kind: AlertKind) -> AlertTimes {
         let source = source(kind);
         let is_store = matches!(source, Source::Redis | Source::Kafka | Source::Mysql);
         let is_watched = matches!(source, Source::Gates | Source::Settings | Source::Consumers);
-        Times {
+        AlertTimes {
             source,
             patience: self.patience(kind),
             // What looks and tables prove is over at once.

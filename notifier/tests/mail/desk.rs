@@ -9,7 +9,7 @@ use std::time::Duration;
 use chrono::{DateTime, TimeDelta, Utc};
 use diesel::prelude::*;
 use diesel::sql_query;
-use firstcome_notifier::{Clock, Notifier, NotifyArgs, Schedule, WebhookArgs};
+use firstcome_notifier::{Clock, Notifier, NotifyArgs, WatchedSchedule, WebhookArgs};
 use firstcome_shared::mysql::processes::{DAEMON, ProcessRow};
 use firstcome_shared::mysql::runs::RunRow;
 use firstcome_shared::mysql::stored_run::FindingRow;
@@ -151,7 +151,7 @@ impl Desk {
     }
 
     /// Evaluates now, with schedules of this process, then sends everything that is due.
-    pub(crate) async fn evaluate_with(&self, schedules: Vec<Schedule>) {
+    pub(crate) async fn evaluate_with(&self, schedules: Vec<WatchedSchedule>) {
         let now = self.clock.now();
         self.notifier()
             .evaluate(schedules, Some(now))

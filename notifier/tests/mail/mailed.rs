@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use chrono::{DateTime, TimeDelta, Utc};
-use firstcome_notifier::{Clock as _, Notifier, NotifyArgs, Schedule, ScheduledRun};
+use firstcome_notifier::{Clock as _, Notifier, NotifyArgs, ScheduledRun, WatchedSchedule};
 use firstcome_shared::process_state::{ProcessState, StoreState};
 use firstcome_shared::report::{ActionKind, Finding, Kind, Outcome, Run, Status};
 use firstcome_stack::WRITE_LIMITS;
@@ -180,8 +180,8 @@ async fn two_processes_that_see_the_same_drift_mail_it_once() {
 }
 
 /// A schedule that is due an hour after its last run.
-fn hourly(schedule: ScheduledRun, key: &'static str, from: DateTime<Utc>) -> Schedule {
-    Schedule {
+fn hourly(schedule: ScheduledRun, key: &'static str, from: DateTime<Utc>) -> WatchedSchedule {
+    WatchedSchedule {
         schedule,
         key,
         from,

@@ -61,9 +61,9 @@ pub(crate) struct CronSchedule {
 impl CronSchedule {
     /// The schedule as alerts see it. A digest is late from now on at the earliest: until now,
     /// perhaps no process had recipients.
-    pub(crate) fn watched(&self) -> notify::Schedule {
+    pub(crate) fn watched(&self) -> notify::WatchedSchedule {
         let times = self.times.clone();
-        notify::Schedule {
+        notify::WatchedSchedule {
             schedule: self.job,
             key: counts_for(self.job)[0],
             from: match self.job {
