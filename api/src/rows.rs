@@ -13,7 +13,7 @@ use firstcome_shared::mysql::catalogue::rules_of_drops;
 use firstcome_shared::mysql::codes::CodeKey;
 use firstcome_shared::mysql::issued::{TakenOut, insert, of_people, on_slots};
 use firstcome_shared::mysql::void::void_among;
-use firstcome_shared::mysql::{Conn, Refusal, refusal};
+use firstcome_shared::mysql::{Conn, DataRefusal, refusal};
 use firstcome_shared::quoted::without_values;
 
 pub(crate) use self::classify::WriteOutcome;
@@ -67,9 +67,9 @@ async fn write_one(
     };
     let reason = match refusal(&error) {
         None => return Err(error),
-        Some(Refusal::UnknownDrop) => DeadLetterReason::UnknownDrop,
-        Some(Refusal::SlotOutOfRange) => DeadLetterReason::SlotOutOfRange,
-        Some(Refusal::Duplicate | Refusal::BadData) => DeadLetterReason::BadData,
+        Some(DataRefusal::UnknownDrop) => DeadLetterReason::UnknownDrop,
+        Some(DataRefusal::SlotOutOfRange) => DeadLetterReason::SlotOutOfRange,
+        Some(DataRefusal::Duplicate | DataRefusal::BadData) => DeadLetterReason::BadData,
     };
     // Usually a row that another process has just written explains the refusal.
     let judged = judged(conn, one).await?.into_iter().next();

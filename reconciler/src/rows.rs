@@ -13,7 +13,7 @@ use firstcome_shared::crash::{Point, crash_point};
 use firstcome_shared::domain::{Slot, UserId};
 use firstcome_shared::mysql::issued::{has_later_era, insert};
 use firstcome_shared::mysql::sealed::rows_changed;
-use firstcome_shared::mysql::{DbError, Refusal};
+use firstcome_shared::mysql::{DataRefusal, DbError};
 use firstcome_shared::schema::broken_promises;
 
 use crate::context::{PassError, Step};
@@ -72,7 +72,7 @@ pub(crate) async fn insert_rows(drop: DropPass<'_>, due: &[DueRow]) -> Step<Vec<
 /// Whether an operator is lowering the quantity, so that the limit that the rows name has just
 /// moved, or another transaction, such as a return of one of these users, is in the way.
 fn is_passing(error: &DbError) -> bool {
-    error.refusal() == Some(Refusal::UnknownDrop) || error.is_deadlock()
+    error.refusal() == Some(DataRefusal::UnknownDrop) || error.is_deadlock()
 }
 
 /// Inserts rows and resolves their dead letters, atomically, unless the coupon has begun an era
@@ -137,8 +137,8 @@ fn issued(due: &DueRow) -> Option<(Slot, Resolution)> {
 /// another reason.
 fn end_of_refused(error: &DbError) -> RowEnd {
     match error.refusal() {
-        Some(Refusal::Duplicate | Refusal::SlotOutOfRange) => RowEnd::Overtaken,
-        Some(Refusal::UnknownDrop | Refusal::BadData) | None => {
+        Some(DataRefusal::Duplicate | DataRefusal::SlotOutOfRange) => RowEnd::Overtaken,
+        Some(DataRefusal::UnknownDrop | DataRefusal::BadData) | None => {
             RowEnd::Refused(error.why_refused().unwrap_or_else(|| error.to_string()))
         }
     }

@@ -13,7 +13,7 @@ use sha2::{Digest as _, Sha256};
 use super::ids::{draw_id, drop_id};
 use super::ops_actions::{Operator, OperatorAct};
 use super::slot_limits::follow_quantity;
-use super::{Conn, Db, DbResult, Prepared, Refusal, json, refusal};
+use super::{Conn, DataRefusal, Db, DbResult, Prepared, json, refusal};
 use crate::columns::At;
 use crate::coupon::{Coupon, CouponSettings, Drop, DropWindow};
 use crate::domain::{CouponId, DropId, OncePer, Slot};
@@ -234,7 +234,7 @@ async fn insert_coupon(
         ));
         // A concurrent request with the same key waits here until this one commits.
         match insert.execute(conn).await {
-            Err(error) if refusal(&error) == Some(Refusal::Duplicate) => {
+            Err(error) if refusal(&error) == Some(DataRefusal::Duplicate) => {
                 if let Some(key) = key
                     && let Some(earlier) = earlier(conn, key).await?
                 {
@@ -315,7 +315,7 @@ async fn insert_drop(
     ));
     match insert.execute(conn).await {
         Ok(_) => follow_quantity(conn, id).await.map(|()| true),
-        Err(error) if refusal(&error) == Some(Refusal::Duplicate) => {
+        Err(error) if refusal(&error) == Some(DataRefusal::Duplicate) => {
             // A locking read sees the other row even if it is newer than this transaction.
             let owner: Option<CouponId> = drops::table
                 .find(id)

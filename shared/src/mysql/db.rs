@@ -23,7 +23,7 @@ use tokio::sync::OnceCell;
 use super::codes::CodeKey;
 use super::connect::{Conn, Connecting, establish, open};
 use super::refusal::{
-    Refusal, in_logs, is_deadlock, is_denied, is_lock_wait, refusal, why_refused,
+    DataRefusal, in_logs, is_deadlock, is_denied, is_lock_wait, refusal, why_refused,
 };
 use crate::tls::StoreAddress;
 
@@ -83,7 +83,7 @@ impl DbError {
 
     /// Returns why the schema refused the write, if it did. In that case nothing was written, and
     /// retrying does not help.
-    pub fn refusal(&self) -> Option<Refusal> {
+    pub fn refusal(&self) -> Option<DataRefusal> {
         self.query_error().and_then(refusal)
     }
 

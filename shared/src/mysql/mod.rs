@@ -41,7 +41,7 @@ use std::collections::BTreeSet;
 pub use connect::Conn;
 pub use db::{AsyncFunc, Db, DbError, DbResult, DbSettings};
 pub use prepared::Prepared;
-pub use refusal::{Refusal, refusal};
+pub use refusal::{DataRefusal, refusal};
 
 /// Rows inserted per statement: mails and messages may have several kilobytes.
 const ROWS_AT_ONCE: usize = 200;

@@ -9,7 +9,7 @@ use crate::quoted::without_values;
 
 /// Why MySQL refused a statement because of its data. Retrying does not help.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Refusal {
+pub enum DataRefusal {
     /// The row violates a unique key. For an issued coupon: the slot is taken, or the user has one.
     Duplicate,
     /// The statement violates a foreign key. For an issued coupon: the drop does not exist, belongs
@@ -33,25 +33,25 @@ const BAD_DATA: [&str; 5] = [
 
 /// Returns why a statement was refused. `None` means that its data is not known to be the reason,
 /// so that a retry may succeed: for example, MySQL is unavailable, read-only, locked, or full.
-pub fn refusal(error: &Error) -> Option<Refusal> {
+pub fn refusal(error: &Error) -> Option<DataRefusal> {
     let DatabaseError(kind, info) = error else {
         return None;
     };
     match kind {
-        DatabaseErrorKind::UniqueViolation => Some(Refusal::Duplicate),
-        DatabaseErrorKind::ForeignKeyViolation => Some(Refusal::UnknownDrop),
+        DatabaseErrorKind::UniqueViolation => Some(DataRefusal::Duplicate),
+        DatabaseErrorKind::ForeignKeyViolation => Some(DataRefusal::UnknownDrop),
         DatabaseErrorKind::CheckViolation if info.message().contains("issued_coupons_slot") => {
-            Some(Refusal::SlotOutOfRange)
+            Some(DataRefusal::SlotOutOfRange)
         }
         DatabaseErrorKind::CheckViolation | DatabaseErrorKind::NotNullViolation => {
-            Some(Refusal::BadData)
+            Some(DataRefusal::BadData)
         }
         _ => {
             let text = info.message();
             if text.starts_with("Out of range value for column 'slot'") {
-                Some(Refusal::SlotOutOfRange)
+                Some(DataRefusal::SlotOutOfRange)
             } else if BAD_DATA.iter().any(|p| text.starts_with(p)) {
-                Some(Refusal::BadData)
+                Some(DataRefusal::BadData)
             } else {
                 None
             }
@@ -63,12 +63,12 @@ pub fn refusal(error: &Error) -> Option<Refusal> {
 pub(super) fn why_refused(error: &Error) -> Option<String> {
     let said = without_values(error);
     Some(match refusal(error)? {
-        Refusal::Duplicate => "another row has this slot or this user".to_owned(),
-        Refusal::UnknownDrop if said.contains("issued_coupons_limit") => {
+        DataRefusal::Duplicate => "another row has this slot or this user".to_owned(),
+        DataRefusal::UnknownDrop if said.contains("issued_coupons_limit") => {
             "the table `slot_limits` has no limit of this drop".to_owned()
         }
-        Refusal::SlotOutOfRange => "the slot is not one of the drop's".to_owned(),
-        Refusal::UnknownDrop | Refusal::BadData => said,
+        DataRefusal::SlotOutOfRange => "the slot is not one of the drop's".to_owned(),
+        DataRefusal::UnknownDrop | DataRefusal::BadData => said,
     })
 }
 

@@ -13,7 +13,7 @@ use utoipa::ToSchema;
 
 use super::codes::CouponCode;
 use super::ops_actions::{Operator, OperatorAct};
-use super::{Conn, Db, DbResult, Prepared, Refusal, refusal};
+use super::{Conn, DataRefusal, Db, DbResult, Prepared, refusal};
 use crate::columns::{At, Datetime, MysqlTime, now};
 use crate::coupon::code_expires_at;
 use crate::domain::{CouponId, DropId, Slot};
@@ -309,7 +309,7 @@ async fn try_use(conn: &mut Conn, order: &UseOrder) -> QueryResult<Option<CodeAn
     match order.write(conn, insert, &state).await {
         Ok(0) => Ok(None),
         Ok(_) => Ok(Some(Ok(state.used(state.now, order)))),
-        Err(error) if refusal(&error) == Some(Refusal::Duplicate) => Ok(None),
+        Err(error) if refusal(&error) == Some(DataRefusal::Duplicate) => Ok(None),
         Err(error) => Err(error),
     }
 }

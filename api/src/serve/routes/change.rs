@@ -23,7 +23,7 @@ use firstcome_shared::http::views::CouponView;
 use firstcome_shared::model::is_one_lost;
 use firstcome_shared::mysql::change::{ChangedCoupon, CouponChanged};
 use firstcome_shared::mysql::ops_actions::Operator;
-use firstcome_shared::mysql::{DbError, Refusal};
+use firstcome_shared::mysql::{DataRefusal, DbError};
 use firstcome_shared::redis::keys::{DropKeys, DropMeta};
 use firstcome_shared::redis::settings::{CouponRead, Written};
 
@@ -236,9 +236,9 @@ async fn finish(
 fn not_changed(error: DbError, patch: &CouponPatch) -> Problem {
     match error.refusal() {
         // Rows of the coupon are being written.
-        Some(Refusal::UnknownDrop) if patch.last_day.is_none() => error.into(),
+        Some(DataRefusal::UnknownDrop) if patch.last_day.is_none() => error.into(),
         None => error.into(),
-        Some(Refusal::UnknownDrop) => {
+        Some(DataRefusal::UnknownDrop) => {
             let why = "a drop after last_day has coupons already; nothing was changed";
             Problem::new(Code::NotPossible, why)
         }

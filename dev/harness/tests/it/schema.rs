@@ -10,7 +10,7 @@ use firstcome_shared::coupon::CouponPatch;
 use firstcome_shared::domain::CouponId;
 use firstcome_shared::mysql::change::CouponChanged;
 use firstcome_shared::mysql::ops_actions::Operator;
-use firstcome_shared::mysql::{Db, DbSettings, Refusal};
+use firstcome_shared::mysql::{DataRefusal, Db, DbSettings};
 use firstcome_stack::{MysqlOptions, MysqlServer, WRITE_LIMITS, table_statements};
 use rand::rngs::StdRng;
 use rand::seq::IndexedRandom as _;
@@ -41,7 +41,7 @@ async fn world(name: &str) -> World {
 }
 
 /// Changes the quantity of coupon 1 as the product does. Returns why MySQL refuses it.
-async fn change(world: &World, quantity: u32) -> Result<(), Option<Refusal>> {
+async fn change(world: &World, quantity: u32) -> Result<(), Option<DataRefusal>> {
     let settings = DbSettings {
         url: world.sql.url().to_owned().into(),
         pool_size: 1,
@@ -61,7 +61,7 @@ async fn change(world: &World, quantity: u32) -> Result<(), Option<Refusal>> {
 }
 
 /// What MySQL answers to a quantity below an issued slot.
-const BELOW: Result<(), Option<Refusal>> = Err(Some(Refusal::SlotOutOfRange));
+const BELOW: Result<(), Option<DataRefusal>> = Err(Some(DataRefusal::SlotOutOfRange));
 
 /// Returns an insert of a row with the drop's highest limit and the scope of its coupon's rule.
 fn row(coupon: i64, drop: i64, slot: i64, user: &str) -> String {
