@@ -74,7 +74,7 @@ pub(crate) async fn run(
     let mut ticks = tokio::time::interval(every);
     ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
     let mut daily = tokio::time::interval(DAILY);
-    let mut positions = Positions::default();
+    let mut positions = UnreadPositions::default();
     loop {
         tokio::select! {
             () = stop.cancelled() => return,
@@ -272,10 +272,13 @@ fn unsafe_part(setting: UnsafeSetting) -> Finding {
 }
 
 /// The position of each partition with unread messages, and since when it has been there.
-pub(crate) type Positions = HashMap<i32, (i64, Instant)>;
+pub(crate) type UnreadPositions = HashMap<i32, (i64, Instant)>;
 
 /// Reads how far the consumer is, and returns the partitions that do not move.
-async fn consumer(stores: &Stores, known: &mut Positions) -> Result<Option<Standstill>, DbError> {
+async fn consumer(
+    stores: &Stores,
+    known: &mut UnreadPositions,
+) -> Result<Option<Standstill>, DbError> {
     match barrier::read_state(&stores.db, &stores.topic).await {
         Ok(state) => Ok(stalled(known, &state, OVERDUE)),
         Err(BarrierError::Mysql(error)) => Err(error),
@@ -286,7 +289,7 @@ async fn consumer(stores: &Stores, known: &mut Positions) -> Result<Option<Stand
 
 /// Returns the partitions with unread messages whose position has not moved for longer than `limit`,
 /// and to which no consumer has attended for as long.
-fn stalled(known: &mut Positions, state: &ReadState, limit: Duration) -> Option<Standstill> {
+fn stalled(known: &mut UnreadPositions, state: &ReadState, limit: Duration) -> Option<Standstill> {
     let now = Instant::now();
     let before = std::mem::take(known);
     for (partition, log) in &state.logs {
