@@ -11,7 +11,7 @@ use firstcome_shared::domain::{CouponId, DropId, Slot};
 use firstcome_shared::model::DeadLetterReason;
 use firstcome_shared::mysql::catalogue::rules_of_drops;
 use firstcome_shared::mysql::codes::CodeKey;
-use firstcome_shared::mysql::issued::{TakenOut, insert, of_people, on_slots};
+use firstcome_shared::mysql::issued::{TakenOut, insert, of_users, on_slots};
 use firstcome_shared::mysql::void::void_among;
 use firstcome_shared::mysql::{Conn, DataRefusal, refusal};
 use firstcome_shared::quoted::without_values;
@@ -120,7 +120,7 @@ async fn judged(conn: &mut Conn, claims: &[Claim]) -> QueryResult<Vec<WriteOutco
         rows.extend(on_slots(conn, *drop, slots).await?);
     }
     for (coupon, people) in &people {
-        rows.extend(of_people(conn, *coupon, people).await?);
+        rows.extend(of_users(conn, *coupon, people).await?);
     }
     let drops: Vec<DropId> = slots.into_keys().collect();
     let rules = rules_of_drops(conn, &drops).await?;

@@ -35,7 +35,7 @@ use crate::report::{
     AlertKind, Cause, DropReport, FailureCause, Finding, Judged, Kind, Kinds, Outcome, Run,
     UnsafePart,
 };
-use crate::retention::{LISTS_KEPT, delete_old_ends, delete_old_records, erase_old_people};
+use crate::retention::{LISTS_KEPT, delete_old_ends, delete_old_records, erase_old_users};
 use crate::seal::expire_sealed;
 
 /// Findings about no coupon, by the job that looks for them.
@@ -419,6 +419,6 @@ pub(crate) async fn erase(stores: &Stores, settings: &PassSettings) {
     let lists = stores.db.delete_old_allow_lists(LISTS_KEPT).await;
     log("allow lists", lists.map(drop).map_err(StoreError::from));
     if let Some(days) = settings.retention_days {
-        log("erasing", erase_old_people(stores, days).await);
+        log("erasing", erase_old_users(stores, days).await);
     }
 }

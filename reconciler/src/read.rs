@@ -10,7 +10,7 @@ use firstcome_shared::model::{Revocation, Revocations};
 use firstcome_shared::mysql::Db;
 use firstcome_shared::mysql::dead_letters::DeadLetterRow;
 use firstcome_shared::mysql::issued::{IssuedRow, on_slots};
-use firstcome_shared::mysql::revoked::of_people;
+use firstcome_shared::mysql::revoked::of_users;
 use firstcome_shared::redis::Redis;
 use firstcome_shared::redis::gate::Gate;
 use firstcome_shared::redis::keys::DropKeys;
@@ -383,15 +383,15 @@ pub(crate) async fn again(
         });
         again.rows.extend(rows.await?.into_iter().map(row_of));
     }
-    let of_users = queries::rows::rows_of_people(db, coupon.id, &users).await?;
+    let rows_of_users = queries::rows::rows_of_users(db, coupon.id, &users).await?;
     let of_coupon = coupon.id;
     let revocations: Vec<Revocation> = db
         .run("revocations of people", async move |conn| {
-            of_people(conn, of_coupon, &users).await
+            of_users(conn, of_coupon, &users).await
         })
         .await?;
     again.revocations = Revocations::new(revocations, coupon.once_per, id);
-    for row in of_users {
+    for row in rows_of_users {
         let is_in_scope = coupon.once_per == OncePer::Coupon || row.drop_id == id.0;
         let of = DropId(row.drop_id);
         let row = row_of(row);

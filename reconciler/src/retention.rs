@@ -121,7 +121,7 @@ const USERS_AT_MOST: usize = 1_000_000;
 /// that, too. If a coupon allows one per user in total, its rows keep their users until the coupon
 /// is over, because they show who already has one. A run that reaches its limits leaves the rest to
 /// the next one.
-pub(crate) async fn erase_old_people(stores: &Stores, days: u32) -> Result<(), StoreError> {
+pub(crate) async fn erase_old_users(stores: &Stores, days: u32) -> Result<(), StoreError> {
     let kept = days_of(Tuning::PeopleKeptSeconds, days);
     let db = &stores.db;
     let redis = &stores.redis;
@@ -130,7 +130,7 @@ pub(crate) async fn erase_old_people(stores: &Stores, days: u32) -> Result<(), S
     let mut drops = 0;
     let mut users = 0;
     while drops < DROPS_AT_MOST && users < USERS_AT_MOST {
-        let page = old_drops_with_people(db, kept, after).await?;
+        let page = old_drops_with_users(db, kept, after).await?;
         let Some(last) = page.last() else { break };
         after = last.drop.id;
         for OldDrop { drop, once_per } in page {
@@ -165,7 +165,7 @@ const SLOTS_AT_ONCE: Slot = 2_000;
 /// Finds the next drops after `after` that were sealed longer than `kept` ago and are not marked as
 /// erased. If codes expire, the ids stay for
 /// as long after that, because a shop may ask late about an order.
-async fn old_drops_with_people(
+async fn old_drops_with_users(
     db: &Db,
     kept: Duration,
     after: DropId,

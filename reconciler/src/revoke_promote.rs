@@ -105,7 +105,7 @@ pub(crate) async fn open_promises(
         };
         after = last.user.to_string();
         let users: Vec<UserId> = page.iter().map(|promise| promise.user.clone()).collect();
-        let rows = queries::rows::rows_of_people(db, coupon.id, &users).await?;
+        let rows = queries::rows::rows_of_users(db, coupon.id, &users).await?;
         let whole_coupon = coupon.once_per == OncePer::Coupon;
         let rows = rows
             .into_iter()

@@ -98,7 +98,7 @@ async fn in_mysql(
     user: &UserId,
     known: &mut UserFacts,
 ) -> Result<(), DbError> {
-    let person = db.person(coupon.id, user).await?;
+    let person = db.user_record(coupon.id, user).await?;
     for found in db.uses_of_rows(&person.rows).await? {
         record_use(found.drop_id.0, found.slot, &found.order, known);
     }
@@ -127,7 +127,7 @@ async fn in_mysql(
         known.happened(Some(about.created_at), "reconciler", says);
     }
     let mut dead_letters =
-        queries::dead_letters::dead_letters_of_person(db, coupon.id, user, READ).await?;
+        queries::dead_letters::dead_letters_of_user(db, coupon.id, user, READ).await?;
     dead_letters.sort_by_key(|row| row.id);
     for row in dead_letters {
         dead_letter(&row, known);

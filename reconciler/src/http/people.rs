@@ -116,7 +116,7 @@ async fn in_question(
                 ids
             }
             (None, Some(user)) => {
-                let mut ids = queries::coupons::coupons_of_person(db, user).await?;
+                let mut ids = queries::coupons::coupons_of_user(db, user).await?;
                 match known_in_redis(stores, user).await? {
                     Ok(known) => ids.extend(known),
                     // The coupons that MySQL names are shown nevertheless.

@@ -49,7 +49,7 @@ pub(crate) async fn coupons_without_drops(db: &Db) -> DbResult<Vec<(Coupon, Vec<
 }
 
 /// Finds the coupons in which a user has a row, a revocation, or a broken promise.
-pub(crate) async fn coupons_of_person(db: &Db, user: &UserId) -> DbResult<Vec<CouponId>> {
+pub(crate) async fn coupons_of_user(db: &Db, user: &UserId) -> DbResult<Vec<CouponId>> {
     // Each table has an index that begins with coupon and user: one lookup per coupon.
     let all = sql_query(
         "SELECT t.coupon_id AS id FROM coupons c STRAIGHT_JOIN issued_coupons t \

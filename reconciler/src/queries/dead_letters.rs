@@ -128,7 +128,7 @@ pub(crate) async fn loose_dead_letters(
 
 /// Reads a user's dead letters of one coupon: the open ones, then resolved ones, each newest
 /// first.
-pub(crate) async fn dead_letters_of_person(
+pub(crate) async fn dead_letters_of_user(
     db: &Db,
     coupon: CouponId,
     user: &UserId,

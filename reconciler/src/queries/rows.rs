@@ -7,7 +7,7 @@ use chrono::{DateTime, Utc};
 use diesel::prelude::*;
 use diesel_async::RunQueryDsl;
 use firstcome_shared::domain::{ClaimOfSlot, CouponId, DropId, Slot, UserId};
-use firstcome_shared::mysql::issued::{IssuedRow, has_later_era, of_people};
+use firstcome_shared::mysql::issued::{IssuedRow, has_later_era, of_users};
 use firstcome_shared::mysql::{Conn, Db, DbResult};
 use firstcome_shared::schema::issued_coupons;
 
@@ -60,7 +60,7 @@ pub(crate) async fn rows_of_drops(
 }
 
 /// Reads the rows of these users in a coupon.
-pub(crate) async fn rows_of_people(
+pub(crate) async fn rows_of_users(
     db: &Db,
     coupon: CouponId,
     people: &[UserId],
@@ -68,7 +68,7 @@ pub(crate) async fn rows_of_people(
     let people = people.to_vec();
     db.run("rows of people", async move |conn| {
         let names: Vec<&str> = people.iter().map(UserId::as_str).collect();
-        of_people(conn, coupon, &names).await
+        of_users(conn, coupon, &names).await
     })
     .await
 }

@@ -141,7 +141,7 @@ pub async fn on_slots(
 /// Reads the rows of these users in any drop of a coupon. For a list of 200 or more values, MySQL
 /// only estimates the number of rows (`eq_range_index_dive_limit`), and with stale statistics it
 /// may scan the whole table; hence the join.
-pub async fn of_people(
+pub async fn of_users(
     conn: &mut Conn,
     coupon: CouponId,
     users: &[&str],

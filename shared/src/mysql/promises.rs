@@ -8,7 +8,7 @@ use diesel::dsl::{exists, not};
 use diesel::prelude::*;
 use diesel_async::RunQueryDsl;
 
-use super::issued::{IssuedRow, of_people};
+use super::issued::{IssuedRow, of_users};
 use super::revoked;
 use super::{Conn, Db, DbResult};
 use crate::domain::{CouponId, DropId, UserId};
@@ -17,7 +17,7 @@ use crate::schema::{broken_promises, coupon_uses, issued_coupons, revoked_coupon
 
 /// A user's rows, revocations and promises that could not be kept when they were due.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub struct PersonRecord {
+pub struct UserRecord {
     /// The user's rows, oldest claim first.
     pub rows: Vec<IssuedRow>,
     /// When a shop used the code of the user's row, by drop. Empty if the record was read as
@@ -44,10 +44,10 @@ pub struct BrokenPromiseRow {
 
 impl Db {
     /// Reads everything recorded about `user` in any drop of `coupon`.
-    pub async fn person(&self, coupon: CouponId, user: &UserId) -> DbResult<PersonRecord> {
+    pub async fn user_record(&self, coupon: CouponId, user: &UserId) -> DbResult<UserRecord> {
         let user = user.clone();
         self.run("read a person", async move |conn| {
-            read_person(conn, coupon, user).await
+            read_user(conn, coupon, user).await
         })
         .await
     }
@@ -56,12 +56,12 @@ impl Db {
     /// with one statement, if one of them belongs to the drop `only` (`None`: to any drop);
     /// otherwise everything, as [`Db::person`] does. After a rush, all winners ask for their codes
     /// at about the same time.
-    pub async fn person_with_row(
+    pub async fn user_with_row(
         &self,
         coupon: CouponId,
         only: Option<DropId>,
         user: &UserId,
-    ) -> DbResult<PersonRecord> {
+    ) -> DbResult<UserRecord> {
         let user = user.clone();
         self.run("read a user's rows", async move |conn| {
             let is_void = revoked_coupons::table
@@ -82,7 +82,7 @@ impl Db {
                 .select((IssuedRow::as_select(), coupon_uses::used_at.nullable()))
                 .load(conn)
                 .await?;
-            let mut record = PersonRecord::default();
+            let mut record = UserRecord::default();
             for (row, used_at) in found {
                 record.used_at.extend(used_at.map(|at| (row.drop_id, at)));
                 record.rows.push(row);
@@ -92,7 +92,7 @@ impl Db {
                 .iter()
                 .any(|row| only.is_none_or(|only| only.0 == row.drop_id))
             {
-                return read_person(conn, coupon, user).await;
+                return read_user(conn, coupon, user).await;
             }
             Ok(record)
         })
@@ -100,16 +100,16 @@ impl Db {
     }
 }
 
-async fn read_person(conn: &mut Conn, coupon: CouponId, user: UserId) -> QueryResult<PersonRecord> {
+async fn read_user(conn: &mut Conn, coupon: CouponId, user: UserId) -> QueryResult<UserRecord> {
     let broken = broken_promises::table
         .filter(broken_promises::coupon_id.eq(coupon))
         .filter(broken_promises::user_id.eq(&user))
         .order(broken_promises::created_at)
         .select(BrokenPromiseRow::as_select());
-    Ok(PersonRecord {
+    Ok(UserRecord {
         broken: broken.load(conn).await?,
-        rows: of_people(conn, coupon, &[user.as_str()]).await?,
-        revoked: revoked::of_people(conn, coupon, &[user]).await?,
+        rows: of_users(conn, coupon, &[user.as_str()]).await?,
+        revoked: revoked::of_users(conn, coupon, &[user]).await?,
         used_at: HashMap::new(),
     })
 }

@@ -343,7 +343,7 @@ async fn close_promises(conn: &mut Conn, id: i64) -> QueryResult<()> {
     .map(|_| ())
 }
 
-pub async fn of_people(
+pub async fn of_users(
     conn: &mut Conn,
     coupon: CouponId,
     people: &[UserId],

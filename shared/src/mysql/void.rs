@@ -22,7 +22,7 @@ pub async fn void_among<'c>(conn: &mut Conn, claims: &[&'c Claim]) -> QueryResul
     for coupon in coupons {
         let own = claims.iter().filter(|claim| claim.coupon_id == coupon);
         let users: BTreeSet<&UserId> = own.clone().map(|claim| &claim.user_id).collect();
-        let revoked = lock_of_people(conn, coupon, &users).await?;
+        let revoked = lock_of_users(conn, coupon, &users).await?;
         void.extend(own.filter(|claim| {
             revoked.iter().any(|revoked| {
                 let until = revoked.again_from;
@@ -108,7 +108,7 @@ async fn erased_on_slots(
 
 /// Reads and locks the revocations of these users. One parameter for all of them: MySQL describes
 /// each parameter of a statement in a packet, a thousand for a full batch.
-async fn lock_of_people(
+async fn lock_of_users(
     conn: &mut Conn,
     coupon: CouponId,
     users: &BTreeSet<&UserId>,

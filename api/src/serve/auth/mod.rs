@@ -107,7 +107,7 @@ impl UserIdentity {
     }
 
     /// Identifies the user of a request. Refused tokens are counted and logged.
-    pub(crate) async fn find_person(&self, headers: &HeaderMap) -> Result<Requester, Problem> {
+    pub(crate) async fn authenticate(&self, headers: &HeaderMap) -> Result<Requester, Problem> {
         let Self::Jwt { verifier, lines } = self else {
             return Ok(Requester {
                 user: named_by_gateway(headers)?,

@@ -82,7 +82,7 @@ async fn revoke_in(
     };
     let id = coupon.coupon.id;
     let once_per = coupon.coupon.once_per;
-    let record = db.person(id, &user).await.map_err(unknown)?;
+    let record = db.user_record(id, &user).await.map_err(unknown)?;
     let (shown, standing) = match order.drop_id {
         None => {
             let (shown, standing) = standing_shown(app, coupon, &user).await;

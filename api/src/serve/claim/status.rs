@@ -7,7 +7,7 @@ use firstcome_shared::domain::{CouponId, DropId, OncePer, Slot, UserId};
 use firstcome_shared::model::Revocation;
 use firstcome_shared::mysql::DbError;
 use firstcome_shared::mysql::issued::IssuedRow;
-use firstcome_shared::mysql::promises::PersonRecord;
+use firstcome_shared::mysql::promises::UserRecord;
 use firstcome_shared::redis::RedisError;
 use firstcome_shared::redis::standing::ClaimStanding;
 use serde::Serialize;
@@ -94,7 +94,7 @@ pub(crate) async fn my_claim(
         OncePer::Drop => Some(shown.map(|drop| drop.id).unwrap_or_default()),
     };
     let (record, standing) = tokio::join!(
-        app.mysql.reads.person_with_row(id, only, &user),
+        app.mysql.reads.user_with_row(id, only, &user),
         standing_in(app, &coupon, shown, &user)
     );
     let claim = settle(app, &coupon, shown, record, standing)?;
@@ -134,7 +134,7 @@ fn settle(
     app: &App,
     coupon: &CouponWithDrops,
     drop: Option<&Drop>,
-    record: Result<PersonRecord, DbError>,
+    record: Result<UserRecord, DbError>,
     standing: Result<ClaimStanding, RedisError>,
 ) -> Result<MyClaim, ClaimRefusal> {
     tracing::debug!(mysql = ?record.as_ref().err(), redis = ?standing.as_ref().err(), "looked up");
@@ -211,12 +211,12 @@ fn drop_to_show(coupon: &CouponWithDrops, now: DateTime<Utc>) -> Option<DropWith
 pub(super) fn judge(
     once_per: OncePer,
     drop: Option<DropId>,
-    record: Option<&PersonRecord>,
+    record: Option<&UserRecord>,
     standing: Option<ClaimStanding>,
 ) -> Option<MyClaim> {
     let counts = |id| once_per == OncePer::Coupon || Some(id) == drop;
     let knows_mysql = record.is_some();
-    let nothing = PersonRecord::default();
+    let nothing = UserRecord::default();
     let record = record.unwrap_or(&nothing);
     let revoked = record
         .revoked
@@ -305,11 +305,11 @@ mod tests {
     }
 
     /// The record of a user with rows and broken promises in these drops.
-    fn record(rows: &[i64], broken: &[i64]) -> PersonRecord {
-        PersonRecord {
+    fn record(rows: &[i64], broken: &[i64]) -> UserRecord {
+        UserRecord {
             rows: rows.iter().copied().map(row).collect(),
             broken: broken.iter().copied().map(broken_in).collect(),
-            ..PersonRecord::default()
+            ..UserRecord::default()
         }
     }
 
@@ -340,7 +340,7 @@ mod tests {
             trusted: false,
             ..NOT_IN_REDIS
         });
-        let revoked_once = || PersonRecord {
+        let revoked_once = || UserRecord {
             revoked: vec![Revocation {
                 id: 1,
                 coupon_id: 1,
@@ -353,7 +353,7 @@ mod tests {
                 revoked_at: DateTime::UNIX_EPOCH,
                 again_from: Some(DateTime::UNIX_EPOCH),
             }],
-            ..PersonRecord::default()
+            ..UserRecord::default()
         };
         for (once_per, record, standing, expected) in [
             // A row in the scope of `once_per` makes the status `issued`, even without Redis.

@@ -9,7 +9,9 @@ use firstcome_shared::mysql::ops_actions::Operator;
 use serde::Deserialize;
 use utoipa::IntoParams;
 
-use super::extract::{CouponParam, CouponPath, JsonBody, Person, PersonPath, StrictQuery, invalid};
+use super::extract::{
+    AuthenticatedUser, CouponParam, CouponPath, JsonBody, StrictQuery, UserPath, invalid,
+};
 use crate::serve::claim::admit::admit;
 use crate::serve::claim::outcome::{ClaimAnswer, ClaimRefusal};
 use crate::serve::claim::revoke::{RevokeOrder, Revoked, revoke_claim};
@@ -46,7 +48,7 @@ use crate::serve::state::App;
 )]
 pub(crate) async fn claim(
     State(app): State<App>,
-    Person(requester): Person,
+    AuthenticatedUser(requester): AuthenticatedUser,
     CouponPath(id): CouponPath,
 ) -> Result<ClaimAnswer, ClaimRefusal> {
     admit(&app, id, requester).await
@@ -64,7 +66,7 @@ pub(crate) async fn claim(
 )]
 pub(crate) async fn mine(
     State(app): State<App>,
-    Person(requester): Person,
+    AuthenticatedUser(requester): AuthenticatedUser,
     CouponPath(id): CouponPath,
 ) -> Result<Json<MyClaim>, Problem> {
     Ok(Json(my_claim(&app, id, requester.user).await?))
@@ -96,7 +98,7 @@ pub(crate) struct GiveBackQuery {
 )]
 pub(crate) async fn give_back(
     State(app): State<App>,
-    Person(requester): Person,
+    AuthenticatedUser(requester): AuthenticatedUser,
     CouponPath(id): CouponPath,
     StrictQuery(asked): StrictQuery<GiveBackQuery>,
 ) -> Result<Json<Revoked>, Problem> {
@@ -132,7 +134,7 @@ pub(crate) async fn give_back(
 )]
 pub(crate) async fn revoke(
     State(app): State<App>,
-    PersonPath(id, user): PersonPath,
+    UserPath(id, user): UserPath,
     Extension(operator): Extension<Operator>,
     JsonBody(mut order): JsonBody<RevokeOrder>,
 ) -> Result<Json<Revoked>, Problem> {

@@ -45,9 +45,9 @@ pub(super) fn coupon_of_path(path: &str) -> Result<CouponId, Problem> {
 }
 
 /// The coupon and the user in a path.
-pub(crate) struct PersonPath(pub(crate) CouponId, pub(crate) UserId);
+pub(crate) struct UserPath(pub(crate) CouponId, pub(crate) UserId);
 
-impl FromRequestParts<App> for PersonPath {
+impl FromRequestParts<App> for UserPath {
     type Rejection = Problem;
 
     async fn from_request_parts(parts: &mut Parts, app: &App) -> Result<Self, Problem> {
@@ -62,13 +62,13 @@ impl FromRequestParts<App> for PersonPath {
 }
 
 /// The user of a request.
-pub(crate) struct Person(pub(crate) Requester);
+pub(crate) struct AuthenticatedUser(pub(crate) Requester);
 
-impl FromRequestParts<App> for Person {
+impl FromRequestParts<App> for AuthenticatedUser {
     type Rejection = Problem;
 
     async fn from_request_parts(parts: &mut Parts, app: &App) -> Result<Self, Problem> {
-        app.identity.find_person(&parts.headers).await.map(Self)
+        app.identity.authenticate(&parts.headers).await.map(Self)
     }
 }
 

@@ -45,7 +45,7 @@ async fn claim<B>(app: App, request: Request<B>) -> Response {
     let (parts, _) = request.into_parts();
     let trace = RequestTrace::from_headers(&parts.headers);
     let work = async {
-        let requester = match app.identity.find_person(&parts.headers).await {
+        let requester = match app.identity.authenticate(&parts.headers).await {
             Ok(requester) => requester,
             Err(refused) => return refused.into_response(),
         };
