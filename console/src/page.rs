@@ -149,7 +149,7 @@ impl IntoResponse for HttpRefusal {
     }
 }
 
-/// The result of a handler.
+/// A page, or why it cannot be shown.
 pub(crate) type Screen = Result<Response, HttpRefusal>;
 
 /// The shared state, for a logged-in operator.

@@ -291,7 +291,7 @@ impl PassContext {
             PassError::Redis(of_redis) if error.is_of_redis() => {
                 let text = text_of(of_redis);
                 let refuses = StoreRefusal::from_error(FailureCause::Redis, &text).is_some();
-                if refuses || self.stores.redis.servers().await?.miss(coupon) {
+                if refuses || self.stores.redis.servers().await?.lack_server_of(coupon) {
                     return Ok(error.to_string());
                 }
                 Err(error)

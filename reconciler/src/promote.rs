@@ -38,7 +38,7 @@ pub(crate) async fn promote(
     mut drops: Vec<DropWithSlots>,
     looks: &mut Vec<CouponLook>,
 ) -> Step<()> {
-    drops.retain(|found| !ctx.servers.miss(found.coupon.id));
+    drops.retain(|found| !ctx.servers.lack_server_of(found.coupon.id));
     let promoted = stream::iter(drops).map(async |found| {
         let mut look = CouponLook::new(found.coupon.id);
         if let Err(error) = promote_in_drop(ctx, found, &mut look).await {

@@ -208,7 +208,7 @@ pub(crate) async fn catalogue(
         }
     });
     Ok(listed
-        .filter(|it| !it.drops.is_empty() && !ctx.servers.miss(it.coupon.id))
+        .filter(|it| !it.drops.is_empty() && !ctx.servers.lack_server_of(it.coupon.id))
         .collect())
 }
 

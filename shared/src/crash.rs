@@ -21,7 +21,7 @@ pub enum Point {
     ClaimSent,
     /// API: the delivery report has arrived or timed out; no response is sent yet.
     ClaimPublished,
-    /// API: the attempt to write the rows of claims without acknowledgement to MySQL is over; no
+    /// API: MySQL has the rows of claims that Kafka did not acknowledge, or refused them; no
     /// response is sent yet.
     ClaimKept,
     /// API: MySQL has a revocation; Redis still has the claim.

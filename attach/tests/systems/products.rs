@@ -5,7 +5,7 @@ use firstcome_shops::{Product, System, fresh, postgres, published, tickets};
 use crate::system::prove;
 
 #[tokio::test]
-async fn published_systems_are_described_broken_named_and_repaired() {
+async fn faults_of_published_systems_are_named_and_repaired() {
     assert_eq!(published::SYSTEMS.len(), 21);
     prove(published::SYSTEMS).await;
 }

@@ -122,7 +122,7 @@ fn read_settings(form: &FormFields, coupon: &CouponDetails) -> Result<CouponChan
     let mut lines = Vec::new();
     for field in changeable(&settings) {
         let before = field.value(&settings);
-        let present = field.typed(before, clock);
+        let present = field.input_text(before, clock);
         let typed = field.typed_in(form).filter(|typed| *typed != present);
         let Some(typed) = typed else { continue };
         let after = field.read(&typed, clock)?;

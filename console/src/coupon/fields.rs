@@ -320,8 +320,8 @@ impl CouponField {
         }
     }
 
-    /// Returns a value of the API as its input has it.
-    pub(super) fn typed(&self, value: &Value, zone: Tz) -> String {
+    /// Returns the text of the input that shows this value of the API.
+    pub(super) fn input_text(&self, value: &Value, zone: Tz) -> String {
         match (&self.kind, value) {
             (_, Value::Null) => String::new(),
             (FieldKind::Instant, Value::String(text)) => match text.parse::<DateTime<Utc>>() {
@@ -419,7 +419,7 @@ impl FilledInput {
         let typed = field.typed_in(typed);
         Self {
             field,
-            typed: typed.unwrap_or_else(|| field.typed(field.value(present), zone)),
+            typed: typed.unwrap_or_else(|| field.input_text(field.value(present), zone)),
         }
     }
 

@@ -106,17 +106,17 @@ pub struct CouponCode {
 /// The text does not have the form of a code, so no row needs to be read.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 #[error("the text does not have the form of a code")]
-pub struct NoCode;
+pub struct MalformedCode;
 
 impl FromStr for CouponCode {
-    type Err = NoCode;
+    type Err = MalformedCode;
 
     /// Parses what a user typed or pasted: only the letters and digits count, in lower case, in full
     /// width, or those that are mistaken for digits, too. So it does not matter how groups are
     /// separated, what stands around the code, or which invisible characters a mail program has
     /// added. Words before the code are left out. `code` alone consists of digits, and would make it
     /// one with a long slot.
-    fn from_str(typed: &str) -> Result<Self, NoCode> {
+    fn from_str(typed: &str) -> Result<Self, MalformedCode> {
         let typed: String = typed.nfkc().collect();
         let after_code = after_word(&typed, |word| word.eq_ignore_ascii_case("code"));
         // No code contains one of these letters.
@@ -124,28 +124,28 @@ impl FromStr for CouponCode {
             word.to_lowercase().contains(['i', 'l', 'o', 'u'])
         });
         Self::from_digits(after_code)
-            .or_else(|NoCode| Self::from_digits(&typed))
-            .or_else(|NoCode| Self::from_digits(after_words))
+            .or_else(|MalformedCode| Self::from_digits(&typed))
+            .or_else(|MalformedCode| Self::from_digits(after_words))
     }
 }
 
 impl CouponCode {
-    fn from_digits(typed: &str) -> Result<Self, NoCode> {
+    fn from_digits(typed: &str) -> Result<Self, MalformedCode> {
         let digits: Vec<u64> = typed
             .chars()
             .filter(char::is_ascii_alphanumeric)
             .map(value)
             .collect::<Option<_>>()
-            .ok_or(NoCode)?;
+            .ok_or(MalformedCode)?;
         let others = DROP_DIGITS + SECRET_DIGITS;
         if !SLOT_DIGITS.iter().any(|slot| others + slot == digits.len()) {
-            return Err(NoCode);
+            return Err(MalformedCode);
         }
         let (drop, rest) = digits.split_at(DROP_DIGITS);
         let (slot, secret) = rest.split_at(rest.len() - SECRET_DIGITS);
 
         let drop = DropId(number(drop).cast_signed());
-        let slot = Slot::try_from(number(slot)).map_err(|_| NoCode)?;
+        let slot = Slot::try_from(number(slot)).map_err(|_| MalformedCode)?;
         let text = code_with_secret(drop, slot, number(secret));
         Ok(Self { drop, slot, text })
     }
@@ -266,7 +266,7 @@ mod tests {
             "0000-0002-Z000-0000-ABCD-EFGH",
             "erased-0123456789abcdef0123",
         ] {
-            assert_eq!(bad.parse::<CouponCode>(), Err(NoCode), "{bad}");
+            assert_eq!(bad.parse::<CouponCode>(), Err(MalformedCode), "{bad}");
         }
     }
 

@@ -224,13 +224,13 @@ mod tests {
         };
         let part = Servers(vec![(low.clone(), id()), (high.clone(), None)]);
         assert!(part.are_in_part() && part.lack(&high) && !part.lack(&low));
-        assert!(!part.miss(of(true)) && part.miss(of(false)));
+        assert!(!part.lack_server_of(of(true)) && part.lack_server_of(of(false)));
         let whole = Servers(vec![(low.clone(), id()), (high.clone(), id())]);
         let none = Servers(vec![(low, None), (high.clone(), None)]);
         let replica = Servers(vec![(vec![(0, 16_383)], None)]);
         for servers in [whole, none, replica] {
             assert!(
-                !servers.miss(of(false)) && !servers.are_in_part(),
+                !servers.lack_server_of(of(false)) && !servers.are_in_part(),
                 "{servers:?}"
             );
         }

@@ -46,7 +46,7 @@ impl Servers {
     }
 
     /// Whether the server of a coupon did not answer as a master, while others of the cluster did.
-    pub fn miss(&self, coupon: CouponId) -> bool {
+    pub fn lack_server_of(&self, coupon: CouponId) -> bool {
         self.holding(coupon).is_none() && self.are_in_part()
     }
 

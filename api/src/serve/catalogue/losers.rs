@@ -457,7 +457,7 @@ mod tests {
     }
 
     #[test]
-    fn answers_from_memory_keep_the_lease_wanted() {
+    fn drop_that_is_answered_from_memory_asks_for_another_lease() {
         let losers = losers();
         let begun = Instant::now();
         losers.count(&[], begun);

@@ -36,7 +36,7 @@ pub(crate) struct Revoked {
     slot: Option<Slot>,
 }
 
-/// A request to revoke.
+/// Why a user loses a slot, who decided it, and in which drop.
 #[derive(Debug, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 #[schema(as = RevokeBody)]

@@ -95,7 +95,7 @@ async fn observe<'a>(redis: &Redis, live: &'a Live) -> Result<GateLook<'a>, Redi
     let mut missed = BTreeSet::new();
     let mut answering = Vec::new();
     for (coupon, drops) in &live.coupons {
-        if servers.miss(coupon.id) {
+        if servers.lack_server_of(coupon.id) {
             missed.insert(coupon.id);
         } else {
             let unsealed = drops.iter().filter(|drop| drop.sealed_at.is_none());

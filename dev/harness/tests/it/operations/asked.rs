@@ -8,7 +8,7 @@ use serde_json::{Value, json};
 use crate::drift::support::{CLEAN, DRIFT, dry_run, inject, injector, mailed, pass_ends};
 
 #[tokio::test]
-async fn a_pass_requested_without_waiting_blocks_others_and_can_be_read_with_its_findings() {
+async fn pass_requested_without_waiting_blocks_others_and_shows_its_findings() {
     let fixture = Fixture::new("d-asked").await;
     let world = &fixture.world;
     let (coupon, _) = fixture.held("Asked", 20, 20).await;

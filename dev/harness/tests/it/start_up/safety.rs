@@ -101,7 +101,7 @@ async fn a_mysql_that_logs_statements_is_refused_with_the_setting_to_change() {
 }
 
 #[tokio::test]
-async fn a_login_that_may_not_write_is_refused_with_the_grant_that_it_lacks() {
+async fn login_that_may_not_write_is_refused_with_the_grant_that_it_lacks() {
     const RIGHTS: [&str; 3] = ["INSERT", "UPDATE", "DELETE"];
     let world = World::new("reader").await;
     let database = world.database();
