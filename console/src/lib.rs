@@ -127,7 +127,6 @@ pub fn routes(console: Console) -> anyhow::Result<Router> {
     Ok(routes.with_state(page))
 }
 
-/// Whether an address has no path.
 fn is_without_path(address: &str) -> bool {
     Url::parse(address).is_ok_and(|url| url.path() == "/")
 }

@@ -38,7 +38,6 @@ pub(crate) struct SentHeader {
 }
 
 impl ConsolePage {
-    /// Reads from the reconciler.
     pub(crate) async fn get<T: DeserializeOwned>(&self, path: &str) -> Result<T, HttpRefusal> {
         self.call(Method::GET, path, SentBody::Nothing).await
     }
@@ -69,7 +68,6 @@ impl ConsolePage {
         read(answer).await
     }
 
-    /// Reads from the API.
     pub(crate) async fn get_from_api<T: DeserializeOwned>(
         &self,
         path: &str,

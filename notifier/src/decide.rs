@@ -4,8 +4,8 @@
 //! 2. Cases that were not told are told as *changed*, after an interval that doubles.
 //! 3. A condition that lasts is told again (*repeat*) after 4 h, then after 8 h, and so on, if it
 //!    was observed since.
-//! 4. A condition that stays gone is *over*. Each return makes the time that it must stay away
-//!    longer, and its patience begin anew.
+//! 4. A condition that stays gone is *over*. Each return lengthens the time that it must stay away,
+//!    and restarts its patience.
 //! 5. What nobody knows neither begins nor ends, and still explains what it causes.
 //! 6. An explanation (`explain`) stops the first three, never the end.
 

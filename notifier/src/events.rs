@@ -100,7 +100,6 @@ fn instant(at: DateTime<Utc>) -> String {
     at.to_rfc3339_opts(SecondsFormat::Millis, true)
 }
 
-/// The events about the alerts of a mail.
 pub(crate) fn about_alerts(mail: &AlertMail<'_>) -> Vec<Event> {
     let drops = mail.drops();
     let told = mail.problems.iter().chain(&mail.over);

@@ -227,7 +227,6 @@ async fn deliver(local: Arc<Local>, sender: Sender, attempt: Attempt) {
     local.ended(&attempt, has_arrived);
 }
 
-/// The messages about decisions to one target.
 fn messages(
     target: &str,
     settings: &MailSettings,

@@ -107,7 +107,6 @@ pub(crate) fn write(run: &Run) -> anyhow::Result<Vec<u8>> {
     Ok(csv.into_inner()?)
 }
 
-/// Writes a run to a file.
 pub(crate) fn write_file(run: &Run, file: &Path) -> anyhow::Result<()> {
     fs::write(file, write(run)?).with_context(|| format!("cannot write {}", file.display()))
 }

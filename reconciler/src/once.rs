@@ -74,7 +74,6 @@ pub async fn run(args: OnceArgs, stop: CancellationToken) -> anyhow::Result<Exit
     mail_and_print(Some(&notifier), &run, args.json, args.full_ids).await
 }
 
-/// Mails a run, prints it, and returns the exit code.
 pub(crate) async fn mail_and_print(
     notifier: Option<&Notifier>,
     run: &Run,
@@ -149,7 +148,6 @@ fn is_listed(drop: &DropReport) -> bool {
     }
 }
 
-/// Describes a drop in one line.
 fn drop_line(drop: &DropReport) -> String {
     let exact = if drop.exact || drop.undecided().is_some() {
         drop.exactness()

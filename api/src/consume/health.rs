@@ -95,7 +95,6 @@ impl ConsumerHealth {
         check(move || ready(health.is_alive(Instant::now())))
     }
 
-    /// Returns the checks for `/readyz`.
     pub(super) fn ready(self: &Arc<Self>) -> Vec<(&'static str, HealthCheck)> {
         let works = |what| {
             let health = Arc::clone(self);

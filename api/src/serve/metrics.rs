@@ -103,7 +103,6 @@ fn claims_counter(outcome: &'static str) -> Counter {
     counter!("firstcome_claims_total", "outcome" => outcome)
 }
 
-/// Counts a claim by its outcome.
 pub(super) fn record_claim(outcome: &'static str) {
     CLAIMS.with_borrow_mut(|known| {
         if let Some((_, counter)) = known.iter().find(|(of, _)| *of == outcome) {

@@ -113,7 +113,6 @@ fn read(
     })
 }
 
-/// Reads which settings a form changes.
 fn read_settings(form: &FormFields, coupon: &CouponDetails) -> Result<CouponChange, String> {
     let settings = json!(coupon.settings);
     let zone = zone(coupon);

@@ -262,7 +262,6 @@ impl CouponField {
         self.part != FieldPart::Settings
     }
 
-    /// Finds its value in settings.
     pub(super) fn value<'a>(&self, settings: &'a Value) -> &'a Value {
         if self.is_of_schedule() {
             &settings["schedule"][self.name]
@@ -383,7 +382,6 @@ pub(super) struct CouponFact {
     pub(super) text: String,
 }
 
-/// Shows the settings of a coupon.
 pub(super) fn facts(settings: &Value, zone: Option<Tz>) -> Vec<CouponFact> {
     let facts = fields_of(settings).map(|field| CouponFact {
         label: field.label,

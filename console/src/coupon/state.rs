@@ -59,7 +59,6 @@ pub(super) fn listed_state(drop: &ListedDrop) -> &'static str {
     }
 }
 
-/// Describes the state of a drop.
 pub(crate) fn drop_state(state: DropState) -> &'static str {
     match state {
         DropState::Scheduled => "to come",

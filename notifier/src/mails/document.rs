@@ -127,7 +127,6 @@ impl Block {
         }
     }
 
-    /// Returns a list, if it has items.
     pub(super) fn list(items: Vec<String>) -> Option<Self> {
         (!items.is_empty()).then_some(Self::List(items))
     }

@@ -137,7 +137,6 @@ impl Links {
         }
     }
 
-    /// Returns a command that acknowledges an alert.
     pub(super) fn acknowledge(&self, alert: i64) -> Option<Block> {
         let url = format!("{}/v1/alerts/{alert}/acknowledge", self.reconciler());
         // Containers and cron set no USER, and the reconciler refuses an empty name.

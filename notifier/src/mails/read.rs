@@ -90,7 +90,6 @@ impl Sources {
     }
 }
 
-/// The repairs that are told.
 fn repairs(decisions: &[Decision]) -> impl Iterator<Item = &RepairsRow> {
     let told = decisions.iter().filter(|it| it.reason.is_some());
     let conditions = told.filter_map(|it| it.condition.as_ref());

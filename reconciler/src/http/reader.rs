@@ -101,7 +101,6 @@ impl Reader {
         self.read_numbers(vec![(coupon, drop)]).await
     }
 
-    /// Reads the numbers of these drops.
     async fn read_numbers(&mut self, shown: Vec<(Coupon, Drop)>) -> Overview {
         let at = Utc::now();
         let found = timeout(PATIENCE, in_redis(&self.stores, &shown))

@@ -64,7 +64,6 @@ pub(crate) async fn count(
         .collect())
 }
 
-/// Reads the highest slot with a row, by drop.
 pub(crate) async fn highest_slots(db: &Db, drops: &[DropId]) -> DbResult<HashMap<DropId, Slot>> {
     let highest = issued_coupons::table
         .filter(issued_coupons::drop_id.eq_any(drops.to_vec()))
@@ -77,7 +76,6 @@ pub(crate) async fn highest_slots(db: &Db, drops: &[DropId]) -> DbResult<HashMap
     Ok(highest.into_iter().collect())
 }
 
-/// Returns the drop of a coupon that was sealed last.
 pub(crate) async fn last_sealed(db: &Db, coupon: CouponId) -> DbResult<Option<DropId>> {
     let last = drops::table
         .filter(drops::coupon_id.eq(coupon))

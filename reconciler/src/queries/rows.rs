@@ -59,7 +59,6 @@ pub(crate) async fn rows_of_drops(
     Ok(of_drops)
 }
 
-/// Reads the rows of these users in a coupon.
 pub(crate) async fn rows_of_users(
     db: &Db,
     coupon: CouponId,

@@ -86,7 +86,6 @@ pub(super) async fn join_call(
     reply.map_err(ClaimRefusal::NotAnswered)
 }
 
-/// Makes one call.
 async fn call(app: &App, candidates: Candidates<'_>, mut batch: Vec<PendingClaim>) -> Called {
     let asked_at = Instant::now();
     let late = batch.extract_if(.., |pending| {
