@@ -7,14 +7,14 @@ use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use firstcome_shared::hash::hash64;
 use firstcome_shared::report::wording::{count, person};
 use firstcome_shared::report::{
-    ActionKind, AlertKind, Cause, DropReport, Examined, Finding, Judged, Kind, Kinds,
-    Numbers as Reported, Outcome,
+    ActionKind, AlertKind, Cause, DropReport, Examined, Finding, Judged, Kind, Kinds, Numbers,
+    Outcome,
 };
 
 use crate::file::{CountKey, Counts, KeyKind, Mode, UsersKey, fill};
 use crate::forms;
-use crate::judge::{Comparison, Difference, Numbers};
-use crate::look::{CheckRow, Event, Look, NAMED, PromisedUser, Target};
+use crate::judge::{Comparison, CounterNumbers, Difference};
+use crate::look::{CheckRow, FailedEvent, Look, NAMED, PromisedUser, Target};
 use crate::memory::Memory;
 use crate::repair::{LostUser, Repaired};
 use crate::sql::ColumnType;
@@ -87,8 +87,8 @@ struct Explainer<'l> {
     looked: &'l Looked<'l>,
     /// Promised users whom findings name.
     users: HashMap<UserHash, PromisedUser>,
-    events: HashMap<UserHash, &'l Event>,
-    events_by_user: HashMap<UserHash, &'l Event>,
+    events: HashMap<UserHash, &'l FailedEvent>,
+    events_by_user: HashMap<UserHash, &'l FailedEvent>,
     hasher: &'l Hasher,
 }
 
@@ -258,7 +258,7 @@ impl Explainer<'_> {
     }
 
     /// An open event that no repair closes: its user has a row, or is promised nothing.
-    fn event(&self, event: &Event) -> Found {
+    fn event(&self, event: &FailedEvent) -> Found {
         let user = event.user.as_ref().map(|user| self.hasher.user(user));
         let said = if user.is_some_and(|user| self.looked.look.rows.has(user)) {
             "a failed event whose user has a row: look at it, and close it"
@@ -319,8 +319,8 @@ impl Explainer<'_> {
 }
 
 /// Describes a counter that differs, with the command that compares before it adds.
-fn count_mismatch(target: &Target<'_>, count: &CountKey, numbers: &Numbers) -> String {
-    let Numbers { given, owed, .. } = numbers;
+fn count_mismatch(target: &Target<'_>, count: &CountKey, numbers: &CounterNumbers) -> String {
+    let CounterNumbers { given, owed, .. } = numbers;
     let wanted = i64::try_from(match (count.counts, target.quantity) {
         (Counts::Down, Some(quantity)) => quantity.saturating_sub(*owed),
         (Counts::Down, None) | (Counts::Up, _) => *owed,
@@ -443,13 +443,13 @@ pub fn report(looked: &Looked<'_>, memory: &Memory, found: &[Found]) -> DropRepo
     let written = applied.clone().count() as u64;
     let closed = applied.filter(|it| it.kind == Kind::FailedClaim).count() as u64;
     let promised = look.promised.as_ref().map_or(0, |it| it.users.len() as u64);
-    let before = Reported {
+    let before = Numbers {
         count: look.count.unwrap_or_default(),
         users: promised,
         rows: look.rows.number,
         failed_claims: look.events.len() as u64,
         in_flight: memory.young().map(|it| it.differences.len() as u64).sum(),
-        ..Reported::default()
+        ..Numbers::default()
     };
     let is_nothing = promised == 0 && look.rows.number == 0;
     let is_whole = written == found.len() as u64 && before.in_flight == 0;
@@ -458,7 +458,7 @@ pub fn report(looked: &Looked<'_>, memory: &Memory, found: &[Found]) -> DropRepo
         exact: is_whole && !is_nothing && look.rows.coupons <= quantity,
         judged: judged(looked, memory),
         before,
-        after: Reported {
+        after: Numbers {
             rows: before.rows + written,
             failed_claims: before.failed_claims - closed,
             ..before

@@ -35,7 +35,7 @@ pub enum Difference {
 
 /// The numbers that the counter is compared with.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Numbers {
+pub struct CounterNumbers {
     /// `None`: missing.
     pub counter: Option<i64>,
     /// Coupons that the counter says were given out.
@@ -62,7 +62,7 @@ impl Difference {
     }
 }
 
-impl Numbers {
+impl CounterNumbers {
     pub fn difference(&self, hasher: &Hasher) -> Difference {
         Difference::CountMismatch(hasher.user(&format!("{self:?}")))
     }
@@ -81,7 +81,7 @@ pub struct Comparison {
     pub is_apart: bool,
     pub is_over_promised: bool,
     /// `None`: no counter is described, or it cannot be compared.
-    pub numbers: Option<Numbers>,
+    pub numbers: Option<CounterNumbers>,
     /// Sorted.
     pub differences: Vec<Difference>,
 }
@@ -171,7 +171,7 @@ impl Comparison {
 
 /// Clamps the counter and what is owed to the quantity: whoever was refused may have left a counter
 /// past its end.
-fn numbers(target: &Target<'_>, look: &Look, owed: u64) -> Option<Numbers> {
+fn numbers(target: &Target<'_>, look: &Look, owed: u64) -> Option<CounterNumbers> {
     let count = target.block.count.as_ref()?;
     let most = target.quantity.unwrap_or(u64::MAX);
     let counter = look.count.unwrap_or_default();
@@ -182,7 +182,7 @@ fn numbers(target: &Target<'_>, look: &Look, owed: u64) -> Option<Numbers> {
         // Of an unlimited number, nothing is left over.
         (Counts::Down, Some(_)) => target.quantity? - clamped,
     };
-    Some(Numbers {
+    Some(CounterNumbers {
         counter: look.count,
         given,
         owed: owed.min(most),

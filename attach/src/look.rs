@@ -53,7 +53,7 @@ pub struct Look {
     pub promised: Option<PromisedUsers>,
     /// `None`: the key or its field does not exist, or is not described.
     pub count: Option<i64>,
-    pub events: Vec<Event>,
+    pub events: Vec<FailedEvent>,
     pub rows: Rows,
     pub check_rows: Vec<CheckRow>,
     /// Why checks could not be run.
@@ -83,7 +83,7 @@ pub struct PromisedUser {
 
 /// A claim that their consumer could not process.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Event {
+pub struct FailedEvent {
     pub id: String,
     pub user: Option<String>,
 }
@@ -234,7 +234,7 @@ impl Theirs {
                 .retain(|_, user| !look.rows.has(hasher.user(user)));
             let open = letters.open.iter();
             look.events = open
-                .map(|(place, user)| Event {
+                .map(|(place, user)| FailedEvent {
                     id: place.clone(),
                     user: Some(user.clone()),
                 })
@@ -301,7 +301,7 @@ impl Theirs {
         Ok(Some(promised))
     }
 
-    async fn events(&mut self, target: &Target<'_>) -> Answer<Vec<Event>> {
+    async fn events(&mut self, target: &Target<'_>) -> Answer<Vec<FailedEvent>> {
         let mut events = Vec::new();
         let Some(Failed::Select(statement)) = &target.block.failed else {
             return Ok(events);
@@ -314,7 +314,7 @@ impl Theirs {
                     let why = "failed selects two columns: an event's id and its user";
                     return Err(AttachError::misfit(why));
                 };
-                events.push(Event {
+                events.push(FailedEvent {
                     id: id.clone().unwrap_or_default(),
                     user: user.clone(),
                 });

@@ -79,10 +79,10 @@ struct EndedRound {
 struct Round {
     began: Duration,
     stage: usize,
-    step: Step,
+    step: Phase,
 }
 
-enum Step {
+enum Phase {
     ReadEnd,
     Await {
         end: End,
@@ -116,7 +116,7 @@ impl Queue {
     #[cfg(test)]
     pub fn begin_at(&mut self, stage: usize) {
         let began = Duration::ZERO;
-        let step = Step::ReadEnd;
+        let step = Phase::ReadEnd;
         self.running = Some(Round { began, stage, step });
     }
 
@@ -143,7 +143,7 @@ impl Queue {
             let covered = self.ended.map(|round| round.began);
             let mut due = firsts.map(|first| first + self.in_flight);
             if due.any(|due| due <= now && covered.is_none_or(|began| began < due)) {
-                let step = Step::ReadEnd;
+                let step = Phase::ReadEnd;
                 let stage = 0;
                 self.running = Some(Round {
                     began: now,
@@ -164,22 +164,22 @@ impl Queue {
                 break;
             }
             match &mut round.step {
-                Step::ReadEnd => {
-                    round.step = Step::Await {
+                Phase::ReadEnd => {
+                    round.step = Phase::Await {
                         end: theirs.end(stage, &self.id).await?,
                         behind: None,
                         since: now,
                         moved_at: now,
                     };
                 }
-                Step::Await {
+                Phase::Await {
                     end,
                     behind,
                     moved_at,
                     ..
                 } => {
                     let Some(found) = theirs.behind(stage, &self.id, end).await? else {
-                        round.step = Step::Rest { since: now };
+                        round.step = Phase::Rest { since: now };
                         continue;
                     };
                     self.filled.insert(round.stage);
@@ -190,10 +190,10 @@ impl Queue {
                     *behind = Some(found);
                     break;
                 }
-                Step::Rest { since } if now.saturating_sub(*since) < self.in_flight => break,
-                Step::Rest { .. } => {
+                Phase::Rest { since } if now.saturating_sub(*since) < self.in_flight => break,
+                Phase::Rest { .. } => {
                     round.stage += 1;
-                    round.step = Step::ReadEnd;
+                    round.step = Phase::ReadEnd;
                 }
             }
         }
@@ -203,7 +203,7 @@ impl Queue {
     /// Returns what stands, if a stage has not moved for five minutes, or has not passed for an hour.
     pub fn stalled(&self, now: Duration) -> Option<String> {
         let round = self.running.as_ref()?;
-        let Step::Await {
+        let Phase::Await {
             behind: Some(behind),
             since,
             moved_at,
