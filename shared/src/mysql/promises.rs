@@ -21,7 +21,7 @@ pub struct UserRecord {
     /// The user's rows, oldest claim first.
     pub rows: Vec<IssuedRow>,
     /// When a shop used the code of the user's row, by drop. Empty if the record was read as
-    /// [`Db::person`] reads it.
+    /// [`Db::user_record`] reads it.
     pub used_at: HashMap<i64, DateTime<Utc>>,
     /// The user's broken promises, including resolved ones, oldest first.
     pub broken: Vec<BrokenPromiseRow>,
@@ -54,7 +54,7 @@ impl Db {
 
     /// Reads what determines the status of a user's claim: the rows that no open revocation voids,
     /// with one statement, if one of them belongs to the drop `only` (`None`: to any drop);
-    /// otherwise everything, as [`Db::person`] does. After a rush, all winners ask for their codes
+    /// otherwise everything, as [`Db::user_record`] does. After a rush, all winners ask for their codes
     /// at about the same time.
     pub async fn user_with_row(
         &self,
