@@ -105,8 +105,8 @@ impl Memory {
             self.first_look.is_some()
                 && matches!(*it, Difference::Unissued(user) if !self.knows(user))
         };
-        let fresh = without(differences, &sorted(known)).into_iter();
-        let (new, others): (Vec<_>, Vec<_>) = fresh.partition(is_new);
+        let mut others = without(differences, &sorted(known));
+        let new = others.extract_if(.., |it| is_new(it)).collect();
         for (is_new, differences) in [(true, new), (false, others)] {
             self.open.push(Cohort {
                 first: look.ended,

@@ -18,24 +18,28 @@ impl Hasher {
     }
 }
 
-/// Names in the order in which they were read.
+/// Names in the order in which they were read, each after its length.
 #[derive(Debug, Default)]
-pub struct Names {
-    bytes: Vec<u8>,
-    ends: Vec<usize>,
-}
+pub struct Names(Vec<u8>);
+
+/// The bytes of a length. No store has a longer name.
+const LENGTH: usize = size_of::<u32>();
 
 impl Names {
     pub fn push(&mut self, name: &[u8]) {
-        self.bytes.extend_from_slice(name);
-        self.ends.push(self.bytes.len());
+        let [length @ .., _, _, _, _] = name.len().to_le_bytes();
+        self.0.extend(length);
+        self.0.extend_from_slice(name);
     }
 
     pub fn iter(&self) -> impl Iterator<Item = &[u8]> {
-        let starts = std::iter::once(&0).chain(&self.ends);
-        starts
-            .zip(&self.ends)
-            .map(|(start, end)| &self.bytes[*start..*end])
+        let mut rest = self.0.as_slice();
+        std::iter::from_fn(move || {
+            let (length, names) = rest.split_first_chunk::<LENGTH>()?;
+            let (name, others) = names.split_at(u32::from_le_bytes(*length) as usize);
+            rest = others;
+            Some(name)
+        })
     }
 }
 
