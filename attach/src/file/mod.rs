@@ -204,6 +204,8 @@ impl AttachFile {
     /// Everything that is wrong, one line each.
     pub fn parse(text: &str) -> anyhow::Result<Self> {
         let table: Table = toml::from_str(text)?;
+        let gone = refusals::gone(&table);
+        ensure!(gone.is_empty(), "{}", gone.join("\n"));
         let mut file: Self = toml::from_str(text)?;
         let checks = std::mem::take(&mut file.checks);
         file.campaigns

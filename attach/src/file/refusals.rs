@@ -3,9 +3,56 @@
 use std::collections::BTreeSet;
 use std::slice::from_ref;
 
+use toml::{Table, Value};
+
 use super::keys::has_id;
 use super::{AttachFile, Campaign, Failed, Mode, Promised, Stage};
 use crate::text::{Parameter, Statement};
+
+/// Words whose meaning a statement of the team now has, and the lines to write instead.
+const GONE: [[&str; 2]; 9] = [
+    [
+        "rows",
+        "issued = \"SELECT user_id FROM coupon WHERE event_id = 7\"",
+    ],
+    ["users", "promised = { set = \"coupon:7:users\" }"],
+    [
+        "quantity_sql",
+        "each = \"SELECT id, name, quantity FROM …\"",
+    ],
+    ["stock", "a second statement in issue, and a check"],
+    ["sale", "a check"],
+    ["ends", "a condition in each"],
+    ["time_zone", "a condition in each"],
+    [
+        "repair_limit",
+        "nothing: at most 50 rows a day are written unasked",
+    ],
+    [
+        "max_rows_per_second",
+        "nothing: a campaign rests for ten times what its look took",
+    ],
+];
+
+/// Returns a sentence for each such word of the file.
+pub(super) fn gone(file: &Table) -> Vec<String> {
+    let campaigns = file
+        .get("campaign")
+        .and_then(Value::as_array)
+        .into_iter()
+        .flatten()
+        .filter_map(Value::as_table);
+    let mut said = Vec::new();
+    for table in campaigns.chain([file]) {
+        let name = table.get("name").and_then(Value::as_str);
+        let place = name.map_or_else(String::new, |name| format!("campaign {name:?}: "));
+        let words = GONE.iter().filter(|[word, _]| table.contains_key(*word));
+        said.extend(
+            words.map(|[word, instead]| format!("{place}`{word}` is gone: write {instead}")),
+        );
+    }
+    said
+}
 
 /// A statement with its place in a campaign.
 #[derive(Debug)]
@@ -337,10 +384,27 @@ mod tests {
     }
 
     #[test]
+    fn old_words_are_answered_with_the_line_to_write() {
+        let file = r#"
+            [[campaign]]
+            name = "Winter"
+            quantity_sql = "SELECT 1"
+        "#;
+        let said = gone(&toml::from_str(file).unwrap());
+        assert_eq!(
+            said,
+            [
+                "campaign \"Winter\": `quantity_sql` is gone: write each = \"SELECT id, name, \
+                quantity FROM …\"",
+            ]
+        );
+    }
+
+    #[test]
     fn unknown_word_is_refused_with_those_that_are_known() {
-        let text = "database = 'x'\n[[campaign]]\nname = 'Winter'\nrows = 'SELECT 1'";
+        let text = "database = 'x'\n[[campaign]]\nname = 'Winter'\nwords = 'SELECT 1'";
         let said = AttachFile::parse(text).unwrap_err().to_string();
-        let expected = "unknown field `rows`, expected one of `name`, `each`, ";
+        let expected = "unknown field `words`, expected one of `name`, `each`, ";
         assert!(said.contains(expected), "{said}");
     }
 }

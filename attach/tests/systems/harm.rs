@@ -407,7 +407,7 @@ async fn confirmed_names_that_still_hold_are_repaired_and_a_growing_plan_is_conf
 }
 
 #[tokio::test]
-async fn mode_repair_asks_for_queue_check_and_issue() {
+async fn mode_repair_asks_for_queue_and_check_and_old_words_name_the_new_line() {
     for (without, expected) in [
         (
             "queue = []\n",
@@ -425,4 +425,7 @@ async fn mode_repair_asks_for_queue_check_and_issue() {
         let why = refused(&SET.file.replace(without, ""));
         assert!(why.contains(expected), "{why}");
     }
+    let old =
+        "[[campaign]]\nname = 'W'\nquantity = 1\nrows = { table = 'coupon', user = 'user_id' }";
+    assert!(refused(old).contains("write issued = \"SELECT user_id FROM coupon"));
 }
