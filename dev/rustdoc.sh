@@ -12,4 +12,5 @@ while [ $# -gt 0 ]; do
     esac
     shift
 done
-exec rustdoc "${args[@]}" -D warnings -o "${CARGO_TARGET_DIR:-target}/checked-doc"
+# `--check` writes no pages. It is an unstable option, which the variable permits.
+RUSTC_BOOTSTRAP=1 exec rustdoc "${args[@]}" -D warnings -Z unstable-options --check
