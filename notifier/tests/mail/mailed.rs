@@ -363,7 +363,7 @@ async fn what_a_process_without_recipients_sees_is_mailed_by_one_with_recipients
 #[tokio::test]
 async fn evaluation_without_a_change_writes_nothing_and_reads_few_rows() {
     let desk = Desk::new(A).await;
-    let drops: Vec<_> = (1..=10_000)
+    let drops: Vec<_> = (1..=100)
         .map(|drop| drop_report(drop, "Winter coupon", drop, Vec::new()))
         .collect();
     desk.pass(&run("r1", Status::Clean, drops)).await;
@@ -427,32 +427,6 @@ async fn outage_has_one_mail_and_one_about_its_end_that_lists_the_repairs_made_m
     assert_eq!(thread(&mails[0]), thread(&mails[1]), "one thread");
     let over = text(&mails[1]);
     assert!(over.contains("Over after 50 s: outage of Kafka."), "{over}");
-}
-
-/// A crash loop of APIs never says that Redis answers.
-#[tokio::test]
-async fn outage_is_mailed_although_new_processes_know_nothing_yet() {
-    let desk = Desk::new(A).await;
-    let away = ProcessState {
-        redis: Some(StoreState::Away("refused".to_owned())),
-        ..ProcessState::default()
-    };
-    for n in 0..8 {
-        desk.heartbeat("daemon", &away).await;
-        desk.heartbeat(&format!("api{n}"), &ProcessState::default())
-            .await;
-        desk.evaluate().await;
-        desk.clock.turn(TimeDelta::seconds(10));
-    }
-    desk.flush().await;
-    assert_eq!(desk.subjects(A).len(), 1);
-    // All are silent: nobody knows whether it lasts.
-    desk.clock.turn(TimeDelta::minutes(10));
-    desk.evaluate().await;
-    desk.clock.turn(TimeDelta::minutes(10));
-    desk.evaluate().await;
-    desk.flush().await;
-    assert_eq!(desk.subjects(A).len(), 1);
 }
 
 #[tokio::test]

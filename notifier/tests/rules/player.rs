@@ -13,7 +13,9 @@
 //! - `fix`: a repair every 30 s, `fix:300` every 300 s. `promise1=1`: a broken promise of drop 1.
 //! - `late.deep`: this run is due since then. `holds`: a pass holds the lock.
 //! - `ack`: an operator acknowledges everything at the end of the step. `slow`, `cron`: ticks of 20
-//!   s and 300 s. `forget`: MySQL lost what the last tick wrote.
+//!   s and 300 s. `forget`: MySQL lost what the last tick wrote. `back`: the clock was set back by an
+//!   hour. `last`: the process ends after each evaluation. `unsent`: no mail leaves the outbox.
+//!   `later`: there is an alert of a kind that a later version wrote.
 //! - A `!` at the end of a word: only at the first tick of the step.
 
 use std::collections::BTreeMap;
@@ -23,6 +25,7 @@ use firstcome_notifier::condition::{Cases, ScheduledRun};
 use firstcome_notifier::conditions::{PromisesOfDrop, SeenSchedule, Snapshot, conditions};
 use firstcome_notifier::decide::{Alerts, Budget, Reason, decide};
 use firstcome_notifier::levels::{Change, fold};
+use firstcome_notifier::times::Policy;
 use firstcome_shared::domain::{CouponId, DropId};
 use firstcome_shared::mysql::alerts::{OpenPromises, RepairsRow, ToldRow};
 use firstcome_shared::mysql::levels::LevelRow;
@@ -71,6 +74,9 @@ pub(crate) fn play(steps: &[Step]) -> String {
     let mut begun = 0;
     for (seconds, words) in steps {
         let words: Vec<&str> = words.split_whitespace().collect();
+        if words.contains(&"back") {
+            begun -= 3_600;
+        }
         let pause = if words.contains(&"cron") {
             300
         } else if words.contains(&"slow") {
@@ -136,6 +142,12 @@ impl Player {
                     });
                 }
             }
+            "later" => self.known.put(ToldRow {
+                name: "later".to_owned(),
+                kind: "later".to_owned(),
+                told_at: Some(at(second)),
+                ..ToldRow::default()
+            }),
             "late.reconcile" | "late.deep" | "late.digest" => {
                 self.late.entry(name.to_owned()).or_insert(second);
             }
@@ -217,9 +229,19 @@ impl Player {
 
     fn evaluate(&mut self, tick: &Tick<'_>) {
         let now = at(tick.second);
+        // They are read from the table each time: an episode after the one before.
+        let mut told: Vec<ToldRow> = self.known.all().cloned().collect();
+        told.sort_by_key(|alert| alert.ended_at.is_none());
+        self.known = Alerts::new(told, now);
+        let is_unsent = tick.words.contains(&"unsent");
+        self.known.unsent_since = is_unsent.then(|| at(tick.begun));
+        let policy = Policy {
+            is_last: tick.words.contains(&"last"),
+            ..POLICY
+        };
         let (seen, unknown) = conditions(&self.snapshot(tick), now);
         let is_full = self.budget.is_full(now);
-        let decisions = decide(now, &seen, &unknown, &self.known, &POLICY, is_full);
+        let decisions = decide(now, &seen, &unknown, &self.known, &policy, is_full);
         self.known_before = self.known.clone();
         if decisions.iter().any(|it| it.reason.is_some()) {
             self.budget.count(now);
@@ -242,7 +264,7 @@ impl Player {
             self.told.push(format!("{second} {reason:?} {name}{end}"));
         }
         let (seen, unknown) = conditions(&self.snapshot(tick), now);
-        let again = decide(now, &seen, &unknown, &self.known, &POLICY, is_full);
+        let again = decide(now, &seen, &unknown, &self.known, &policy, is_full);
         let again: Vec<Reason> = again.iter().filter_map(|it| it.reason).collect();
         assert_eq!(again, [], "at {}", tick.second);
     }
