@@ -1,258 +1,204 @@
 //! Tests the choice between two candidate drops, by Redis's time and the windows in `meta`.
 
-use firstcome_shared::domain::{CouponId, DropId, OncePer};
-use firstcome_shared::redis::admission::{Admission, Candidates};
+use firstcome_shared::domain::{DropId, OncePer};
+use firstcome_shared::redis::admission::{Admission, AdmissionReply, Candidates};
 use firstcome_shared::redis::keys::DropKeys;
 use firstcome_stack::RedisServer;
 
 use crate::command::Start;
 use crate::gate::ask;
-use crate::world::{DROP, ScriptWorld};
+use crate::world::{DROP, ScriptWorld, server};
 
 const NEXT: DropId = DropId(4);
-
 const MINUTE: i64 = 60_000;
 
-/// Windows without a gap, like those of a daily coupon from midnight to midnight.
-const FIRST_IS_OPEN: [[i64; 2]; 2] = [[-MINUTE, MINUTE], [MINUTE, 2 * MINUTE]];
-const BETWEEN: [[i64; 2]; 2] = [[-2 * MINUTE, -MINUTE], [MINUTE, 2 * MINUTE]];
-const JUST_AFTER_MIDNIGHT: [[i64; 2]; 2] = [[-MINUTE, -100], [-100, MINUTE]];
-const LONG_AFTER_MIDNIGHT: [[i64; 2]; 2] = [[-2 * MINUTE, -16_000], [-16_000, MINUTE]];
-const OVER: [[i64; 2]; 2] = [[-3 * MINUTE, -2 * MINUTE], [-2 * MINUTE, -MINUTE]];
+/// Windows of the drops 3 and 4, in milliseconds from now. They have no gap, like those of a daily
+/// coupon from midnight to midnight, unless the time is between them.
+type Windows = [[i64; 2]; 2];
+const FIRST_IS_OPEN: Windows = [[-MINUTE, MINUTE], [MINUTE, 2 * MINUTE]];
+const BETWEEN: Windows = [[-2 * MINUTE, -MINUTE], [MINUTE, 2 * MINUTE]];
+const JUST_AFTER_MIDNIGHT: Windows = [[-MINUTE, -100], [-100, MINUTE]];
+const LONG_AFTER_MIDNIGHT: Windows = [[-2 * MINUTE, -16_000], [-16_000, MINUTE]];
+const OVER: Windows = [[-3 * MINUTE, -2 * MINUTE], [-2 * MINUTE, -MINUTE]];
+const EARLY: Windows = [[MINUTE, 2 * MINUTE], [2 * MINUTE, 3 * MINUTE]];
+
+use OncePer::{Coupon, Drop};
+
+/// What happened before, who claims, and the answers with the drop that is open. What happened:
+/// `a=1,5000` was admitted to slot 1 of drop 3 that many milliseconds ago; `elsewhere:b` holds a
+/// slot of another drop; `revoked:a`; and `paused`, `listed` or `lost` settings of a drop.
+#[rustfmt::skip]
+const CASES: [(OncePer, Windows, &str, &str, &str); 24] = [
+    (Drop, FIRST_IS_OPEN, "", "ab", "Accepted(1) Accepted(2) of 3"),
+    (Drop, LONG_AFTER_MIDNIGHT, "a=1,0 b=2,0", "ab", "Accepted(1) Accepted(2) of 4"),
+    // Without an open drop, holders get their slot, and others the reason.
+    (Drop, BETWEEN, "a=1,90000", "ab", "Already(DropId(3), 1) NotOpen(1)"),
+    (Drop, OVER, "a=1,90000", "ab", "Already(DropId(3), 1) Closed"),
+    (Drop, EARLY, "", "b", "NotOpen(1)"),
+    (Drop, BETWEEN, "a=1,90000 revoked:3:a", "a", "NotOpen(1)"),
+    // A retry after midnight finds its claim, and other holders get a new slot.
+    (Drop, JUST_AFTER_MIDNIGHT, "a=1,5000 b=2,30000 c=3,5000 revoked:3:c", "abcd", "Already(DropId(3), 1) Accepted(1) Accepted(2) Accepted(3) of 4"),
+    (Drop, JUST_AFTER_MIDNIGHT, "a=1,15100", "a", "Accepted(1) of 4"),
+    // A drop without settings may be open, unless its neighbour is.
+    (Drop, FIRST_IS_OPEN, "a=1,5000 lost:3", "ab", "Unloaded(DropId(3)) Unloaded(DropId(3))"),
+    (Drop, LONG_AFTER_MIDNIGHT, "lost:3", "b", "Accepted(1) of 4"),
+    (Drop, BETWEEN, "a=1,90000 lost:4", "ab", "Already(DropId(3), 1) Unloaded(DropId(4))"),
+    (Drop, LONG_AFTER_MIDNIGHT, "paused:3 listed:3", "a", "Accepted(1) of 4"),
+    (Drop, LONG_AFTER_MIDNIGHT, "paused:4", "b", "Paused of 4"),
+    // A holder of a coupon that is given once keeps the slot in all later windows.
+    (Coupon, FIRST_IS_OPEN, "", "a", "Accepted(1) of 3"),
+    (Coupon, FIRST_IS_OPEN, "a=1,0 elsewhere:b", "ab", "Already(DropId(3), 1) Already(DropId(99), 1) of 3"),
+    (Coupon, JUST_AFTER_MIDNIGHT, "a=1,0 elsewhere:b", "ab", "Already(DropId(3), 1) Already(DropId(99), 1) of 4"),
+    (Coupon, LONG_AFTER_MIDNIGHT, "a=1,0 elsewhere:b", "ab", "Already(DropId(3), 1) Already(DropId(99), 1) of 4"),
+    (Coupon, BETWEEN, "a=1,0 elsewhere:b", "ab", "Already(DropId(3), 1) Already(DropId(99), 1)"),
+    (Coupon, OVER, "a=1,0 elsewhere:b", "ab", "Already(DropId(3), 1) Already(DropId(99), 1)"),
+    (Coupon, FIRST_IS_OPEN, "a=1,0 revoked:a", "a", "Revoked of 3"),
+    (Coupon, JUST_AFTER_MIDNIGHT, "a=1,0 revoked:a", "a", "Revoked of 4"),
+    (Coupon, LONG_AFTER_MIDNIGHT, "a=1,0 revoked:a", "a", "Revoked of 4"),
+    (Coupon, BETWEEN, "a=1,0 revoked:a", "a", "Revoked"),
+    (Coupon, OVER, "a=1,0 revoked:a", "a", "Revoked"),
+];
 
 /// A coupon with two drops.
-struct TwoDays {
-    server: RedisServer,
+struct TwoDays<'a> {
+    server: &'a RedisServer,
     world: ScriptWorld,
     next: DropKeys,
 }
 
-impl TwoDays {
-    async fn open(once_per: OncePer, windows: [[i64; 2]; 2]) -> Self {
-        let (server, world) = ScriptWorld::start(Start::new(5, once_per, 0)).await;
-        let next = world.redis.keys(CouponId(1), NEXT);
-        ask::<bool>(&server, &["COPY", &world.keys.meta, &next.meta]).await;
-        ask::<()>(&server, &["SET", &next.count, "0"]).await;
-        let days = Self {
-            server,
-            world,
-            next,
-        };
-        days.move_to(windows).await;
-        days
-    }
-
+impl TwoDays<'_> {
     async fn now_ms(&self) -> i64 {
-        let (seconds, micros): (i64, i64) = ask(&self.server, &["TIME"]).await;
+        let (seconds, micros): (i64, i64) = ask(self.server, &["TIME"]).await;
         seconds * 1_000 + micros / 1_000
     }
 
-    /// Sets the windows, in milliseconds from now.
-    async fn move_to(&self, windows: [[i64; 2]; 2]) {
+    async fn set(&self, key: &str, field: &str, value: &str) {
+        ask::<i64>(self.server, &["HSET", key, field, value]).await;
+    }
+
+    async fn open(&self, windows: Windows) {
+        let first = &self.world.keys;
+        ask::<bool>(self.server, &["COPY", &first.meta, &self.next.meta]).await;
+        ask::<()>(self.server, &["SET", &self.next.count, "0"]).await;
         let now = self.now_ms().await;
-        for (keys, window) in [&self.world.keys, &self.next].into_iter().zip(windows) {
+        for (keys, window) in [first, &self.next].into_iter().zip(windows) {
             let [opens, closes] = window.map(|ms| (now + ms).to_string());
-            let set = [
-                "HSET",
-                &keys.meta,
-                "opens_at_ms",
-                &opens,
-                "closes_at_ms",
-                &closes,
-            ];
-            ask::<i64>(&self.server, &set).await;
+            self.set(&keys.meta, "opens_at_ms", &opens).await;
+            self.set(&keys.meta, "closes_at_ms", &closes).await;
         }
     }
 
-    async fn forget(&self, keys: &DropKeys) {
-        ask::<i64>(&self.server, &["DEL", &keys.meta]).await;
-    }
-
-    /// Gives a user a slot of the first drop, as if admitted this many milliseconds ago.
-    async fn holds(&self, user: &str, slot: u32, ago: i64) {
-        let slot = slot.to_string();
+    async fn happens(&self, what: &str) {
         let keys = &self.world.keys;
-        let at = (self.now_ms().await - ago).to_string();
-        ask::<i64>(&self.server, &["ZADD", &keys.users, &slot, user]).await;
-        ask::<i64>(&self.server, &["HSET", &keys.times, &slot, &at]).await;
-        ask::<()>(&self.server, &["SET", &keys.count, &slot]).await;
-    }
-
-    /// Returns the results and the open drop. Checks that the order of the candidates does not
-    /// matter: a caller may name the wrong drop first, because an operator moved the windows or the
-    /// caller's clock is wrong.
-    async fn claim(&self, people: &str) -> (Vec<Admission>, Option<DropId>) {
-        let keys = &self.world.keys;
-        let [one, other] =
-            [[keys, &self.next], [&self.next, keys]].map(|[first, second]| Candidates {
-                first,
-                second: Some(second),
-            });
-        let replies = self.world.claim_among(one, people).await.unwrap();
-        let again = self.world.claim_among(other, people).await.unwrap();
-        let open = replies[0].open_drop;
-        assert!(
-            replies
-                .iter()
-                .chain(&again)
-                .all(|one| one.open_drop == open)
-        );
-        let answers = replies.into_iter().zip(again).map(|(reply, again)| {
-            match (reply.admission, open) {
-                (Admission::Accepted(slot), Some(drop)) => {
-                    assert_eq!(again.admission, Admission::Already(drop, slot));
-                }
-                (answer, _) => assert_eq!(again.admission, answer),
+        if let Some((user, held)) = what.split_once('=') {
+            let (slot, ago) = held.split_once(',').unwrap();
+            let at = (self.now_ms().await - ago.parse::<i64>().unwrap()).to_string();
+            ask::<i64>(self.server, &["ZADD", &keys.users, slot, user]).await;
+            ask::<()>(self.server, &["SET", &keys.count, slot]).await;
+            self.set(&keys.times, slot, &at).await;
+            if self.world.meta.once_per == Coupon {
+                let claim = format!("{}:{slot}", DROP.0);
+                self.set(&keys.claimants, user, &claim).await;
             }
-            reply.admission
-        });
-        (answers.collect(), open)
+            return;
+        }
+        let (what, whom) = what.split_once(':').unwrap();
+        let meta = if whom == "4" {
+            &self.next.meta
+        } else {
+            &keys.meta
+        };
+        match what {
+            "elsewhere" => self.set(&keys.claimants, whom, "99:1").await,
+            "revoked" => self.set(&keys.revoked, whom, "1").await,
+            "paused" => self.set(meta, "paused", "1").await,
+            "listed" => self.set(meta, "allow", "list").await,
+            _ => ask::<()>(self.server, &["DEL", meta]).await,
+        }
     }
-}
 
-fn opens_at(admission: Admission) -> i64 {
-    match admission {
-        Admission::NotOpen(at) => at,
-        other => panic!("{other:?}"),
-    }
-}
-
-#[tokio::test]
-async fn open_drop_admits_and_its_neighbour_stays_unchanged() {
-    let days = TwoDays::open(OncePer::Drop, FIRST_IS_OPEN).await;
-    let dump = async |keys: &DropKeys| {
+    /// Returns the contents of the keys of a drop.
+    async fn dump(&self, keys: &DropKeys) -> Vec<Option<Vec<u8>>> {
         let mut all = Vec::new();
         for key in keys.own() {
-            all.push(ask::<Option<Vec<u8>>>(&days.server, &["DUMP", key]).await);
+            all.push(ask(self.server, &["DUMP", key]).await);
         }
         all
-    };
-    let before = dump(&days.next).await;
-    let accepted = vec![Admission::Accepted(1), Admission::Accepted(2)];
-    assert_eq!(days.claim("ab").await, (accepted.clone(), Some(DROP)));
-    assert_eq!(dump(&days.next).await, before);
-    days.move_to(LONG_AFTER_MIDNIGHT).await;
-    let before = dump(&days.world.keys).await;
-    assert_eq!(days.claim("ab").await, (accepted, Some(NEXT)));
-    assert_eq!(dump(&days.world.keys).await, before);
-}
-
-#[tokio::test]
-async fn without_an_open_window_holders_get_their_slot_and_others_the_reason() {
-    let days = TwoDays::open(OncePer::Drop, BETWEEN).await;
-    days.holds("a", 1, 90_000).await;
-    let (answers, open) = days.claim("ab").await;
-    assert_eq!((answers[0], open), (Admission::Already(DROP, 1), None));
-    assert!(opens_at(answers[1]) > days.now_ms().await);
-    days.move_to(OVER).await;
-    let (answers, open) = days.claim("ab").await;
-    assert_eq!((answers[0], open), (Admission::Already(DROP, 1), None));
-    assert!(matches!(answers[1], Admission::Closed(_)), "{answers:?}");
-    days.move_to([[MINUTE, 2 * MINUTE], [2 * MINUTE, 3 * MINUTE]])
-        .await;
-    let (answers, open) = days.claim("b").await;
-    assert!(opens_at(answers[0]) <= days.now_ms().await + MINUTE);
-    assert_eq!(open, None);
-}
-
-#[tokio::test]
-async fn retry_after_midnight_finds_its_claim_and_other_holders_get_a_new_slot() {
-    let days = TwoDays::open(OncePer::Drop, JUST_AFTER_MIDNIGHT).await;
-    days.holds("a", 1, 5_000).await;
-    days.holds("b", 2, 30_000).await;
-    days.holds("c", 3, 5_000).await;
-    let void = ["HSET", &days.world.keys.revoked, "3:c", "1"];
-    ask::<i64>(&days.server, &void).await;
-    let expected = vec![
-        Admission::Already(DROP, 1),
-        Admission::Accepted(1),
-        Admission::Accepted(2),
-        Admission::Accepted(3),
-    ];
-    assert_eq!(days.claim("abcd").await, (expected, Some(NEXT)));
-    let keys = &days.world.keys;
-    let at = (days.now_ms().await - 15_100).to_string();
-    ask::<i64>(&days.server, &["HSET", &keys.times, "1", &at]).await;
-    let expected = vec![Admission::Accepted(4)];
-    assert_eq!(days.claim("a").await, (expected, Some(NEXT)), "no retry");
-}
-
-#[tokio::test]
-async fn a_holder_revoked_between_windows_does_not_get_the_old_slot() {
-    let days = TwoDays::open(OncePer::Drop, BETWEEN).await;
-    days.holds("a", 1, 90_000).await;
-    let void = ["HSET", &days.world.keys.revoked, "3:a", "1"];
-    ask::<i64>(&days.server, &void).await;
-    let (answers, _) = days.claim("a").await;
-    assert!(matches!(answers[0], Admission::NotOpen(_)), "{answers:?}");
-}
-
-#[tokio::test]
-async fn drop_without_meta_is_unloaded_unless_its_neighbour_is_open() {
-    let days = TwoDays::open(OncePer::Drop, FIRST_IS_OPEN).await;
-    days.holds("a", 1, 5_000).await;
-    days.forget(&days.world.keys).await;
-    let unloaded = vec![Admission::Unloaded(DROP); 2];
-    assert_eq!(days.claim("ab").await, (unloaded, None), "it may be open");
-    // The neighbour is open by its own window.
-    days.move_to(LONG_AFTER_MIDNIGHT).await;
-    days.forget(&days.world.keys).await;
-    let accepted = vec![Admission::Accepted(1)];
-    assert_eq!(days.claim("b").await, (accepted, Some(NEXT)));
-
-    let days = TwoDays::open(OncePer::Drop, BETWEEN).await;
-    days.holds("a", 1, 90_000).await;
-    days.forget(&days.next).await;
-    let expected = vec![Admission::Already(DROP, 1), Admission::Unloaded(NEXT)];
-    assert_eq!(days.claim("ab").await, (expected, None));
-}
-
-#[tokio::test]
-async fn pause_and_restriction_apply_only_to_the_chosen_drop() {
-    let days = TwoDays::open(OncePer::Drop, LONG_AFTER_MIDNIGHT).await;
-    let first = &days.world.keys;
-    let set = ["HSET", &first.meta, "paused", "1", "allow", "list"];
-    ask::<i64>(&days.server, &set).await;
-    let accepted = vec![Admission::Accepted(1)];
-    assert_eq!(days.claim("a").await, (accepted, Some(NEXT)));
-    let set = ["HSET", &days.next.meta, "paused", "1"];
-    ask::<i64>(&days.server, &set).await;
-    assert_eq!(days.claim("b").await.0, [Admission::Paused]);
-}
-
-#[tokio::test]
-async fn once_per_coupon_holder_keeps_the_slot_in_all_later_windows() {
-    let days = TwoDays::open(OncePer::Coupon, FIRST_IS_OPEN).await;
-    let accepted = vec![Admission::Accepted(1)];
-    assert_eq!(days.claim("a").await, (accepted, Some(DROP)));
-    for windows in [JUST_AFTER_MIDNIGHT, LONG_AFTER_MIDNIGHT, BETWEEN, OVER] {
-        days.move_to(windows).await;
-        let (answers, _) = days.claim("a").await;
-        assert_eq!(answers, [Admission::Already(DROP, 1)], "{windows:?}");
     }
-    ask::<i64>(&days.server, &["HSET", &days.world.keys.revoked, "a", "1"]).await;
-    assert_eq!(days.claim("a").await.0, [Admission::Revoked]);
-}
 
-/// The API publishes the claim again, with this time.
-#[tokio::test]
-async fn repeated_claim_of_an_earlier_window_has_the_time_of_its_admission() {
-    let days = TwoDays::open(OncePer::Coupon, FIRST_IS_OPEN).await;
-    days.claim("a").await;
-    let given = ["HGET", &days.world.keys.times, "1"];
-    let given: Option<i64> = ask(&days.server, &given).await;
-    assert!(given.is_some());
-    let other = ["HSET", &days.world.keys.claimants, "b", "99:1"];
-    ask::<i64>(&days.server, &other).await;
-    let [first, next] = [&days.world.keys, &days.next];
-    for windows in [JUST_AFTER_MIDNIGHT, LONG_AFTER_MIDNIGHT, BETWEEN, OVER] {
-        days.move_to(windows).await;
-        for [first, second] in [[first, next], [next, first]] {
+    /// Returns an answer in words. Who holds a slot of drop 3 is told the time of the admission:
+    /// the API publishes the claim again, with this time.
+    async fn shown(&self, reply: &AdmissionReply) -> String {
+        match reply.admission {
+            Admission::NotOpen(at) => {
+                let minutes = (at - self.now_ms().await + MINUTE / 2) / MINUTE;
+                format!("NotOpen({minutes})")
+            }
+            Admission::Closed(_) => "Closed".to_owned(),
+            Admission::Already(drop, slot) => {
+                let times = ["HGET", &self.world.keys.times, &slot.to_string()];
+                let at: Option<i64> = ask(self.server, &times).await;
+                let at = at.filter(|_| drop == DROP);
+                assert_eq!(reply.admitted_at_ms, at, "{:?}", reply.admission);
+                format!("{:?}", reply.admission)
+            }
+            other => format!("{other:?}"),
+        }
+    }
+
+    /// Returns the answers and the open drop. The order of the candidates must not matter: a caller
+    /// may name the wrong drop first, because an operator moved the windows or the caller's clock is
+    /// wrong.
+    async fn claim(&self, people: &str) -> String {
+        let (first, next) = (&self.world.keys, &self.next);
+        let among = async |first, second| {
             let second = Some(second);
             let candidates = Candidates { first, second };
-            let replies = days.world.claim_among(candidates, "ab").await.unwrap();
-            let times: Vec<_> = replies.iter().map(|one| one.admitted_at_ms).collect();
-            assert_eq!(times, [given, None], "{windows:?}");
+            self.world.claim_among(candidates, people).await.unwrap()
+        };
+        let replies = among(first, next).await;
+        let again = among(next, first).await;
+        let open = replies[0].open_drop;
+        let mut told = Vec::new();
+        for (reply, again) in replies.iter().zip(&again) {
+            assert_eq!([reply.open_drop, again.open_drop], [open; 2]);
+            let expected = match (reply.admission, open) {
+                (Admission::Accepted(slot), Some(drop)) => Admission::Already(drop, slot),
+                (answer, _) => answer,
+            };
+            assert_eq!(again.admission, expected);
+            told.push(self.shown(reply).await);
+        }
+        told.extend(open.map(|drop| format!("of {}", drop.0)));
+        told.join(" ")
+    }
+}
+
+/// A drop that is not open stays unchanged.
+#[tokio::test]
+async fn claim_is_answered_by_the_open_drop_else_by_the_one_that_its_user_holds() {
+    let server = server().await;
+    for (number, (once_per, windows, before, people, expected)) in (1..).zip(CASES) {
+        let start = Start::new(5, once_per, 0);
+        let world = ScriptWorld::open(&server.url(), number, &start).await;
+        let days = TwoDays {
+            next: world.redis.keys(world.coupon, NEXT),
+            server: &server,
+            world,
+        };
+        days.open(windows).await;
+        for what in before.split_whitespace() {
+            days.happens(what).await;
+        }
+        let both = [(DROP, &days.world.keys), (NEXT, &days.next)];
+        let dumps = async || [days.dump(both[0].1).await, days.dump(both[1].1).await];
+        let unchanged = dumps().await;
+        let told = days.claim(people).await;
+        let place = format!("{once_per:?}, {windows:?}, {before}");
+        assert_eq!(told, expected, "{place}");
+        for (((drop, _), before), after) in both.iter().zip(&unchanged).zip(dumps().await) {
+            let is_open = told.ends_with(&format!("of {}", drop.0));
+            assert!(is_open || *before == after, "{place}: drop {drop:?}");
         }
     }
 }
