@@ -1,6 +1,6 @@
-//! Claims on sealed or closed drops, and messages read again after an erasure.
+//! Messages that are read again after an erasure.
 
-use chrono::{DateTime, TimeDelta, Utc};
+use chrono::{DateTime, Utc};
 use diesel::sql_query;
 use firstcome_shared::claim::Claim;
 use firstcome_shared::domain::{DropId, NamedDrop, OncePer, Slot};
@@ -40,69 +40,6 @@ async fn read_all(world: &ConsumeWorld, messages: i64) {
     world
         .consume_until("all is read", async || world.read_up_to().await == messages)
         .await;
-}
-
-#[tokio::test(flavor = "multi_thread")]
-async fn sealed_drop_takes_no_row_and_claim_outside_its_window_is_a_dead_letter() {
-    let (world, drop) = ConsumeWorld::with_coupon(20, OncePer::Coupon).await;
-    let open = world.coupon(20, OncePer::Coupon).await;
-    let now = Utc::now();
-    world
-        .send(
-            (1..=4)
-                .map(|slot| message(drop, slot, &format!("u-{slot}"), now))
-                .collect(),
-        )
-        .await;
-    read_all(&world, 4).await;
-    set(
-        &world,
-        drop.drop,
-        "closes_at = UTC_TIMESTAMP(3), sealed_at = UTC_TIMESTAMP(3), sealed_rows = 4",
-    )
-    .await;
-    set(
-        &world,
-        open.drop,
-        "closes_at = UTC_TIMESTAMP(3) + INTERVAL 1 HOUR",
-    )
-    .await;
-
-    let month = TimeDelta::days(30);
-    // Send each in its own batch, then all together with claims that become rows.
-    let bad = [
-        message(drop, 5, "u-5", now),
-        message(drop, 5, "u-6", now + month),
-        message(drop, 1, "u-7", now),
-        message(open, 11, "u-11", now + month),
-        message(open, 12, "u-12", now - month),
-    ];
-    for one in &bad {
-        world.send(vec![one.clone()]).await;
-    }
-    read_all(&world, 9).await;
-    // Add a claim by the holder of another slot in the sealed drop, and an exact repetition.
-    let mut more = vec![message(drop, 6, "u-1", now), message(drop, 2, "u-2", now)];
-    more.extend((1..=8).map(|slot| message(open, slot, &format!("o-{slot}"), now)));
-    more.extend(bad);
-    world.send(more).await;
-    read_all(&world, 24).await;
-
-    let rows = "SELECT drop_id, COUNT(*) FROM issued_coupons GROUP BY drop_id ORDER BY COUNT(*)";
-    assert_eq!(
-        world.query(rows).await,
-        [
-            [drop.drop.to_string(), "4".into()],
-            [open.drop.to_string(), "8".into()]
-        ]
-    );
-    let expected = [("outside_window", 4), ("sealed_drop", 6)];
-    assert_eq!(
-        world.refusals().await,
-        expected
-            .map(|(reason, count)| (reason.to_owned(), count))
-            .into()
-    );
 }
 
 /// Reads everything again, together with the copies `resent`, while the drop is sealed, closed and

@@ -51,30 +51,6 @@ impl ConsumeWorld {
     }
 }
 
-#[tokio::test(flavor = "multi_thread")]
-async fn hundred_claims_at_ten_a_second_take_ten_seconds_and_repeats_none() {
-    let (world, drop) = ConsumeWorld::with_coupon(100, OncePer::Coupon).await;
-    let consumer = world.consumer(&["--rows-per-second=10"]);
-    world.until_begun(PARTITIONS).await;
-    let begun = Instant::now();
-    world.claim(drop, 1..=100).await;
-    world.until_rows(100).await;
-    let took = begun.elapsed().as_secs_f64();
-    println!("100 claims at 10 a second: {took:.1} s");
-    assert!(took >= 9.0, "{took}");
-    consumer.stop().await;
-    // Repeats come from users who look up their claims at other APIs, or from a lost position. If
-    // they cost as much as claims, the second message would be due in 100 seconds, after the time
-    // limit of `until`.
-    let consumer = world.consumer(&["--rows-per-second=1"]);
-    for _ in 0..2 {
-        world.claim_together(drop, &[0]).await;
-    }
-    until("repeats are read", async || world.read_up_to().await == 102).await;
-    consumer.stop().await;
-    world.assert_exact(100).await;
-}
-
 /// The next message is due in 100 seconds, after the time limit of `until`.
 #[tokio::test(flavor = "multi_thread")]
 async fn waiting_partitions_are_touched_and_a_suspended_pace_delays_no_message() {

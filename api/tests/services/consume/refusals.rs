@@ -103,34 +103,3 @@ async fn poison_messages_are_stored_once_and_later_messages_are_issued() {
     world.consume_until("a second attempt", twice).await;
     assert_eq!((world.refusals().await, world.rows().await), (expected, 10));
 }
-
-#[tokio::test(flavor = "multi_thread")]
-async fn user_gets_one_row_per_coupon_or_per_drop_according_to_once_per() {
-    let world = ConsumeWorld::new().await;
-    let first = world.coupon(5, OncePer::Coupon).await;
-    let second = world.coupon(5, OncePer::Drop).await;
-    // A second drop of each coupon, inserted manually.
-    let mut drops = Vec::new();
-    for NamedDrop { coupon, drop } in [first, second] {
-        let database = &world.database;
-        let id = drop.0 + 100;
-        let sql = format!(
-            "INSERT INTO {database}.drops (id, coupon_id, opens_at, quantity) VALUES ({id}, {coupon}, UTC_TIMESTAMP(), 5)"
-        );
-        world.mysql.query(&sql).await.unwrap();
-        drops.push([(coupon, drop), (coupon, DropId(id))]);
-    }
-    assert_eq!(world.db.restore_slot_limits().await.unwrap(), 2);
-    let claims = drops.concat().into_iter().map(|(coupon, drop)| {
-        let event = claim_event(coupon, drop, 1, "ann");
-        (0, Some(event.key()), Some(event.encode()))
-    });
-    world.send(claims.collect()).await;
-    world
-        .consume_until("3 rows", async || world.rows().await == 3)
-        .await;
-    assert_eq!(
-        world.refusals().await,
-        [("already_has_one".to_owned(), 1)].into()
-    );
-}

@@ -1,5 +1,7 @@
 //! Finished coupons, which are not in the snapshot, and daily coupons whose drops are missing.
 
+use std::fmt::Display;
+
 use serde_json::{Value, json};
 
 use super::world::{ServeWorld, open, today, with};
@@ -33,26 +35,14 @@ async fn finished_coupons_are_found_changed_and_listed() {
     let api = world.api().await;
     let (id, _) = api.make(open(5)).await;
 
-    let shown = api.get("/v1/coupons/3499").await.json;
-    assert_eq!(
-        (&shown["name"], &shown["current_drop"]["state"]),
-        (&json!("finished 2499"), &json!("sealed"))
-    );
-    assert_eq!(
-        (&shown["current_drop"]["remaining"], &shown["next_drop"]),
-        (&json!(2), &Value::Null)
-    );
-    api.claim(3_499, "u-1").await.is(410, "closed");
-    assert_eq!(api.mine(3_499, "u-1").await.json["status"], "none");
-    assert_eq!(
-        api.patch(3_499, json!({"name": "Renamed"})).await.json["name"],
-        "Renamed"
-    );
-    assert_eq!(api.get("/v1/coupons/3499").await.json["name"], "Renamed");
-
-    let listed = api.get("/v1/coupons?after=3498").await.json;
-    let ids = [&listed[0]["id"], &listed[1]["id"]];
-    assert_eq!(ids, [&json!(3_499), &json!(id)]);
+    let table = r#"
+        - GET 3499 => 200 current_drop.state=sealed current_drop.remaining=2 next_drop=null | finished 2499
+        u-1 claims 3499 => 410 closed
+        u-1 looks 3499 => 200 none
+        ops PATCH 3499 {"name": "Renamed"} => 200 name=Renamed
+        - GET 3499 => 200 name=Renamed
+        - GET /v1/coupons?after=3498 => 200 0.id=3499 1.id=$id"#;
+    api.play(&[("$id", &id)], table).await;
 }
 
 #[tokio::test]
@@ -77,9 +67,12 @@ async fn daily_coupon_without_drops_is_closed_only_after_its_last_day() {
     world.sql("DELETE FROM {db}.slot_limits").await;
     world.sql("DELETE FROM {db}.drops").await;
     let api = world.api().await;
-    // The reconciler creates its drops again.
-    api.claim(endless, "u-1").await.is(503, "unavailable");
-    // Nothing recreates the drops of this coupon, and it is unknown who held slots in them.
-    api.claim(over, "u-1").await.is(410, "closed");
-    api.mine(over, "u-1").await.is(503, "unavailable");
+    // The reconciler creates the drops of the first again. Nothing recreates those of the other, and
+    // it is unknown who held slots in them.
+    let table = "
+        u-1 claims $endless => 503 unavailable
+        u-1 claims $over => 410 closed
+        u-1 looks $over => 503 unavailable";
+    let words: [(&str, &dyn Display); 2] = [("$endless", &endless), ("$over", &over)];
+    api.play(&words, table).await;
 }

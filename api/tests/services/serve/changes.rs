@@ -1,13 +1,14 @@
 //! Changing windows and waiting lists, closing, and conditions on the revision.
 
+use std::fmt::Display;
 use std::ops::RangeInclusive;
 
 use chrono::{SecondsFormat, TimeDelta, Utc};
 use firstcome_shared::domain::DropId;
 use reqwest::Method;
-use serde_json::{Value, json};
+use serde_json::json;
 
-use super::world::{HttpAnswer, InProcessApi, OPS_TOKEN, ServeWorld, coupon, open, today, with};
+use super::world::{HttpAnswer, InProcessApi, ServeWorld, coupon, open, today, with};
 
 fn in_minutes(minutes: i64) -> String {
     (Utc::now() + TimeDelta::minutes(minutes)).to_rfc3339_opts(SecondsFormat::Millis, true)
@@ -76,47 +77,24 @@ async fn daily(api: &InProcessApi, time_zone: &str, hours: RangeInclusive<&str>)
     .0
 }
 
-async fn patch_with(
-    api: &InProcessApi,
-    id: i64,
-    headers: &[(&str, &str)],
-    body: &Value,
-) -> HttpAnswer {
-    let token = format!("Bearer {OPS_TOKEN}");
-    let all: Vec<(&str, &str)> = [("authorization", token.as_str())]
-        .into_iter()
-        .chain(headers.iter().copied())
-        .collect();
-    api.ask(
-        Method::PATCH,
-        &format!("/v1/coupons/{id}"),
-        &all,
-        body.to_string(),
-    )
-    .await
-}
-
 #[tokio::test]
 async fn changing_the_waiting_list_keeps_the_users_who_wait() {
     let (world, api) = ServeWorld::with_api().await;
     let (id, _) = api.make(open(1)).await;
-    api.claim(id, "u-1").await.has_status(202);
-    api.claim(id, "u-2").await.is(409, "sold_out");
-    assert_eq!(
-        api.patch(id, json!({"waiting_list": 2})).await.json["waiting_list"],
-        2
-    );
-    assert_agree(&world, id).await;
-    for user in ["u-2", "u-3"] {
-        api.claim(id, user).await.is(202, "waiting");
+    let longer = r#"
+        u-1 claims $id => 202 accepted
+        u-2 claims $id => 409 sold_out
+        ops PATCH $id {"waiting_list": 2} => 200 waiting_list=2"#;
+    let shorter = r#"
+        u-2 claims $id => 202 waiting
+        u-3 claims $id => 202 waiting
+        ops PATCH $id {"waiting_list": 0} => 200 waiting_list=0
+        u-4 claims $id => 409 sold_out
+        u-3 claims $id => 202 waiting position=2"#;
+    for table in [longer, shorter] {
+        api.play(&[("$id", &id)], table).await;
+        assert_agree(&world, id).await;
     }
-    assert_eq!(
-        api.patch(id, json!({"waiting_list": 0})).await.json["waiting_list"],
-        0
-    );
-    api.claim(id, "u-4").await.is(409, "sold_out");
-    assert_eq!(api.claim(id, "u-3").await.json["position"], 2);
-    assert_agree(&world, id).await;
 }
 
 #[tokio::test]
@@ -139,38 +117,31 @@ async fn impossible_changes_are_refused_with_advice_and_change_nothing() {
     let revisions = async || world.sql("SELECT id, revision FROM {db}.coupons").await;
     let known = revisions().await;
     let yesterday = (Utc::now() - TimeDelta::days(1)).date_naive();
-    for (id, body, says) in [
-        (once, json!({"opens": "15:00"}), "closes_at"),
-        (once, json!({"last_day": "2030-01-01"}), "closes_at"),
-        (once, json!({"closes_at": in_minutes(-1)}), "close_now"),
-        (
-            once,
-            json!({"closes_at": in_minutes(5), "close_now": true}),
-            "not both",
-        ),
-        (later, json!({"closes_at": in_minutes(5)}), "later"),
-        (
-            daily_later,
-            json!({"close_now": true}),
-            "an earlier last_day",
-        ),
-        (over, json!({"closes_at": in_minutes(5)}), "new coupon"),
-        (over, json!({"close_now": true}), "no drop is open"),
-        (daily, json!({"closes_at": in_minutes(5)}), "last_day"),
-        (daily, json!({"last_day": yesterday}), "first_day"),
-    ] {
-        let refused = api.patch(id, body.clone()).await;
-        assert_eq!(refused.code(), (422, "not_possible"), "{body}");
-        refused.says(says);
-    }
-    for body in [
-        json!({"opens": "25:00"}),
-        json!({"closes_at": "2030-01-01T00:00:00"}),
-        json!({"close_now": "yes"}),
-    ] {
-        let refused = api.patch(daily, body.clone()).await;
-        assert_eq!(refused.code(), (400, "invalid"), "{body}");
-    }
+    let table = r#"
+        ops PATCH $once {"opens": "15:00"} => 422 not_possible | closes_at
+        ops PATCH $once {"last_day": "2030-01-01"} => 422 not_possible | closes_at
+        ops PATCH $once {"closes_at": "$past"} => 422 not_possible | close_now
+        ops PATCH $once {"closes_at": "$soon", "close_now": true} => 422 not_possible | not both
+        ops PATCH $later {"closes_at": "$soon"} => 422 not_possible | later
+        ops PATCH $in_two_days {"close_now": true} => 422 not_possible | an earlier last_day
+        ops PATCH $over {"closes_at": "$soon"} => 422 not_possible | new coupon
+        ops PATCH $over {"close_now": true} => 422 not_possible | no drop is open
+        ops PATCH $daily {"closes_at": "$soon"} => 422 not_possible | last_day
+        ops PATCH $daily {"last_day": "$yesterday"} => 422 not_possible | first_day
+        ops PATCH $daily {"opens": "25:00"} => 400 invalid
+        ops PATCH $daily {"closes_at": "2030-01-01T00:00:00"} => 400 invalid
+        ops PATCH $daily {"close_now": "yes"} => 400 invalid"#;
+    let words: [(&str, &dyn Display); 8] = [
+        ("$once", &once),
+        ("$later", &later),
+        ("$over", &over),
+        ("$in_two_days", &daily_later),
+        ("$daily", &daily),
+        ("$past", &in_minutes(-1)),
+        ("$soon", &in_minutes(5)),
+        ("$yesterday", &yesterday),
+    ];
+    api.play(&words, table).await;
     assert_eq!((world.dump().await, revisions().await), (before, known));
 }
 
@@ -223,15 +194,11 @@ async fn new_quantities_and_windows_are_refused_while_a_drop_is_lost() {
              WHERE coupon_id = {id} AND opens_at <= UTC_TIMESTAMP(3)"
         );
         world.sql(&lose).await;
-        for body in [
-            json!({"quantity": 3}),
-            json!({"quantity": 9}),
-            json!({"close_now": true}),
-        ] {
-            let refused = api.patch(id, body.clone()).await;
-            assert_eq!(refused.code(), (503, "unavailable"), "{id} {body}");
-            refused.says("lost a drop");
-        }
+        let table = r#"
+            ops PATCH $id {"quantity": 3} => 503 unavailable | lost a drop
+            ops PATCH $id {"quantity": 9} => 503 unavailable | lost a drop
+            ops PATCH $id {"close_now": true} => 503 unavailable | lost a drop"#;
+        api.play(&[("$id", &id)], table).await;
         let quantity = format!("SELECT quantity, revision FROM {{db}}.coupons WHERE id = {id}");
         assert_eq!(world.sql(&quantity).await, [["5", "1"]]);
         api.patch(id, json!({"paused": true})).await.has_status(200);
@@ -254,33 +221,21 @@ async fn close_now_stops_admission_immediately_and_is_idempotent() {
         (200, &json!("closed")),
         "{closed:?}"
     );
-    let held: u32 = world
-        .ask_redis(&["ZCARD", &world.keys(id, DropId(drop)).users])
-        .await;
+    let users = &world.keys(id, DropId(drop)).users;
+    let held: u32 = world.ask_redis(&["ZCARD", users]).await;
     for late in claims(100).await {
         late.is(410, "closed");
     }
     let [_, _, _, closes, early] = &assert_agree(&world, id).await[0];
     assert_eq!(early, "1");
-    apis[0]
-        .patch(id, json!({"close_now": true}))
-        .await
-        .has_status(200);
-    assert_eq!(
-        &assert_agree(&world, id).await[0][3],
-        closes,
-        "a repeat keeps the closing time"
-    );
-    assert_eq!(
-        world
-            .ask_redis::<u32>(&["ZCARD", &world.keys(id, DropId(drop)).users])
-            .await,
-        held
-    );
-    apis[0]
-        .patch(id, json!({"closes_at": in_minutes(9)}))
-        .await
-        .is(422, "not_possible");
+    let table = r#"
+        ops PATCH $id {"close_now": true} => 200
+        ops PATCH $id {"closes_at": "$soon"} => 422 not_possible"#;
+    let words: [(&str, &dyn Display); 2] = [("$id", &id), ("$soon", &in_minutes(9))];
+    apis[0].play(&words, table).await;
+    let again = &assert_agree(&world, id).await[0][3];
+    assert_eq!(again, closes, "a repeat keeps the closing time");
+    assert_eq!(world.ask_redis::<u32>(&["ZCARD", users]).await, held);
 }
 
 #[tokio::test]
@@ -300,54 +255,35 @@ async fn change_applies_only_to_the_revision_in_if_match() {
     };
     let first = tag(&made);
     assert_eq!(tag(&apis[1].get(&format!("/v1/coupons/{id}")).await), first);
-
-    let both = futures_util::future::join_all(apis.iter().map(async |api| {
-        patch_with(api, id, &[("if-match", &first)], &json!({"quantity": 6})).await
-    }));
-    let both = both.await;
+    let both = apis.iter().map(async |api| {
+        let request = format!("ops PATCH {id} {{\"quantity\": 6}} ; if-match: {first}");
+        api.send(&request).await
+    });
+    let both = futures_util::future::join_all(both).await;
     let (changed, refused): (Vec<&HttpAnswer>, Vec<&HttpAnswer>) =
         both.iter().partition(|answer| answer.status == 200);
-    assert_eq!(
-        (changed.len(), refused[0].code()),
-        (1, (412, "changed_meanwhile")),
-        "{both:?}"
-    );
-
-    let stale = patch_with(
-        &apis[0],
-        id,
-        &[("if-match", &first)],
-        &json!({"paused": true}),
-    )
-    .await;
+    assert_eq!(changed.len(), 1, "{both:?}");
+    refused[0].is(412, "changed_meanwhile");
     let now = tag(changed[0]);
-    stale.is(412, "changed_meanwhile");
-    assert_eq!(format!("\"{}\"", stale.json["revision"]), now);
-    patch_with(&apis[0], id, &[("if-match", "7")], &json!({"paused": true}))
-        .await
-        .is(400, "invalid");
-    // Ask the API that made the change: the other may still show the previous state.
+    // The API that made the change: the other may still show the previous state.
     let changer = both.iter().position(|answer| answer.status == 200).unwrap();
-    assert_eq!(
-        tag(&apis[changer].get(&format!("/v1/coupons/{id}")).await),
-        now,
-        "refused requests change nothing"
-    );
-    let twice = [("if-match", now.as_str()), ("if-match", now.as_str())];
-    patch_with(&apis[0], id, &twice, &json!({"paused": true}))
-        .await
-        .is(400, "invalid");
-    patch_with(&apis[0], id, &[("if-match", &now)], &json!({"name": "Now"}))
-        .await
-        .has_status(200);
-    patch_with(&apis[0], id, &[("if-match", "*")], &json!({"name": "Any"}))
-        .await
-        .has_status(200);
-    patch_with(&apis[0], 4_711, &[("if-match", "*")], &json!({"name": "x"}))
-        .await
-        .is(404, "not_found");
+    let table = r#"
+        ops PATCH $id {"paused": true} ; if-match: $first => 412 changed_meanwhile revision=$now
+        ops PATCH $id {"paused": true} ; if-match: 7 => 400 invalid
+        - GET $id => 200 revision=$now paused=false
+        ops PATCH $id {"paused": true} ; if-match: "$now" ; if-match: "$now" => 400 invalid
+        ops PATCH $id {"name": "Now"} ; if-match: "$now" => 200
+        ops PATCH $id {"name": "Any"} ; if-match: * => 200
+        ops PATCH 4711 {"name": "x"} ; if-match: * => 404 not_found"#;
+    let words: [(&str, &dyn Display); 3] = [
+        ("$id", &id),
+        ("$first", &first),
+        ("$now", &now.trim_matches('"')),
+    ];
+    apis[changer].play(&words, table).await;
 }
 
+/// The corrected request must not be refused as a concurrent change.
 #[tokio::test]
 async fn quantity_below_given_out_is_refused_without_taking_a_revision() {
     let (world, api) = ServeWorld::with_api().await;
@@ -355,26 +291,13 @@ async fn quantity_below_given_out_is_refused_without_taking_a_revision() {
     for user in ["u-1", "u-2", "u-3"] {
         api.claim(id, user).await.has_status(202);
     }
-    let tag = api.get(&format!("/v1/coupons/{id}")).await.headers["etag"]
-        .to_str()
-        .unwrap()
-        .to_owned();
-    let meant_for = [("if-match", tag.as_str())];
     let before = world.dump().await;
-    let refused = patch_with(&api, id, &meant_for, &json!({"quantity": 2})).await;
-    assert_eq!(
-        (refused.code(), &refused.json["given_out"]),
-        ((409, "below_given_out"), &json!(3)),
-        "{refused:?}"
-    );
+    let refused =
+        r#"ops PATCH $id {"quantity": 2} ; if-match: "1" => 409 below_given_out given_out=3"#;
+    api.play(&[("$id", &id)], refused).await;
     assert_eq!(world.dump().await, before);
-    // The corrected request must not be refused as a concurrent change.
-    let corrected = patch_with(&api, id, &meant_for, &json!({"quantity": 4})).await;
-    assert_eq!(
-        (corrected.status, &corrected.json["quantity"]),
-        (200, &json!(4)),
-        "{corrected:?}"
-    );
+    let corrected = r#"ops PATCH $id {"quantity": 4} ; if-match: "1" => 200 quantity=4"#;
+    api.play(&[("$id", &id)], corrected).await;
     assert_agree(&world, id).await;
 }
 
@@ -383,16 +306,18 @@ async fn opening_moves_in_both_stores_until_a_minute_before_it() {
     let (world, api) = ServeWorld::with_api().await;
     let later = in_minutes(60);
     let (id, _) = api.make(coupon(5, 10..=120)).await;
-    let moved = patch_with(&api, id, &[], &json!({"opens_at": later})).await;
-    assert_eq!(moved.status, 200, "{moved:?}");
+    api.patch(id, json!({"opens_at": later}))
+        .await
+        .has_status(200);
     let [[_, _, opens, ..]] = assert_agree(&world, id).await.try_into().unwrap();
     let expected = later.parse::<chrono::DateTime<Utc>>().unwrap();
     assert_eq!(opens, expected.timestamp_millis().to_string());
-    let early = api.claim(id, "u-1").await;
-    early.is(409, "not_open");
-    let soon = patch_with(&api, id, &[], &json!({"opens_at": in_minutes(1)})).await;
-    assert_eq!(soon.status, 200, "{soon:?}");
-    let late = patch_with(&api, id, &[], &json!({"opens_at": later})).await;
-    late.is(422, "not_possible");
+    let table = r#"
+        u-1 claims $id => 409 not_open
+        ops PATCH $id {"opens_at": "$soon"} => 200
+        ops PATCH $id {"opens_at": "$later"} => 422 not_possible"#;
+    let soon = in_minutes(1);
+    let words: [(&str, &dyn Display); 3] = [("$id", &id), ("$soon", &soon), ("$later", &later)];
+    api.play(&words, table).await;
     assert_agree(&world, id).await;
 }

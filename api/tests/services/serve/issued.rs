@@ -1,5 +1,7 @@
 //! The list of issued coupons.
 
+use std::fmt::Display;
+
 use chrono::NaiveDate;
 use firstcome_shared::domain::DropId;
 use reqwest::Method;
@@ -134,38 +136,23 @@ async fn invalid_and_unauthorized_requests_are_refused_and_csv_escapes_formulas(
     let (id, drop) = api.make(open(5)).await;
     let (_, foreign) = api.make(open(5)).await;
     world.issue(id, DropId(drop), 1, "=1+2|cmd").await;
-    let path = format!("/v1/coupons/{id}/issued");
-    for (query, expected) in [
-        ("?limit=0", (400, "invalid")),
-        ("?limit=10001", (400, "invalid")),
-        ("?after_slot=-1", (400, "invalid")),
-        ("?slot=1", (400, "invalid")),
-        (&format!("?drop_id={foreign}"), (404, "not_found")),
-    ] {
-        for accept in ["application/json", "text/csv"] {
-            assert_eq!(
-                ask(&api, &format!("{path}{query}"), accept).await.code(),
-                expected,
-                "{query}"
-            );
-        }
+    for accept in ["application/json", "text/csv"] {
+        let table = "
+            ops GET $id/issued?limit=0 ; accept: $accept => 400 invalid
+            ops GET $id/issued?limit=10001 ; accept: $accept => 400 invalid
+            ops GET $id/issued?after_slot=-1 ; accept: $accept => 400 invalid
+            ops GET $id/issued?slot=1 ; accept: $accept => 400 invalid
+            ops GET $id/issued?drop_id=$foreign ; accept: $accept => 404 not_found
+            ops GET 4711/issued ; accept: $accept => 404 not_found
+            - GET $id/issued ; accept: $accept => 401 unauthorized";
+        let words: [(&str, &dyn Display); 3] =
+            [("$id", &id), ("$foreign", &foreign), ("$accept", &accept)];
+        api.play(&words, table).await;
     }
-    ask(&api, "/v1/coupons/4711/issued", "*/*")
-        .await
-        .is(404, "not_found");
-    api.get(&path).await.is(401, "unauthorized");
-    assert_eq!(
-        ask(&api, &path, "*/*").await.json["issued"][0]["user_id"],
-        "=1+2|cmd"
-    );
-    let csv = ask(&api, &path, "text/csv").await;
-    assert!(
-        csv.json
-            .as_str()
-            .unwrap()
-            .contains(&format!("{drop},1,'=1+2|cmd,CODE-1,")),
-        "{csv:?}"
-    );
+    let table = "
+        ops GET $id/issued => 200 issued.0.user_id==1+2|cmd
+        ops GET $id/issued ; accept: text/csv => 200 | $drop,1,'=1+2|cmd,CODE-1,";
+    api.play(&[("$id", &id), ("$drop", &drop)], table).await;
 }
 
 #[tokio::test]
@@ -178,8 +165,8 @@ async fn csv_interrupted_by_mysql_breaks_the_connection() {
         .with("database-timeout-ms", 20_000)
         .api()
         .await;
-    let (id, drop) = api.make(open(100_000)).await;
-    fill(&world, id, DropId(drop), 100_000).await;
+    let (id, drop) = api.make(open(30_000)).await;
+    fill(&world, id, DropId(drop), 30_000).await;
     let url = format!("{}/v1/coupons/{id}/issued", api.base);
     let request = api
         .client

@@ -15,6 +15,7 @@ mod people;
 mod promises;
 mod sold_out;
 mod stores_away;
+mod table;
 mod uses;
 mod who;
 mod world;

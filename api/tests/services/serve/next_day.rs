@@ -1,16 +1,16 @@
 //! Coupons once per drop, around the opening of the next drop.
 
+use std::fmt::Display;
 use std::time::Duration;
 
 use chrono::{DateTime, TimeDelta, Utc};
 use firstcome_shared::domain::DropId;
 use firstcome_stack::{Clocks, FaultProxy, ProxyFault, RedisOptions, RedisServer};
-use reqwest::Method;
 use serde_json::json;
 
 use super::promises::{move_window, two_days};
 use super::stores_away::behind_redis;
-use super::world::{HttpAnswer, InProcessApi, ServeWorld, until};
+use super::world::{InProcessApi, ServeWorld, until};
 
 const HOUR: i64 = 3_600_000;
 
@@ -31,12 +31,6 @@ async fn near_and_far(world: &ServeWorld) -> (InProcessApi, InProcessApi, FaultP
         far.with("store-timeout-ms", 10_000).api().await,
         redis,
     )
-}
-
-async fn give_back(api: &InProcessApi, user: &str, coupon: i64, query: &str) -> HttpAnswer {
-    let path = format!("/v1/coupons/{coupon}/claims/me{query}");
-    api.ask(Method::DELETE, &path, &[("x-user-id", user)], "")
-        .await
 }
 
 /// Waits until both APIs know when the second drop opens, and then until it opens.
@@ -80,7 +74,8 @@ async fn slow_api_applies_requests_to_the_drop_that_has_just_opened() {
             ])
             .await;
     }
-    give_back(&near, "gave-back", id, "").await.has_status(200);
+    let return_one = "gave-back returns $id => 200";
+    near.play(&[("$id", &id)], return_one).await;
     redis.set(ProxyFault::Delay(SLOW)).await.unwrap();
     move_window(&world, id, DropId(first), [-HOUR, OPENS_IN]).await;
     move_window(&world, id, DropId(second), [OPENS_IN, HOUR]).await;
@@ -88,11 +83,12 @@ async fn slow_api_applies_requests_to_the_drop_that_has_just_opened() {
     for user in ["shown", "leaves"] {
         assert_eq!(near.claim(id, user).await.json["drop_id"], second);
     }
+    let leaves = format!("leaves returns {id}");
     let (winner, gave_back, shown, leaves) = tokio::join!(
         far.claim(id, "winner"),
         far.claim(id, "gave-back"),
         far.mine(id, "shown"),
-        give_back(&far, "leaves", id, ""),
+        far.send(&leaves),
     );
     let heard = [winner, gave_back, shown, leaves]
         .map(|one| (one.json["status"].clone(), one.json["drop_id"].clone()));
@@ -105,18 +101,18 @@ async fn slow_api_applies_requests_to_the_drop_that_has_just_opened() {
 async fn repeated_return_with_drop_id_keeps_the_coupon_of_the_next_day() {
     let (world, api) = ServeWorld::with_api().await;
     let (id, first, second) = two_days(&world, &api, "drop").await;
-    let of_first = format!("?drop_id={first}");
-    let of_second = format!("?drop_id={second}");
-    assert_eq!(api.claim(id, USER).await.json["drop_id"], first);
-    give_back(&api, USER, id, &of_second)
-        .await
-        .is(404, "not_found"); // no claim of that drop
-    let given_back = give_back(&api, USER, id, &of_first).await;
-    assert_eq!(
-        given_back.json,
-        json!({"status": "revoked", "drop_id": first, "slot": 1})
-    );
-
+    let words: [(&str, &dyn Display); 4] = [
+        ("$user", &USER),
+        ("$id", &id),
+        ("$first", &first),
+        ("$second", &second),
+    ];
+    // There is no claim of the other drop.
+    let table = "
+        $user claims $id => 202 accepted drop_id=$first
+        $user returns $id?drop_id=$second => 404 not_found
+        $user returns $id?drop_id=$first => 200 revoked drop_id=$first slot=1";
+    api.play(&words, table).await;
     move_window(&world, id, DropId(first), [-2 * HOUR, -HOUR]).await;
     move_window(&world, id, DropId(second), [-HOUR / 2, HOUR]).await;
     let path = format!("/v1/coupons/{id}");
@@ -124,69 +120,15 @@ async fn repeated_return_with_drop_id_keeps_the_coupon_of_the_next_day() {
         api.get(&path).await.json["current_drop"]["id"] == second
     })
     .await;
-    let next = api.claim(id, USER).await;
-    assert_eq!(
-        (next.code(), &next.json["drop_id"]),
-        ((202, "accepted"), &json!(second))
-    );
-    assert_eq!(
-        give_back(&api, USER, id, &of_first).await.json,
-        given_back.json,
-        "a repeat gives the same answer"
-    );
-    api.mine(id, USER).await.is(200, "accepted"); // still held
-    for (wrong, answer) in [
-        ("?drop_id=4711", (404, "not_found")),
-        ("?drop_id=x", (400, "invalid")),
-    ] {
-        assert_eq!(
-            give_back(&api, USER, id, wrong).await.code(),
-            answer,
-            "{wrong}"
-        );
-    }
-    assert_eq!(
-        give_back(&api, USER, id, "").await.json["drop_id"],
-        second,
-        "the claim of the current drop"
-    );
-}
-
-/// Sets a drop's window in Redis alone, in milliseconds from now. This simulates a change that the
-/// API's catalogue does not have yet.
-async fn move_in_redis(world: &ServeWorld, id: i64, drop: DropId, window: [i64; 2]) {
-    let now = Utc::now().timestamp_millis();
-    let [opens, closes] = window.map(|ms| (now + ms).to_string());
-    let meta = world.keys(id, drop).meta;
-    let set = [
-        "HSET",
-        &meta,
-        "opens_at_ms",
-        &opens,
-        "closes_at_ms",
-        &closes,
-    ];
-    world.ask_redis::<()>(&set).await;
-}
-
-/// According to the catalogue the first drop has just closed; according to Redis it is open.
-#[tokio::test]
-async fn claim_goes_to_the_drop_that_is_open_in_redis() {
-    let (world, api) = ServeWorld::with_api().await;
-    let (id, first, second) = two_days(&world, &api, "drop").await;
-    move_window(&world, id, DropId(second), [-2_000, HOUR]).await;
-    move_window(&world, id, DropId(first), [-HOUR, -2_000]).await;
-    until("it knows the windows", async || {
-        api.get(&format!("/v1/coupons/{id}")).await.json["current_drop"]["id"] == second
-    })
-    .await;
-    move_in_redis(&world, id, DropId(first), [-HOUR, HOUR]).await;
-    move_in_redis(&world, id, DropId(second), [HOUR, 2 * HOUR]).await;
-    assert_eq!(api.claim(id, "u-1").await.json["drop_id"], first);
-    let held: u64 = world
-        .ask_redis(&["ZCARD", &world.keys(id, DropId(second)).users])
-        .await;
-    assert_eq!(held, 0);
+    // A repeat gives the same answer. Without a drop, the claim of the current one is returned.
+    let table = "
+        $user claims $id => 202 accepted drop_id=$second
+        $user returns $id?drop_id=$first => 200 revoked drop_id=$first slot=1
+        $user looks $id => 200 accepted
+        $user returns $id?drop_id=4711 => 404 not_found
+        $user returns $id?drop_id=x => 400 invalid
+        $user returns $id => 200 revoked drop_id=$second";
+    api.play(&words, table).await;
 }
 
 /// By MySQL's clock, the next drop opened an hour ago; by Redis's clock, it opens in an hour.

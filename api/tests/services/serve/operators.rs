@@ -1,30 +1,24 @@
 //! Creating and changing coupons.
 
+use std::fmt::Display;
+
 use chrono::{TimeDelta, Utc};
 use firstcome_shared::domain::DropId;
 use firstcome_stack::ProxyFault;
 use reqwest::Method;
-use serde_json::{Value, json};
+use serde_json::json;
 
 use super::world::{HttpAnswer, InProcessApi, OPS_TOKEN, ServeWorld, open, stack, until, with};
 
 #[tokio::test]
 async fn created_coupon_is_shown_and_listed() {
     let (_, api) = ServeWorld::with_api().await;
-    let made = api
-        .ops(
-            Method::POST,
-            "/v1/coupons",
-            &with(open(7), "name", "  Winter · 겨울 "),
-        )
-        .await;
-    assert_eq!(made.status, 201);
+    let body = with(open(7), "name", "  Winter · 겨울 ");
+    let table = "ops POST /v1/coupons $body => 201 current_drop.remaining=7 current_drop.state=open next_drop=null";
+    let made = api.play(&[("$body", &body)], table).await;
     let location = made.headers["location"].to_str().unwrap().to_owned();
     assert_eq!(location, format!("/v1/coupons/{}", made.json["id"]));
     assert_eq!(made.json["name"], "Winter · 겨울");
-    assert_eq!(made.json["current_drop"]["remaining"], 7);
-    assert_eq!(made.json["current_drop"]["state"], "open");
-    assert_eq!(made.json["next_drop"], Value::Null);
     assert_eq!(api.get(&location).await.json, made.json);
     assert_eq!(api.get("/v1/coupons").await.json, json!([made.json]));
 }
@@ -33,37 +27,18 @@ async fn created_coupon_is_shown_and_listed() {
 async fn invalid_body_is_refused_and_the_field_named() {
     let (world, api) = ServeWorld::with_api().await;
     let before = world.dump().await;
-    let daily = |first: &str, last: &str| json!({"type": "daily", "time_zone": "Asia/Seoul", "opens": "15:00", "closes": "18:00", "first_day": first, "last_day": last});
-    let once =
-        |opens: &str, closes: &str| json!({"type": "once", "opens_at": opens, "closes_at": closes});
-    let at = |schedule: Value| with(open(1), "schedule", schedule);
-    let cases = [
-        (with(open(1), "quantity", 0), "quantity"),
-        (with(open(1), "name", " "), "name"),
-        (with(open(1), "once_per", "week"), "once_per"),
-        (with(open(1), "waiting_list", 1_000_001), "waiting_list"),
-        (with(open(1), "quantum", 5), "quantum"),
-        (at(json!({"type": "weekly"})), "schedule"),
-        (
-            at(once("2026-01-01T00:00:00Z", "2026-01-02T00:00:00Z")),
-            "closes_at is over",
-        ),
-        (
-            at(once("2026-01-01T00:00:00", "2030-01-02T00:00:00Z")),
-            "no time zone",
-        ),
-        (
-            at(once("2026-12-31T23:59:60Z", "2030-01-02T00:00:00Z")),
-            "is not an instant",
-        ),
-        (at(daily("2020-12-02", "2020-12-03")), "last_day"),
-        (json!({}), "name"),
+    let once = json!({"type": "once", "opens_at": "2026-01-01T00:00:00"});
+    let table = "
+        ops POST /v1/coupons $none => 400 invalid | quantity
+        ops POST /v1/coupons $unknown => 400 invalid | quantum
+        ops POST /v1/coupons $local => 400 invalid | no time zone
+        ops POST /v1/coupons {} => 400 invalid | name";
+    let words: [(&str, &dyn Display); 3] = [
+        ("$none", &with(open(1), "quantity", 0)),
+        ("$unknown", &with(open(1), "quantum", 5)),
+        ("$local", &with(open(1), "schedule", once)),
     ];
-    for (body, field) in cases {
-        let refused = api.ops(Method::POST, "/v1/coupons", &body).await;
-        assert_eq!(refused.code(), (400, "invalid"), "{body}");
-        refused.says(field);
-    }
+    api.play(&words, table).await;
     assert_eq!(
         world.sql("SELECT COUNT(*) FROM {db}.coupons").await,
         [["0"]]
@@ -71,18 +46,15 @@ async fn invalid_body_is_refused_and_the_field_named() {
     assert_eq!(world.dump().await, before);
 }
 
-async fn in_stores(world: &ServeWorld, id: i64, drop: DropId) -> (String, String, String) {
+/// Asserts the quantity of a coupon, and of a drop in both stores.
+async fn has(world: &ServeWorld, id: i64, drop: i64, quantity: &str) {
     let rows = world.sql(&format!("SELECT c.quantity, d.quantity FROM {{db}}.coupons c JOIN {{db}}.drops d ON d.coupon_id = c.id WHERE c.id = {id} AND d.id = {drop}")).await;
-    let meta = world.keys(id, drop).meta;
-    (
-        rows[0][0].clone(),
-        rows[0][1].clone(),
-        world.ask_redis(&["HGET", &meta, "quantity"]).await,
-    )
-}
-
-fn all(quantity: &str) -> (String, String, String) {
-    (quantity.into(), quantity.into(), quantity.into())
+    let meta = world.keys(id, DropId(drop)).meta;
+    let of_redis: String = world.ask_redis(&["HGET", &meta, "quantity"]).await;
+    assert_eq!(
+        (rows, &*of_redis),
+        (vec![vec![quantity.to_owned(); 2]], quantity)
+    );
 }
 
 /// Redis may lack holders that only dead letters or messages name.
@@ -106,7 +78,7 @@ async fn lower_quantity_is_refused_while_redis_is_not_verified() {
             (503, "unavailable"),
             "{wrong:?}"
         );
-        assert_eq!(in_stores(&world, id, DropId(drop)).await, all("4"));
+        has(&world, id, drop, "4").await;
     }
     api.patch(id, json!({"quantity": 5})).await.has_status(200); // a higher quantity is safe
 
@@ -119,7 +91,7 @@ async fn lower_quantity_is_refused_while_redis_is_not_verified() {
     api.patch(id, json!({"quantity": 2}))
         .await
         .is(503, "unavailable"); // Redis has an older era
-    assert_eq!(in_stores(&world, id, DropId(drop)).await, all("5"));
+    has(&world, id, drop, "5").await;
 }
 
 #[tokio::test]
@@ -146,14 +118,10 @@ async fn change_applies_to_all_open_and_future_drops_or_to_none() {
         api.patch(id, json!({"quantity": 2})).await.json["given_out"],
         3
     );
-    assert_eq!(
-        in_stores(&world, id, DropId(tomorrow)).await,
-        all("5"),
-        "no drop was changed"
-    );
+    has(&world, id, tomorrow, "5").await; // no drop was changed
     api.patch(id, json!({"quantity": 3})).await.has_status(200);
-    assert_eq!(in_stores(&world, id, DropId(today)).await, all("3"));
-    assert_eq!(in_stores(&world, id, DropId(tomorrow)).await, all("3"));
+    has(&world, id, today, "3").await;
+    has(&world, id, tomorrow, "3").await;
 }
 
 #[tokio::test]
@@ -166,7 +134,7 @@ async fn quantity_below_rows_that_redis_lacks_is_refused() {
         .is(409, "below_given_out");
     // Redis is stricter until the next pass, or until the coupon is changed again.
     api.patch(id, json!({"quantity": 5})).await.has_status(200);
-    assert_eq!(in_stores(&world, id, DropId(drop)).await, all("5"));
+    has(&world, id, drop, "5").await;
 }
 
 #[tokio::test]
@@ -192,16 +160,13 @@ async fn list_of_coupons_has_pages() {
     let next = format!("?limit=3&after={}", all[2]);
     assert_eq!(link.unwrap(), format!("</v1/coupons{next}>; rel=\"next\""));
     assert_eq!(ids(&next).await, (vec![all[3]], None));
-    for bad in [
-        "?limit=0",
-        "?limit=1001",
-        "?limit=x",
-        "?after=x",
-        "?sort=name",
-    ] {
-        let refused = api.get(&format!("/v1/coupons{bad}")).await;
-        assert_eq!(refused.code(), (400, "invalid"), "{bad}");
-    }
+    let table = "
+        - GET /v1/coupons?limit=0 => 400 invalid
+        - GET /v1/coupons?limit=1001 => 400 invalid
+        - GET /v1/coupons?limit=x => 400 invalid
+        - GET /v1/coupons?after=x => 400 invalid
+        - GET /v1/coupons?sort=name => 400 invalid";
+    api.play(&[], table).await;
 }
 
 async fn make_with(api: &InProcessApi, key: &str, body: &str) -> HttpAnswer {
@@ -214,36 +179,34 @@ async fn make_with(api: &InProcessApi, key: &str, body: &str) -> HttpAnswer {
 async fn repeat_with_idempotency_key_creates_no_second_coupon() {
     let world = ServeWorld::new().await;
     let apis = [world.api().await, world.api().await];
-    let count = async || world.sql("SELECT COUNT(*) FROM {db}.coupons").await[0][0].clone();
     let body = open(7).to_string();
-    let made =
-        futures_util::future::join_all((0..10).map(|n| make_with(&apis[n % 2], "k-1", &body)))
-            .await;
+    let made = (0..10).map(|n| make_with(&apis[n % 2], "k-1", &body));
+    let made = futures_util::future::join_all(made).await;
+    let id = &made[0].json["id"];
     for one in &made {
-        assert_eq!(
-            (one.status, &one.headers["location"]),
-            (201, &made[0].headers["location"]),
-            "{one:?}"
-        );
-        assert_eq!(
-            (&one.json["id"], &one.json["quantity"]),
-            (&made[0].json["id"], &json!(7))
-        );
+        assert_eq!((one.status, &one.json["id"]), (201, id), "{one:?}");
+        let is_same = one.headers["location"] == made[0].headers["location"];
+        assert!(is_same && one.json["quantity"] == 7, "{one:?}");
     }
-    let same =
-        serde_json::to_string_pretty(&serde_json::from_str::<Value>(&body).unwrap()).unwrap();
-    assert_eq!(make_with(&apis[0], "k-1", &same).await.json, made[0].json);
-    let other = make_with(&apis[1], "k-1", &open(8).to_string()).await;
-    other.is(422, "idempotency_key_used");
-    for bad in ["", &"x".repeat(256)] {
-        let refused = make_with(&apis[0], bad, &body).await;
-        assert_eq!(refused.code(), (400, "invalid"), "{bad:?}");
-    }
-    make_with(&apis[0], "k-2", "{}").await.is(400, "invalid");
-    assert_eq!(count().await, "1");
-    // A refused request does not use up its key.
-    make_with(&apis[0], "k-2", &body).await.has_status(201);
-    assert_eq!(count().await, "2");
+    // The same JSON in another form is the same request. A refused one does not use up its key.
+    let (form, other) = (body.replacen(':', " :  ", 1), open(8).to_string());
+    let table = "
+        ops POST /v1/coupons $form ; idempotency-key: k-1 => 201 id=$id
+        ops POST /v1/coupons $other ; idempotency-key: k-1 => 422 idempotency_key_used
+        ops POST /v1/coupons $body ; idempotency-key: $long => 400 invalid
+        ops POST /v1/coupons {} ; idempotency-key: k-2 => 400 invalid
+        ops POST /v1/coupons $body ; idempotency-key: k-2 => 201";
+    let words: [(&str, &dyn Display); 5] = [
+        ("$form", &form),
+        ("$other", &other),
+        ("$long", &"x".repeat(256)),
+        ("$body", &body),
+        ("$id", id),
+    ];
+    apis[0].play(&words, table).await;
+    make_with(&apis[0], "", &body).await.is(400, "invalid");
+    let coupons = world.sql("SELECT COUNT(*) FROM {db}.coupons");
+    assert_eq!(coupons.await, [["2"]]);
     // A repeat may come when the window has passed.
     let closes = Utc::now() + TimeDelta::seconds(2);
     let mut short = open(7);

@@ -2,20 +2,19 @@
 //! answers a crowd from memory for a moment.
 
 use firstcome_shared::domain::DropId;
-use firstcome_stack::{RedisOptions, RedisServer};
 use futures_util::future::join_all;
-use reqwest::Method;
-use serde_json::{Value, json};
+use serde_json::Value;
 
 use super::world::{HttpAnswer, InProcessApi, ServeWorld, open, until};
 
 /// Creates a coupon from `body`, sells out its two slots, and returns its id and drop id.
 async fn sold_out(api: &InProcessApi, body: Value) -> (i64, i64) {
     let (id, drop) = api.make(body).await;
-    for user in ["u-1", "u-2"] {
-        api.claim(id, user).await.is(202, "accepted");
-    }
-    api.claim(id, "late").await.is(409, "sold_out");
+    let table = "
+        u-1 claims $id => 202 accepted
+        u-2 claims $id => 202 accepted
+        late claims $id => 409 sold_out";
+    api.play(&[("$id", &id)], table).await;
     (id, drop)
 }
 
@@ -29,55 +28,29 @@ async fn claims_at_other_processes_see_a_change_immediately() {
     let api = world.api().await;
     let other = world.api().await;
     let (id, drop) = sold_out(&api, open(2)).await;
-    other
-        .patch(id, json!({"paused": true}))
-        .await
-        .has_status(200);
-    api.claim(id, "u-3").await.is(409, "paused");
-    api.claim(id, "u-1").await.is(200, "already_claimed");
-    other
-        .patch(id, json!({"paused": false}))
-        .await
-        .has_status(200);
-    api.claim(id, "u-3").await.is(409, "sold_out");
-
-    other
-        .patch(id, json!({"quantity": 3}))
-        .await
-        .has_status(200);
-    assert_eq!(api.claim(id, "u-3").await.json["slot"], 3);
-    api.claim(id, "u-4").await.is(409, "sold_out");
-
+    for (change, seen) in [
+        (
+            r#"ops PATCH $id {"paused": true} => 200"#,
+            "u-3 claims $id => 409 paused
+            u-1 claims $id => 200 already_claimed",
+        ),
+        (
+            r#"ops PATCH $id {"paused": false} => 200"#,
+            "u-3 claims $id => 409 sold_out",
+        ),
+        (
+            r#"ops PATCH $id {"quantity": 3} => 200"#,
+            "u-3 claims $id => 202 accepted slot=3
+            u-4 claims $id => 409 sold_out",
+        ),
+    ] {
+        other.play(&[("$id", &id)], change).await;
+        api.play(&[("$id", &id)], seen).await;
+    }
     let meta = world.keys(id, DropId(drop)).meta;
     set(&world, &["HSET", &meta, "closes_at_ms", "1"]).await;
     api.claim(id, "u-4").await.is(410, "closed");
     api.claim(id, "u-3").await.is(200, "already_claimed");
-}
-
-#[tokio::test]
-async fn sold_out_is_never_answered_with_a_closed_gate_or_without_redis() {
-    let redis = RedisServer::start(RedisOptions::default()).await.unwrap();
-    let world = ServeWorld::closed().await.on_redis(&redis.url());
-    world.open_gate().await;
-    let api = world.with("store-timeout-ms", 1_500).api().await;
-    let (id, drop) = sold_out(&api, open(2)).await;
-    set(&world, &["SCRIPT", "FLUSH"]).await;
-    api.claim(id, "u-3").await.is(409, "sold_out");
-    set(&world, &["DEL", &world.keys(id, DropId(drop)).gate]).await;
-    api.claim(id, "u-3").await.is(503, "unavailable");
-    world.open_gate().await;
-    api.claim(id, "u-3").await.is(409, "sold_out");
-
-    redis.freeze().await.unwrap();
-    api.claim(id, "u-3").await.is(503, "unavailable");
-    redis.thaw().await.unwrap();
-    until("Redis answers again", async || {
-        api.claim(id, "u-3").await.code() == (409, "sold_out")
-    })
-    .await;
-
-    set(&world, &["FLUSHALL"]).await;
-    api.claim(id, "u-3").await.is(503, "unavailable");
 }
 
 /// Claims for many users at once. Returns how many got `sold_out`.
@@ -109,9 +82,8 @@ async fn crowd_is_answered_from_memory_but_a_holder_never_is() {
     for user in ["u-1", "u-2"] {
         api.claim(id, user).await.is(200, "already_claimed");
     }
-    let give_back = format!("/v1/coupons/{id}/claims/me");
-    let given_back = other.ask(Method::DELETE, &give_back, &[("x-user-id", "u-1")], "");
-    given_back.await.has_status(200);
+    let return_one = "u-1 returns $id => 200 revoked";
+    other.play(&[("$id", &id)], return_one).await;
     // The crowd keeps claiming, and one of its users gets the slot as soon as the lease ends.
     until("the slot is given again", async || {
         crowd(&api, id).await == 199

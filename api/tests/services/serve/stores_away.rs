@@ -1,12 +1,12 @@
 //! Stores that are down, slow, or silent.
 
 use std::collections::BTreeMap;
+use std::fmt::Display;
 use std::time::Duration;
 
 use firstcome_shared::domain::DropId;
 use firstcome_shared::redis::copy::StoredCopy;
 use firstcome_stack::{FaultProxy, KafkaServer, ProxyFault};
-use reqwest::Method;
 use serde_json::{Value, json};
 
 use super::world::{ServeWorld, open, stack, until};
@@ -37,45 +37,19 @@ async fn claims_continue_without_mysql_and_unknown_users_get_503() {
     let (proxied, mysql) = behind_mysql(&world).await;
     let api = proxied.api().await;
     let (id, drop) = api.make(open(5)).await;
-    for fault in [ProxyFault::Cut, ProxyFault::BlackHole] {
+    let words: [(&str, &dyn Display); 3] = [("$id", &id), ("$drop", &drop), ("$body", &open(1))];
+    for (fault, user) in [(ProxyFault::Cut, "u-1"), (ProxyFault::BlackHole, "u-2")] {
         mysql.set(fault).await.unwrap();
-        let user = format!("u-{fault:?}").replace(|c: char| !c.is_alphanumeric(), "-");
-        assert_eq!(
-            api.claim(id, &user).await.code(),
-            (202, "accepted"),
-            "{fault:?}"
-        );
-        assert_eq!(
-            api.mine(id, &user).await.json["status"],
-            "accepted",
-            "{fault:?}"
-        );
-        assert_eq!(
-            api.mine(id, "u-nobody").await.code(),
-            (503, "unavailable"),
-            "{fault:?}"
-        );
-        assert_eq!(
-            api.claim(4_711, &user).await.code(),
-            (503, "unavailable"),
-            "{fault:?}"
-        );
-        assert_eq!(
-            api.get(&format!("/v1/coupons/{id}")).await.json["current_drop"]["state"],
-            "open",
-            "{fault:?}"
-        );
-        assert_eq!(api.get("/readyz").await.status, 200, "{fault:?}");
-        assert_eq!(
-            api.ops(Method::POST, "/v1/coupons", &open(1)).await.code(),
-            (503, "unavailable"),
-            "{fault:?}"
-        );
-        assert_eq!(
-            api.patch(id, json!({"quantity": 9})).await.code(),
-            (503, "unavailable"),
-            "{fault:?}"
-        );
+        let table = r#"
+            $user claims $id => 202 accepted
+            $user looks $id => 200 accepted
+            u-nobody looks $id => 503 unavailable
+            $user claims 4711 => 503 unavailable
+            - GET $id => 200 current_drop.state=open
+            - GET /readyz => 200
+            ops POST /v1/coupons $body => 503 unavailable
+            ops PATCH $id {"quantity": 9} => 503 unavailable"#;
+        api.play(&words, &table.replace("$user", user)).await;
     }
     mysql.set(ProxyFault::Pass).await.unwrap();
     until("unknown coupons get 404 again", async || {
@@ -86,43 +60,9 @@ async fn claims_continue_without_mysql_and_unknown_users_get_503() {
         api.patch(id, json!({"quantity": 9})).await.status == 200
     })
     .await;
-    assert_eq!(
-        api.get(&format!("/v1/coupons/{id}")).await.json["current_drop"]["id"],
-        drop
-    );
-    assert_eq!(world.messages().await, 2);
-}
-
-#[tokio::test]
-async fn claims_queued_behind_an_unanswered_call_are_refused() {
-    let world = ServeWorld::new().await;
-    let (proxied, redis) = behind_redis(&world).await;
-    let api = proxied
-        .with("store-timeout-ms", 4_000)
-        .with("request-timeout-ms", 12_000)
-        .api()
+    api.play(&words, "- GET $id => 200 current_drop.id=$drop")
         .await;
-    let (id, _) = api.make(open(1)).await;
-    redis.set(ProxyFault::BlackHole).await.unwrap();
-    let crowd = (0..300).map(async |n| api.claim(id, &format!("u-{n}")).await);
-    let mut sent = 0;
-    for answer in futures_util::future::join_all(crowd).await {
-        answer.is(503, "unavailable");
-        let detail = answer.json["detail"].as_str().unwrap();
-        if detail.contains("is not known yet") {
-            sent += 1;
-        } else {
-            answer.says("wait for Redis");
-        }
-    }
-    // A call has at most 128 claims. All others wait while it is unanswered, and are refused with
-    // it instead of waiting for a second timeout.
-    assert!((1..200).contains(&sent), "{sent}");
-    redis.set(ProxyFault::Pass).await.unwrap();
-    until("claims work again", async || {
-        api.claim(id, "u-0").await.status != 503
-    })
-    .await;
+    assert_eq!(world.messages().await, 2);
 }
 
 #[tokio::test]
@@ -135,32 +75,24 @@ async fn without_redis_claims_and_uncertain_reads_get_503() {
     let before = world.dump().await;
     redis.set(ProxyFault::Cut).await.unwrap();
 
-    let refused = api.claim(id, "u-1").await;
-    refused.is(503, "unavailable");
-    assert!(refused.headers.contains_key("retry-after"));
-    api.get("/readyz").await.has_status(503);
-    assert_eq!(api.mine(id, "u-5").await.json["status"], "issued");
-    api.mine(id, "u-1").await.is(503, "unavailable");
+    let table = "
+        u-1 claims $id => 503 unavailable
+        - GET /readyz => 503
+        u-5 looks $id => 200 status=issued
+        u-1 looks $id => 503 unavailable";
+    api.play(&[("$id", &id)], table).await;
     until("the cached coupons are too old", async || {
         api.get(&format!("/v1/coupons/{id}")).await.json["current_drop"]["remaining"] == Value::Null
     })
     .await;
-    let made = api.ops(Method::POST, "/v1/coupons", &open(1)).await;
-    assert_eq!(
-        made.status, 201,
-        "the coupon exists, and the reconciler loads it"
-    );
-    api.patch(id, json!({"quantity": 5})).await.has_status(503);
-    api.patch(id, json!({"quantity": 4, "name": "x"}))
-        .await
-        .is(503, "unavailable");
-    let row = world
-        .sql(&format!(
-            "SELECT quantity, name FROM {{db}}.coupons WHERE id = {id}"
-        ))
-        .await;
-    assert_eq!(row, [["5", "Winter coupon"]]);
-
+    // The coupon exists, and the reconciler loads it.
+    let table = r#"
+        ops PATCH $id {"quantity": 5} => 503
+        ops PATCH $id {"quantity": 4, "name": "x"} => 503 unavailable
+        ops POST /v1/coupons $body => 201"#;
+    let made = api.play(&[("$id", &id), ("$body", &open(1))], table).await;
+    let row = format!("SELECT quantity, name FROM {{db}}.coupons WHERE id = {id}");
+    assert_eq!(world.sql(&row).await, [["5", "Winter coupon"]]);
     redis.set(ProxyFault::Pass).await.unwrap();
     assert_eq!(world.dump().await, before);
     until("claims work again", async || {
@@ -319,27 +251,22 @@ async fn api_that_starts_without_mysql_serves_claims_from_the_copy_in_redis() {
     mysql.set(ProxyFault::Cut).await.unwrap();
 
     let api = proxied.with("catalogue-refresh-ms", 50).api().await;
-    api.claim(id, "u-1").await.is(202, "accepted");
-    api.claim(id, "u-1").await.is(200, "already_claimed");
-    assert_eq!(api.mine(id, "u-1").await.json["status"], "accepted");
-    let ready = api.get("/readyz").await;
-    assert_eq!(ready.status, 200);
-    assert!(
-        ready.json.to_string().contains("copy in Redis"),
-        "{ready:?}"
-    );
     // The copy alone proves neither that a coupon is missing nor that it is over.
-    api.claim(4_711, "u-1").await.is(503, "unavailable");
-    api.claim(over, "u-1").await.is(503, "unavailable");
-
+    let table = "
+        u-1 claims $id => 202 accepted
+        u-1 claims $id => 200 already_claimed
+        u-1 looks $id => 200 accepted
+        - GET /readyz => 200 | copy in Redis
+        u-1 claims 4711 => 503 unavailable
+        u-1 claims $over => 503 unavailable";
+    api.play(&[("$id", &id), ("$over", &over)], table).await;
     mysql.set(ProxyFault::Pass).await.unwrap();
     until("coupons are read from MySQL", async || {
         api.claim(over, "u-1").await.code() == (410, "closed")
     })
     .await;
-    api.claim(4_711, "u-1").await.has_status(404);
-    assert_eq!(
-        api.get(&format!("/v1/coupons/{id}")).await.json["current_drop"]["id"],
-        drop
-    );
+    let table = "
+        u-1 claims 4711 => 404
+        - GET $id => 200 current_drop.id=$drop";
+    api.play(&[("$id", &id), ("$drop", &drop)], table).await;
 }

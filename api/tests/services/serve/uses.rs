@@ -1,6 +1,7 @@
 //! Shops use codes and undo these uses.
 
 use std::collections::BTreeSet;
+use std::fmt::Display;
 
 use chrono::{DateTime, Utc};
 use diesel::sql_query;
@@ -9,41 +10,9 @@ use firstcome_shared::domain::DropId;
 use firstcome_shared::mysql::codes::code_with_secret;
 use rand::rngs::StdRng;
 use rand::{RngExt as _, SeedableRng as _};
-use reqwest::Method;
-use serde_json::{Value, json};
 use tokio::sync::oneshot;
 
-use super::world::{
-    HttpAnswer, InProcessApi, OPS_TOKEN, REDEEM_TOKEN, ServeWorld, open, until, with,
-};
-
-impl InProcessApi {
-    async fn shop(&self, method: Method, path: &str, body: &Value) -> HttpAnswer {
-        let token = format!("Bearer {REDEEM_TOKEN}");
-        let path = format!("/v1/codes/{path}");
-        self.ask(
-            method,
-            &path,
-            &[("authorization", &token)],
-            body.to_string(),
-        )
-        .await
-    }
-
-    async fn use_code(&self, code: &str, reference: &str) -> HttpAnswer {
-        let body = json!({"reference": reference});
-        self.shop(Method::PUT, &format!("{code}/use"), &body).await
-    }
-
-    async fn undo(&self, code: &str, reference: &str) -> HttpAnswer {
-        let path = format!("{code}/use?reference={reference}");
-        self.shop(Method::DELETE, &path, &json!({})).await
-    }
-
-    async fn code(&self, code: &str) -> HttpAnswer {
-        self.shop(Method::GET, code, &json!({})).await
-    }
-}
+use super::world::{InProcessApi, ServeWorld, open, until, with};
 
 impl ServeWorld {
     /// Inserts a user's row with a random code in the form of real ones, and returns the code.
@@ -83,17 +52,19 @@ async fn usable() -> UsableCode {
 #[tokio::test]
 async fn one_reference_uses_a_code_and_its_repetition_gets_the_same_answer() {
     let UsableCode { api, code, .. } = usable().await;
-    let first = api.use_code(&code, "order-1").await;
-    first.has_status(200);
-    let again = api.use_code(&code.to_lowercase(), "order-1").await;
-    assert_eq!(first.json, again.json);
-    let other = api.use_code(&code, "order-2").await;
-    other.is(409, "used");
-    assert_eq!(other.json["used_at"], first.json["used_at"]);
-    assert!(!other.json.to_string().contains("order-1"), "{other:?}");
-    let read = api.code(&code).await;
-    assert_eq!(read.json["used_at"], first.json["used_at"]);
-    assert_eq!(read.json["uses"], Value::Null);
+    let first = api
+        .play(&[("$code", &code)], "shop uses $code order-1 => 200")
+        .await;
+    let words: [(&str, &dyn Display); 3] = [
+        ("$code", &code),
+        ("$lower", &code.to_lowercase()),
+        ("$at", &first.json["used_at"].as_str().unwrap()),
+    ];
+    let table = "
+        shop uses $lower order-1 => 200 used_at=$at
+        shop uses $code order-2 => 409 used used_at=$at | !order-1
+        shop reads $code => 200 used_at=$at uses=null";
+    api.play(&words, table).await;
 }
 
 #[tokio::test]
@@ -113,7 +84,8 @@ async fn code_of_a_manual_row_is_used_and_wrong_codes_are_counted() {
     let read =
         format!("SELECT code FROM {{db}}.issued_coupons WHERE drop_id = {drop} AND slot = 2");
     let manual = world.sql(&read).await[0][0].clone();
-    api.use_code(&manual, "order-1").await.has_status(200);
+    let used = "shop uses $code order-1 => 200";
+    api.play(&[("$code", &manual)], used).await;
     let wrong = |code: &str| {
         let (rest, last) = code.split_at(code.len() - 1);
         rest.to_owned() + if last == "Z" { "Y" } else { "Z" }
@@ -126,9 +98,11 @@ async fn code_of_a_manual_row_is_used_and_wrong_codes_are_counted() {
         &*wrong(&manual),
         "nothing",
     ] {
-        api.use_code(other, "order-2").await.is(404, "not_found");
-        api.undo(other, "order-2").await.is(404, "not_found");
-        api.code(other).await.is(404, "not_found");
+        let table = "
+            shop uses $code order-2 => 404 not_found
+            shop undoes $code order-2 => 404 not_found
+            shop reads $code => 404 not_found";
+        api.play(&[("$code", &other)], table).await;
     }
     let counted = api.metric("firstcome_wrong_codes_total").await - before;
     assert!(counted >= 15.0, "{counted}"); // other tests of this process may have more
@@ -139,32 +113,18 @@ async fn code_of_a_manual_row_is_used_and_wrong_codes_are_counted() {
 #[tokio::test]
 async fn only_the_redeem_token_uses_codes_and_only_operators_see_references() {
     let UsableCode { api, code, .. } = usable().await;
-    let path = format!("/v1/codes/{code}/use");
-    let body = json!({"reference": "order-1"});
-    api.ask(Method::PUT, &path, &[], body.to_string())
-        .await
-        .is(401, "unauthorized");
-    api.ops(Method::PUT, &path, &body)
-        .await
-        .is(401, "unauthorized");
-    let token = format!("Bearer {REDEEM_TOKEN}");
-    let issued = "/v1/coupons/1/issued";
-    api.ask(Method::GET, issued, &[("authorization", &token)], "")
-        .await
-        .is(401, "unauthorized");
-    for bad in ["", "with space", &"x".repeat(101), "é"] {
-        api.use_code(&code, bad).await.is(400, "invalid");
-    }
-    let shop = [("authorization", &*token), ("x-operator", "shop-eu")];
-    api.ask(Method::PUT, &path, &shop, body.to_string())
-        .await
-        .has_status(200);
-    let seen = api
-        .ops(Method::GET, &format!("/v1/codes/{code}"), &json!({}))
-        .await;
-    let first = &seen.json["uses"][0];
-    assert_eq!(first["reference"], "order-1");
-    assert_eq!(first["used_by"], "shop-eu");
+    let table = "
+        - uses $code order-1 => 401 unauthorized
+        ops uses $code order-1 => 401 unauthorized
+        shop GET /v1/coupons/1/issued => 401 unauthorized
+        shop uses $code => 400 invalid
+        shop uses $code with space => 400 invalid
+        shop uses $code $long => 400 invalid
+        shop uses $code é => 400 invalid
+        shop uses $code order-1 ; x-operator: shop-eu => 200
+        ops reads $code => 200 uses.0.reference=order-1 uses.0.used_by=shop-eu";
+    let long = "x".repeat(101);
+    api.play(&[("$code", &code), ("$long", &long)], table).await;
 }
 
 #[tokio::test]
@@ -172,22 +132,15 @@ async fn undoing_a_use_needs_a_recorded_reason_from_operators_and_takes_none_fro
     let UsableCode {
         world, api, code, ..
     } = usable().await;
-    api.use_code(&code, "order-1").await.has_status(200);
-    let path = format!("/v1/codes/{code}/use?reference=order-1");
-    let refused = api.ops(Method::DELETE, &path, &json!({})).await;
-    refused.is(400, "invalid");
-    refused.says("reason");
-    let reasoned = format!("{path}&reason=cancelled%20by%20phone");
-    api.ops(Method::DELETE, &reasoned, &json!({}))
-        .await
-        .has_status(200);
+    let table = "
+        shop uses $code order-1 => 200
+        ops undoes $code order-1 => 400 invalid | reason
+        ops undoes $code order-1&reason=cancelled%20by%20phone => 200
+        shop undoes $code order-1&reason=cancelled%20by%20phone => 400 invalid";
+    api.play(&[("$code", &code)], table).await;
     let acts = "SELECT detail->>'$.reference', detail->>'$.reason' FROM {db}.ops_actions WHERE action = 'undo_use'";
     let recorded = world.sql(acts).await;
     assert_eq!(recorded, [["order-1", "cancelled by phone"]]);
-    let token = format!("Bearer {REDEEM_TOKEN}");
-    let headers = [("authorization", &*token)];
-    let by_shop = api.ask(Method::DELETE, &reasoned, &headers, "").await;
-    by_shop.is(400, "invalid");
 }
 
 #[tokio::test]
@@ -199,24 +152,23 @@ async fn used_coupon_is_neither_returned_nor_revoked_until_its_use_is_undone() {
         drop,
         code,
     } = usable().await;
-    let mine = format!("/v1/coupons/{coupon}/claims/me");
-    let give_back = async || {
-        api.ask(Method::DELETE, &mine, &[("x-user-id", "u-1")], "")
-            .await
-    };
-    let order = json!({"reason": "fraud", "by": "Kim"});
-    let revoke = format!("/v1/coupons/{coupon}/people/u-1/revoke");
-    api.use_code(&code, "order-1").await.has_status(200);
-    give_back().await.is(409, "used");
-    api.ops(Method::POST, &revoke, &order).await.is(409, "used");
+    let words: [(&str, &dyn Display); 2] = [("$id", &coupon), ("$code", &code)];
+    let table = r#"
+        shop uses $code order-1 => 200
+        u-1 returns $id => 409 used
+        ops POST $id/people/u-1/revoke {"reason": "fraud", "by": "Kim"} => 409 used"#;
+    api.play(&words, table).await;
     let stored = "SELECT (SELECT COUNT(*) FROM {db}.issued_coupons), (SELECT COUNT(*) FROM {db}.revoked_coupons)";
     assert_eq!(world.sql(stored).await, [["1", "0"]]);
-    api.undo(&code, "order-1").await.has_status(200);
-    give_back().await.has_status(200);
-    api.use_code(&code, "order-2").await.is(409, "revoked");
-    api.code(&code).await.is(409, "revoked");
+    let table = "
+        shop undoes $code order-1 => 200
+        u-1 returns $id => 200 revoked
+        shop uses $code order-2 => 409 revoked
+        shop reads $code => 409 revoked";
+    api.play(&words, table).await;
     let second = world.issue_code(coupon, drop, 1, "u-2").await;
-    api.use_code(&second, "order-2").await.has_status(200);
+    let table = "shop uses $code order-2 => 200";
+    api.play(&[("$code", &second)], table).await;
 }
 
 /// A use that waits for a row's lock sees that the row is gone. A read without a lock would not.
@@ -240,16 +192,17 @@ async fn use_waits_for_the_lock_of_its_row() {
         .await
     });
     is_locked.await.unwrap();
-    let use_code = api.use_code(&code, "order-1");
+    let table = "shop uses $code order-1 => 404 not_found";
+    let words: [(&str, &dyn Display); 1] = [("$code", &code)];
+    let use_code = api.play(&words, table);
     let waits = "SELECT COUNT(*) FROM performance_schema.data_lock_waits w JOIN performance_schema.data_locks l \
                  ON l.ENGINE_LOCK_ID = w.REQUESTING_ENGINE_LOCK_ID WHERE l.OBJECT_SCHEMA = '{db}'";
     let delete = async {
         until("the use waits", async || world.sql(waits).await != [["0"]]).await;
         go.send(()).unwrap();
     };
-    let (answer, ()) = tokio::join!(use_code, delete);
+    tokio::join!(use_code, delete);
     deleting.await.unwrap().unwrap();
-    answer.is(404, "not_found");
     let uses = "SELECT COUNT(*) FROM {db}.coupon_uses";
     assert_eq!(world.sql(uses).await, [["0"]]);
 }
@@ -259,8 +212,7 @@ async fn use_waits_for_the_lock_of_its_row() {
 async fn used_coupon_whose_row_was_deleted_is_not_returned() {
     let (world, api) = ServeWorld::with_api().await;
     let (coupon, drop) = api.make(open(2)).await;
-    let claimed = api.claim(coupon, "u-1").await;
-    claimed.has_status(202);
+    api.claim(coupon, "u-1").await.has_status(202);
     let times = world.keys(coupon, DropId(drop)).times;
     let at: String = world.ask_redis(&["HGET", &times, "1"]).await;
     let code = world.issue_code(coupon, drop, 1, "u-1").await;
@@ -268,11 +220,11 @@ async fn used_coupon_whose_row_was_deleted_is_not_returned() {
         "UPDATE {{db}}.issued_coupons SET claimed_at = FROM_UNIXTIME({at} / 1000) WHERE drop_id = {drop}"
     );
     world.sql(&format!("SET time_zone = '+00:00'; {set}")).await;
-    api.use_code(&code, "order-1").await.has_status(200);
+    let used = "shop uses $code order-1 => 200";
+    api.play(&[("$code", &code)], used).await;
     world.sql("DELETE FROM {db}.issued_coupons").await;
-    let mine = format!("/v1/coupons/{coupon}/claims/me");
-    let give_back = api.ask(Method::DELETE, &mine, &[("x-user-id", "u-1")], "");
-    give_back.await.is(409, "used");
+    let returned = "u-1 returns $id => 409 used";
+    api.play(&[("$id", &coupon)], returned).await;
 }
 
 #[tokio::test]
@@ -280,23 +232,27 @@ async fn rewritten_row_is_still_used_and_the_next_claim_of_its_slot_is_not() {
     let UsableCode {
         world, api, code, ..
     } = usable().await;
-    api.use_code(&code, "order-1").await.has_status(200);
     let columns = "drop_id, slot, coupon_id, user_id, code, claimed_at, issued_at, issued_by, slot_limit, person_scope";
-    for statement in [
-        format!("CREATE TABLE {{db}}.kept AS SELECT {columns} FROM {{db}}.issued_coupons"),
-        "DELETE FROM {db}.issued_coupons".to_owned(),
-    ] {
-        world.sql(&statement).await;
-    }
-    api.use_code(&code, "order-2").await.is(404, "not_found");
+    let keep = format!("CREATE TABLE {{db}}.kept AS SELECT {columns} FROM {{db}}.issued_coupons");
     let again =
         format!("INSERT INTO {{db}}.issued_coupons ({columns}) SELECT {columns} FROM {{db}}.kept");
-    world.sql(&again).await;
-    api.use_code(&code, "order-2").await.is(409, "used");
-    api.use_code(&code, "order-1").await.has_status(200);
     let later = "UPDATE {db}.issued_coupons SET claimed_at = claimed_at + INTERVAL 1 SECOND";
-    world.sql(later).await;
-    api.use_code(&code, "order-2").await.has_status(200);
+    for (change, table) in [
+        (&*keep, "shop uses $code order-1 => 200"),
+        (
+            "DELETE FROM {db}.issued_coupons",
+            "shop uses $code order-2 => 404 not_found",
+        ),
+        (
+            &again,
+            "shop uses $code order-2 => 409 used
+            shop uses $code order-1 => 200",
+        ),
+        (later, "shop uses $code order-2 => 200"),
+    ] {
+        world.sql(change).await;
+        api.play(&[("$code", &code)], table).await;
+    }
 }
 
 #[tokio::test]
@@ -304,27 +260,28 @@ async fn expired_code_cannot_be_used_but_an_earlier_use_can_be_repeated_and_undo
     let UsableCode {
         world, api, code, ..
     } = usable().await;
-    let used = api.use_code(&code, "order-1").await;
-    assert_eq!(used.json["expires_at"], Value::Null);
-    world
-        .sql("UPDATE {db}.coupons SET valid_until = UTC_TIMESTAMP(3) - INTERVAL 1 SECOND")
-        .await;
-    let again = api.use_code(&code, "order-1").await;
-    assert_eq!(again.json["used_at"], used.json["used_at"]);
-    api.undo(&code, "order-1").await.has_status(200);
-    api.use_code(&code, "order-2").await.is(410, "expired");
+    let used = "shop uses $code order-1 => 200 expires_at=null";
+    let used = api.play(&[("$code", &code)], used).await;
+    let coupons = async |set: &str| world.sql(&format!("UPDATE {{db}}.coupons SET {set}")).await;
+    coupons("valid_until = UTC_TIMESTAMP(3) - INTERVAL 1 SECOND").await;
+    let table = "
+        shop uses $code order-1 => 200 used_at=$at
+        shop undoes $code order-1 => 200
+        shop uses $code order-2 => 410 expired";
+    let at = used.json["used_at"].as_str().unwrap();
+    api.play(&[("$code", &code), ("$at", &at)], table).await;
+    coupons("valid_until = NULL, valid_days = 1").await;
     for (age, status) in [(23, 200), (25, 410)] {
-        let reference = format!("order-{age}");
-        world
-            .sql("UPDATE {db}.coupons SET valid_until = NULL, valid_days = 1")
-            .await;
         let claimed = format!(
             "UPDATE {{db}}.issued_coupons SET claimed_at = UTC_TIMESTAMP(3) - INTERVAL {age} HOUR"
         );
         world.sql(&claimed).await;
-        let answer = api.use_code(&code, &reference).await;
-        answer.has_status(status);
-        let read = api.code(&code).await.json;
+        let table = "
+            shop uses $code order-$age => $status
+            shop reads $code => 200";
+        let words: [(&str, &dyn Display); 3] =
+            [("$code", &code), ("$age", &age), ("$status", &status)];
+        let read = api.play(&words, table).await.json;
         let end: DateTime<Utc> = read["expires_at"].as_str().unwrap().parse().unwrap();
         assert_eq!(end < Utc::now(), status == 410, "{read}");
     }
@@ -336,45 +293,22 @@ async fn code_takes_a_hundred_references_that_used_it_and_more_that_were_undone_
         world, api, code, ..
     } = usable().await;
     for order in 1..=5 {
-        let early = format!("early-{order}");
-        api.undo(&code, &early).await.has_status(200);
+        let table = "shop undoes $code early-$order => 200";
+        api.play(&[("$code", &code), ("$order", &order)], table)
+            .await;
     }
     let used = "INSERT INTO {db}.coupon_uses (drop_id, slot, claimed_at, reference, used_by, used_at, undone_at) \
         WITH RECURSIVE n AS (SELECT 1 AS i UNION ALL SELECT i + 1 FROM n WHERE i < 99) \
         SELECT drop_id, slot, claimed_at, CONCAT('order-', i), 'shop', claimed_at, claimed_at FROM n, {db}.issued_coupons";
     world.sql(used).await;
-    api.use_code(&code, "order-100").await.has_status(200);
-    api.undo(&code, "order-100").await.has_status(200);
-    let more = "too_many_references";
-    api.use_code(&code, "order-101").await.is(409, more);
-    api.undo(&code, "order-101").await.is(409, more);
-    api.undo(&code, "order-5").await.has_status(200);
-    api.undo(&code, "early-5").await.has_status(200);
-}
-
-/// Returns the text as it stands in a path.
-fn encoded(text: &str) -> String {
-    let bytes: Vec<String> = text.bytes().map(|byte| format!("%{byte:02X}")).collect();
-    bytes.concat()
-}
-
-#[tokio::test]
-async fn code_is_found_however_a_customer_pastes_it() {
-    let UsableCode { api, code, .. } = usable().await;
-    let wide = |letter: char| char::from_u32(u32::from(letter) + 0xfee0).unwrap();
-    for pasted in [
-        code.replace('-', ""),
-        code.chars().map(wide).collect(),
-        code.replace('-', "-\u{200b}"),
-        format!("“{code}”."),
-    ] {
-        let path = encoded(&pasted);
-        api.code(&path).await.has_status(200);
-        api.use_code(&path, "order-1").await.has_status(200);
-    }
-    api.undo(&encoded(&format!("({code})")), "order-1")
-        .await
-        .has_status(200);
+    let table = "
+        shop uses $code order-100 => 200
+        shop undoes $code order-100 => 200
+        shop uses $code order-101 => 409 too_many_references
+        shop undoes $code order-101 => 409 too_many_references
+        shop undoes $code order-5 => 200
+        shop undoes $code early-5 => 200";
+    api.play(&[("$code", &code)], table).await;
 }
 
 #[tokio::test]
@@ -383,12 +317,11 @@ async fn repetition_by_another_shop_is_counted() {
         world, api, code, ..
     } = usable().await;
     let before = api.metric("firstcome_uses_of_other_shops_total").await;
-    api.use_code(&code, "1001").await.has_status(200);
-    api.use_code(&code, "1001").await.has_status(200);
-    world
-        .sql("UPDATE {db}.coupon_uses SET used_by = 'shop-eu'")
-        .await;
-    api.use_code(&code, "1001").await.has_status(200);
+    let used = "shop uses $code 1001 => 200";
+    api.play(&[("$code", &code)], used).await;
+    let by_other = "UPDATE {db}.coupon_uses SET used_by = 'shop-eu'";
+    world.sql(by_other).await;
+    api.play(&[("$code", &code)], used).await;
     let after = api.metric("firstcome_uses_of_other_shops_total").await;
     assert!(after - before >= 1.0, "{before} {after}");
 }
@@ -441,72 +374,50 @@ async fn random_requests_get_the_answers_of_a_small_model() {
         let mut model = CodeModel::default();
         for step in 0..20 {
             let order = rng.random_range(0..4);
-            let reference = format!("order-{order}");
-            let (answer, expected) = if rng.random_bool(0.6) {
-                (api.use_code(&code, &reference).await, model.use_code(order))
+            let (verb, (status, word)) = if rng.random_bool(0.6) {
+                ("uses", model.use_code(order))
             } else {
-                (api.undo(&code, &reference).await, model.undo(order))
+                ("undoes", model.undo(order))
             };
-            assert_eq!(
-                answer.code(),
-                expected,
-                "seed {seed}, slot {slot}, step {step}"
-            );
+            let answer = api.send(&format!("shop {verb} {code} order-{order}")).await;
+            let place = format!("seed {seed}, slot {slot}, step {step}");
+            assert_eq!(answer.code(), (status, word), "{place}");
         }
     }
 }
 
 #[tokio::test]
 async fn code_expiry_is_set_and_changed_users_see_it_and_operators_see_uses() {
+    const LATE: &str = "2100-01-01T00:00:00Z";
     let (world, api) = ServeWorld::with_api().await;
-    let refused = [
+    for body in [
         with(open(5), "valid_until", "2020-01-01T00:00:00Z"),
         with(open(5), "valid_days", 0),
-        with(
-            with(open(5), "valid_days", 7),
-            "valid_until",
-            "2100-01-01T00:00:00Z",
-        ),
-    ];
-    for body in refused {
-        let answer = api.ops(Method::POST, "/v1/coupons", &body).await;
-        answer.is(400, "invalid");
-        answer.says("valid_");
+        with(with(open(5), "valid_days", 7), "valid_until", LATE),
+    ] {
+        let refused = "ops POST /v1/coupons $body => 400 invalid | valid_";
+        api.play(&[("$body", &body)], refused).await;
     }
     let (coupon, drop) = api.make(with(open(5), "valid_days", 30)).await;
-    let path = format!("/v1/coupons/{coupon}");
-    assert_eq!(api.get(&path).await.json["valid_days"], 30);
     let code = world.issue_code(coupon, drop, 1, "u-1").await;
-    let time = |json: &Value| -> DateTime<Utc> { json.as_str().unwrap().parse().unwrap() };
-    let mine = api.mine(coupon, "u-1").await.json;
-    let left = time(&mine["expires_at"]) - Utc::now();
-    assert_eq!((left.num_days(), &mine["used_at"]), (29, &Value::Null));
-    let change = json!({"valid_days": null, "valid_until": "2100-01-01T00:00:00Z"});
-    api.patch(coupon, json!({"valid_until": "2100-01-01T00:00:00Z"}))
-        .await
-        .is(422, "not_possible");
-    api.patch(coupon, change).await.has_status(200);
-    let used = api.use_code(&code, "=order-1").await;
-    assert_eq!(used.json["expires_at"], "2100-01-01T00:00:00Z");
-    let mine = api.mine(coupon, "u-1").await.json;
-    assert_eq!(mine["used_at"], used.json["used_at"]);
-    assert_eq!(mine["expires_at"], "2100-01-01T00:00:00Z");
     world.issue_code(coupon, drop, 2, "u-2").await;
-    let issued = api
-        .ops(Method::GET, &format!("{path}/issued"), &json!({}))
-        .await;
-    let issued = &issued.json["issued"];
-    assert_eq!(issued[0]["reference"], "=order-1");
-    assert_eq!(issued[0]["used_at"], used.json["used_at"]);
-    assert_eq!(issued[1]["used_at"], Value::Null);
-    let token = format!("Bearer {OPS_TOKEN}");
-    let headers = [("authorization", &*token), ("accept", "text/csv")];
-    let csv = api
-        .ask(Method::GET, &format!("{path}/issued"), &headers, "")
-        .await;
-    let csv = csv.json.as_str().unwrap().to_owned();
-    assert!(csv.lines().nth(1).unwrap().contains(",'=order-1,"), "{csv}");
-    api.patch(coupon, json!({"valid_until": "2020-01-01T00:00:00Z"}))
-        .await
-        .is(422, "not_possible");
+    let words: [(&str, &dyn Display); 3] = [("$id", &coupon), ("$code", &code), ("$late", &LATE)];
+    let table = "
+        - GET $id => 200 valid_days=30
+        u-1 looks $id => 200 status=issued used_at=null";
+    let mine = api.play(&words, table).await.json;
+    let end: DateTime<Utc> = mine["expires_at"].as_str().unwrap().parse().unwrap();
+    assert_eq!((end - Utc::now()).num_days(), 29);
+    let table = r#"
+        ops PATCH $id {"valid_until": "$late"} => 422 not_possible
+        ops PATCH $id {"valid_days": null, "valid_until": "$late"} => 200
+        shop uses $code =order-1 => 200 expires_at=$late"#;
+    let used = api.play(&words, table).await;
+    let table = r#"
+        u-1 looks $id => 200 status=issued used_at=$at expires_at=$late
+        ops GET $id/issued => 200 issued.0.reference==order-1 issued.0.used_at=$at issued.1.used_at=null
+        ops GET $id/issued ; accept: text/csv => 200 | ,'=order-1,
+        ops PATCH $id {"valid_until": "2020-01-01T00:00:00Z"} => 422 not_possible"#;
+    let at = used.json["used_at"].as_str().unwrap();
+    api.play(&words, &table.replace("$at", at)).await;
 }

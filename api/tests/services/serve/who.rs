@@ -4,25 +4,8 @@ use firstcome_shared::domain::DropId;
 use reqwest::Method;
 use serde_json::{Value, json};
 
-use super::world::{HttpAnswer, InProcessApi, OPS_TOKEN, ServeWorld, open};
-
-const VIEW_TOKEN: &str = "a-token-that-only-reads-of-38-characters";
-
-async fn with_token(
-    token: &str,
-    api: &InProcessApi,
-    path: &str,
-    method: Method,
-    body: &str,
-) -> HttpAnswer {
-    api.ask(
-        method,
-        path,
-        &[("authorization", &*format!("Bearer {token}"))],
-        body,
-    )
-    .await
-}
+use super::table::VIEW_TOKEN;
+use super::world::{OPS_TOKEN, ServeWorld, open};
 
 #[tokio::test]
 async fn view_token_can_read_but_not_change() {
@@ -30,41 +13,18 @@ async fn view_token_can_read_but_not_change() {
     let api = world.with("ops-view-token", VIEW_TOKEN).api().await;
     let (id, drop) = api.make(open(5)).await;
     world.issue(id, DropId(drop), 1, "u-1").await;
-    let issued = with_token(
-        VIEW_TOKEN,
-        &api,
-        &format!("/v1/coupons/{id}/issued"),
-        Method::GET,
-        "",
-    )
-    .await;
-    assert_eq!(issued.json["issued"][0]["user_id"], "u-1");
     let before = world.dump().await;
-    let path = format!("/v1/coupons/{id}");
-    let add = format!("{path}/allow-list/add");
-    let remove = format!("{path}/allow-list/remove");
-    let revoke = format!("{path}/people/u-1/revoke");
-    for (method, path, body) in [
-        (Method::POST, "/v1/coupons", open(9)),
-        (Method::PATCH, path.as_str(), json!({"paused": true})),
-        (Method::POST, add.as_str(), json!(["u-2"])),
-        (Method::POST, remove.as_str(), json!(["u-1"])),
-        (
-            Method::POST,
-            revoke.as_str(),
-            json!({"reason": "x", "by": "y"}),
-        ),
-    ] {
-        let refused = with_token(VIEW_TOKEN, &api, path, method, &body.to_string()).await;
-        assert_eq!(refused.code(), (403, "read_only"), "{path}");
-    }
+    let table = r#"
+        view GET $id/issued => 200 issued.0.user_id=u-1
+        view POST /v1/coupons $body => 403 read_only
+        view PATCH $id {"paused": true} => 403 read_only
+        view POST $id/allow-list/add ["u-2"] => 403 read_only
+        view POST $id/allow-list/remove ["u-1"] => 403 read_only
+        view POST $id/people/u-1/revoke {"reason": "x", "by": "y"} => 403 read_only"#;
+    api.play(&[("$id", &id), ("$body", &open(9))], table).await;
     assert_eq!(world.dump().await, before);
-    assert_eq!(
-        world
-            .sql("SELECT COUNT(*), MAX(revision) FROM {db}.coupons")
-            .await,
-        [["1", "1"]]
-    );
+    let coupons = world.sql("SELECT COUNT(*), MAX(revision) FROM {db}.coupons");
+    assert_eq!(coupons.await, [["1", "1"]]);
     let same_token = world.with("ops-view-token", OPS_TOKEN);
     assert!(same_token.try_api().await.is_err());
 }
@@ -82,41 +42,24 @@ async fn acts(world: &ServeWorld) -> Vec<(Vec<String>, Value)> {
 #[tokio::test]
 async fn changes_of_operators_are_recorded() {
     let (world, api) = ServeWorld::with_api().await;
-    let token = format!("Bearer {OPS_TOKEN}");
-    let ask = async |method: Method, path: &str, name: &str, key: &str, body: &Value| {
-        let headers = [
-            ("authorization", token.as_str()),
-            ("x-operator", name),
-            ("idempotency-key", key),
-        ];
-        api.ask(method, path, &headers, body.to_string()).await
-    };
-    let made = ask(Method::POST, "/v1/coupons", "Kim K.", "k", &open(5)).await;
+    let first = "ops POST /v1/coupons $body ; x-operator: Kim K. ; idempotency-key: k => 201";
+    let made = api.play(&[("$body", &open(5))], first).await;
     let id = made.json["id"].as_i64().unwrap();
+    let table = r#"
+        ops POST /v1/coupons $body ; x-operator: Kim K. ; idempotency-key: k => 422
+        u-1 claims $id => 202
+        ops PATCH $id {"quantity": 0} ; x-operator: Lee => 400
+        ops PATCH $id {"opens": "15:00"} ; x-operator: Lee => 422
+        ops PATCH $id {"quantity": 7, "name": "Other"} ; x-operator: Lee => 200
+        ops PATCH $id {"close_now": true} => 200"#;
+    api.play(&[("$body", &open(6)), ("$id", &id)], table).await;
+    let nobody = [
+        ("authorization", &*format!("Bearer {OPS_TOKEN}")),
+        ("x-operator", ""),
+    ];
     let path = format!("/v1/coupons/{id}");
-    ask(Method::POST, "/v1/coupons", "Kim K.", "k", &open(6))
-        .await
-        .has_status(422);
-    api.claim(id, "u-1").await.has_status(202);
-    for refused in [json!({"quantity": 0}), json!({"opens": "15:00"})] {
-        assert!(ask(Method::PATCH, &path, "Lee", "-", &refused).await.status >= 400);
-    }
-    ask(
-        Method::PATCH,
-        &path,
-        "Lee",
-        "-",
-        &json!({"quantity": 7, "name": "Other"}),
-    )
-    .await
-    .has_status(200);
-    api.patch(id, json!({"close_now": true}))
-        .await
-        .has_status(200);
-    ask(Method::PATCH, &path, "", "-", &json!({"paused": true}))
-        .await
-        .is(400, "invalid");
-
+    let unnamed = api.ask(Method::PATCH, &path, &nobody, r#"{"paused": true}"#);
+    unnamed.await.is(400, "invalid");
     let acts = acts(&world).await;
     let said = |action: &str, name: &str| {
         vec![
