@@ -6,16 +6,14 @@
 //! reaches: such a stage never passes.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::ops::Range;
 use std::time::{Duration, Instant};
 
-use firstcome_shared::kafka::Security;
+use firstcome_shared::kafka::{Logs, Security, logs, partitions};
 use firstcome_shared::quoted::without_values;
 use firstcome_shared::report::FailureCause;
 use rdkafka::consumer::{BaseConsumer, Consumer as _};
 use rdkafka::error::{KafkaError, KafkaResult};
 use rdkafka::message::Message as _;
-use rdkafka::metadata::{MetadataPartition, MetadataTopic};
 use rdkafka::{ClientConfig, Offset, TopicPartitionList};
 use serde_json::Value;
 
@@ -31,9 +29,6 @@ const POLL: Duration = Duration::from_millis(100);
 const READS: Duration = Duration::from_secs(10);
 
 const OURS: &str = "firstcome-attach";
-
-/// The offsets of each partition: the first one that the log has, and its end.
-pub type Logs = BTreeMap<i32, Range<i64>>;
 
 /// An offset of each partition.
 type Offsets = BTreeMap<i32, i64>;
@@ -92,7 +87,9 @@ impl Brokers {
 
     pub async fn logs(&self, topic: &str) -> Answer<Logs> {
         let name = topic.to_owned();
-        let logs = self.ask(OURS, move |client| logs(client, &name)).await?;
+        let logs = self
+            .ask(OURS, move |client| logs(client, &name, ANSWER))
+            .await?;
         must_exist(topic, logs.is_empty())?;
         Ok(logs)
     }
@@ -117,21 +114,6 @@ fn must_exist(topic: &str, is_empty: bool) -> Answer<()> {
         return Err(AttachError::Misfit(why));
     }
     Ok(())
-}
-
-fn partitions(client: &BaseConsumer, topic: &str) -> KafkaResult<Vec<i32>> {
-    let metadata = client.fetch_metadata(Some(topic), ANSWER)?;
-    let partitions = metadata.topics().iter().flat_map(MetadataTopic::partitions);
-    Ok(partitions.map(MetadataPartition::id).collect())
-}
-
-fn logs(client: &BaseConsumer, topic: &str) -> KafkaResult<Logs> {
-    let mut logs = Logs::new();
-    for partition in partitions(client, topic)? {
-        let (first, end) = client.fetch_watermarks(topic, partition, ANSWER)?;
-        logs.insert(partition, first..end);
-    }
-    Ok(logs)
 }
 
 fn committed(client: &BaseConsumer, name: &str, partitions: &[i32]) -> KafkaResult<Offsets> {
@@ -217,7 +199,9 @@ impl DeadLetters {
     fn read_from(mut self, client: &BaseConsumer, id: &str) -> KafkaResult<Self> {
         let topic = &self.topic;
         let mut assigned = TopicPartitionList::new();
-        self.left = partitions(client, &topic.topic)?.into_iter().collect();
+        self.left = partitions(client, &topic.topic, ANSWER)?
+            .into_iter()
+            .collect();
         self.next
             .retain(|partition, _| self.left.contains(partition));
         for partition in self.left.iter().copied() {

@@ -10,9 +10,10 @@
 use std::collections::BTreeSet;
 use std::time::Duration;
 
+use firstcome_shared::kafka::Logs;
+
 use crate::error::{Answer, AttachError};
 use crate::file::{Stage, fill};
-use crate::kafka::Logs;
 use crate::look::Target;
 use crate::sql::{Query, whole};
 use crate::text::Values;

@@ -8,6 +8,7 @@
 
 use std::time::Duration;
 
+use firstcome_shared::kafka::Logs;
 use firstcome_shared::mysql::positions::{Positions, SecondsUnseen};
 use firstcome_shared::mysql::{Db, DbError};
 use tokio::time::Instant;
@@ -16,7 +17,7 @@ use tokio_util::sync::CancellationToken;
 use crate::context::Stores;
 use crate::queries;
 use crate::queries::processes::Deadlines;
-use crate::topic::{Logs, Topic};
+use crate::topic::Topic;
 
 /// Whether the positions have reached the ends. The positions are read between the two reads of the
 /// ends: a position beyond the later end belongs to another log. A missing position counts as the

@@ -1,19 +1,12 @@
 //! The offsets of the topic of claims.
 
-use std::collections::BTreeMap;
-use std::ops::Range;
 use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::{Context as _, anyhow};
-use firstcome_shared::kafka::KafkaSettings;
+use firstcome_shared::kafka::{self, KafkaSettings, Logs};
 use parking_lot::Mutex;
-use rdkafka::consumer::{BaseConsumer, Consumer as _};
-use rdkafka::error::KafkaError;
-use rdkafka::metadata::MetadataTopic;
-
-/// The offsets of each partition: the first one that the log has, and its end.
-pub type Logs = BTreeMap<i32, Range<i64>>;
+use rdkafka::consumer::BaseConsumer;
 
 /// Maximum wait for one answer about the topic.
 const ANSWER: Duration = Duration::from_secs(5);
@@ -58,16 +51,8 @@ impl Topic {
     /// Reads the offsets, and keeps the client if it answers.
     fn ask(&self, client: BaseConsumer) -> anyhow::Result<Logs> {
         let name = &self.settings.topic;
-        let offsets = || -> Result<Logs, KafkaError> {
-            let metadata = client.fetch_metadata(Some(name), ANSWER)?;
-            let partitions = metadata.topics().iter().flat_map(MetadataTopic::partitions);
-            let logs = partitions.map(|partition| {
-                let (first, end) = client.fetch_watermarks(name, partition.id(), ANSWER)?;
-                Ok((partition.id(), first..end))
-            });
-            logs.collect()
-        };
-        let logs = offsets().with_context(|| format!("the topic {name:?} cannot be read"))?;
+        let logs = kafka::logs(&client, name, ANSWER)
+            .with_context(|| format!("the topic {name:?} cannot be read"))?;
         anyhow::ensure!(!logs.is_empty(), "the topic {name:?} has no partition");
         self.client.lock().replace(client);
         Ok(logs)

@@ -18,7 +18,7 @@ use rdkafka::ClientConfig;
 pub use error::TopicError;
 pub use security::Security;
 pub use signing::{SIGNATURE, Signing};
-pub use topic::{FoundTopic, check_topic, ensure_topic};
+pub use topic::{FoundTopic, Logs, check_topic, ensure_topic, logs, partitions};
 pub use unreadable::{Probed, probe, why_unreadable};
 
 /// Interval in milliseconds between checks whether to prefetch more messages. With the default of

@@ -1,5 +1,7 @@
 //! The topic of claims: `migrate` creates it, start-up checks it.
 
+use std::collections::BTreeMap;
+use std::ops::Range;
 use std::time::Duration;
 
 use rdkafka::admin::{
@@ -7,8 +9,8 @@ use rdkafka::admin::{
 };
 use rdkafka::client::DefaultClientContext;
 use rdkafka::consumer::{BaseConsumer, Consumer as _};
-use rdkafka::error::{KafkaError, RDKafkaErrorCode};
-use rdkafka::metadata::{Metadata, MetadataTopic};
+use rdkafka::error::{KafkaError, KafkaResult, RDKafkaErrorCode};
+use rdkafka::metadata::{Metadata, MetadataPartition, MetadataTopic};
 use rdkafka::types::RDKafkaRespErr;
 
 use super::diagnosis::Failures;
@@ -49,6 +51,26 @@ pub async fn check_topic(
         )));
     }
     Ok(found)
+}
+
+/// The offsets of each partition: the first one that the log has, and its end.
+pub type Logs = BTreeMap<i32, Range<i64>>;
+
+/// Reads the offsets of all partitions. `limit` is the time for one answer.
+pub fn logs(client: &BaseConsumer, topic: &str, limit: Duration) -> KafkaResult<Logs> {
+    let logs = partitions(client, topic, limit)?
+        .into_iter()
+        .map(|partition| {
+            let (first, end) = client.fetch_watermarks(topic, partition, limit)?;
+            Ok((partition, first..end))
+        });
+    logs.collect()
+}
+
+pub fn partitions(client: &BaseConsumer, topic: &str, limit: Duration) -> KafkaResult<Vec<i32>> {
+    let metadata = client.fetch_metadata(Some(topic), limit)?;
+    let partitions = metadata.topics().iter().flat_map(MetadataTopic::partitions);
+    Ok(partitions.map(MetadataPartition::id).collect())
 }
 
 /// A topic as the brokers describe it.
