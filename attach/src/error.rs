@@ -4,6 +4,8 @@ use firstcome_shared::mysql::DbError;
 use firstcome_shared::quoted::without_values;
 use firstcome_shared::report::{Cause, FailureCause};
 
+use crate::text::Field;
+
 #[derive(Debug, thiserror::Error)]
 pub enum AttachError {
     /// A store does not let this process in, or does not answer a ping.
@@ -13,7 +15,7 @@ pub enum AttachError {
     #[error("{0}")]
     Lost(String),
     #[error("your database refuses {field}: {}", .refusal.why)]
-    Refused { field: String, refusal: Refusal },
+    Refused { field: Field, refusal: Refusal },
     /// The file does not fit their stores.
     #[error("{0}")]
     Misfit(String),
@@ -38,10 +40,10 @@ pub struct Refusal {
 pub type Answer<T> = Result<T, AttachError>;
 
 impl From<Refusal> for AttachError {
-    /// The session adds the field.
+    /// The session writes the field of a statement that is in the file.
     fn from(refusal: Refusal) -> Self {
         Self::Refused {
-            field: String::new(),
+            field: Field::Ours,
             refusal,
         }
     }

@@ -14,88 +14,60 @@ use firstcome_shared::report::{
 use crate::file::{CountKey, Counts, KeyKind, Mode, UsersKey, fill};
 use crate::forms;
 use crate::judge::{Comparison, CounterNumbers, Difference};
-use crate::look::{CheckRow, FailedEvent, Look, NAMED, PromisedUser, Target};
+use crate::look::{CheckRow, FailedEvent, NAMED, PromisedUser, Target};
 use crate::memory::Memory;
-use crate::repair::{LostUser, Repaired};
 use crate::sql::ColumnType;
-use crate::users::{Hasher, UserHash};
-
-/// A look, compared.
-pub struct Looked<'t> {
-    pub target: &'t Target<'t>,
-    pub look: Look,
-    pub compared: Comparison,
-}
+use crate::users::{Hasher, UserHash, has};
 
 /// A finding, and what belongs to it.
 #[derive(Debug)]
 pub struct Found {
     pub finding: Finding,
     /// The repair that would end it.
-    pub lost: Option<LostUser>,
+    pub lost: Option<PromisedUser>,
     /// What only operators see.
     pub shown: Option<String>,
 }
 
-impl Found {
-    fn report(kind: Kind, detail: impl Into<String>) -> Self {
+impl From<Finding> for Found {
+    fn from(finding: Finding) -> Self {
         Self {
-            finding: Finding::report(kind, detail),
+            finding,
             lost: None,
             shown: None,
         }
     }
+}
 
-    /// The campaign cannot be compared, or a part of it.
-    pub fn stalled(cause: Cause, why: impl Into<String>) -> Self {
-        let mut found = Self::report(Kind::Stalled, why);
-        found.finding.cause = cause;
-        found
-    }
-
-    fn of_user(mut self, user: &str) -> Self {
-        self.finding.user_id = Some(user.to_owned());
-        self
-    }
-
-    pub fn user(&self) -> &str {
-        self.finding.user_id.as_deref().unwrap_or_default()
-    }
-
+impl Found {
     /// Adds why its repair was not made.
     pub fn add(&mut self, why: &str) {
         let detail = &mut self.finding.detail;
         *detail = format!("{detail}; {why}");
     }
+}
 
-    pub fn ended(&mut self, repaired: &Repaired) {
-        self.finding.result = match repaired {
-            Repaired::Written => Outcome::Applied,
-            Repaired::Failed(_) => Outcome::Failed,
-            Repaired::Skipped(_) | Repaired::Unknown => Outcome::Skipped,
-        };
-        match repaired {
-            Repaired::Written => {}
-            Repaired::Skipped(why) | Repaired::Failed(why) => self.add(why),
-            Repaired::Unknown => self.add("the answer to COMMIT was lost: the next look tells"),
-        }
+/// The campaign cannot be compared, or a part of it.
+pub fn stalled(cause: Cause, why: impl Into<String>) -> Finding {
+    Finding {
+        cause,
+        ..Finding::report(Kind::Stalled, why)
     }
 }
 
 /// The look with what its explanations need.
 struct Explainer<'l> {
-    looked: &'l Looked<'l>,
-    /// Promised users whom findings name.
+    compared: &'l Comparison<'l>,
+    /// Promised users whom findings name, with their events.
     users: HashMap<UserHash, PromisedUser>,
     events: HashMap<UserHash, &'l FailedEvent>,
-    events_by_user: HashMap<UserHash, &'l FailedEvent>,
     hasher: &'l Hasher,
 }
 
 /// Explains the differences that are old enough. Of a kind, at most 10,000 are named, and the
 /// others are counted.
-pub fn explain(looked: &Looked<'_>, memory: &Memory, hasher: &Hasher) -> Vec<Found> {
-    let Looked { target, look, .. } = looked;
+pub fn explain(compared: &Comparison<'_>, memory: &Memory, hasher: &Hasher) -> Vec<Found> {
+    let Comparison { target, look, .. } = compared;
     let mut unlisted: BTreeMap<Kind, u64> = BTreeMap::new();
     let mut listed = Vec::new();
     let mut users = HashSet::new();
@@ -112,16 +84,18 @@ pub fn explain(looked: &Looked<'_>, memory: &Memory, hasher: &Hasher) -> Vec<Fou
             listed.push((*difference, cohort.is_new));
         }
     }
-    let promised = look.promised.as_ref().filter(|_| !users.is_empty());
-    let users = promised.map(|it| it.named(target, hasher, |user| users.contains(&user)));
+    let mut users = look.promised.named(target, hasher, &users);
+    for event in &look.events {
+        let user = event.user.as_ref().map(|name| hasher.user(name));
+        if let Some(user) = user.and_then(|user| users.get_mut(&user)) {
+            user.event = Some(event.id.clone());
+        }
+    }
     let events = look.events.iter();
     let explainer = Explainer {
-        looked,
-        users: users.unwrap_or_default(),
-        events: events.clone().map(|it| (hasher.user(&it.id), it)).collect(),
-        events_by_user: events
-            .filter_map(|it| Some((hasher.user(it.user.as_ref()?), it)))
-            .collect(),
+        compared,
+        users,
+        events: events.map(|it| (hasher.user(&it.id), it)).collect(),
         hasher,
     };
     let mut found = Vec::new();
@@ -133,9 +107,9 @@ pub fn explain(looked: &Looked<'_>, memory: &Memory, hasher: &Hasher) -> Vec<Fou
     }
     for (kind, more) in unlisted {
         if more > 0 {
-            let mut others = Found::report(kind, format!("{more} more, which are not listed"));
-            others.finding.cause = Cause::MoreLeft(more);
-            found.push(others);
+            let mut others = Finding::report(kind, format!("{more} more, which are not listed"));
+            others.cause = Cause::MoreLeft(more);
+            found.push(others.into());
         }
     }
     found
@@ -144,167 +118,131 @@ pub fn explain(looked: &Looked<'_>, memory: &Memory, hasher: &Hasher) -> Vec<Fou
 impl Explainer<'_> {
     /// Returns the finding of a difference; `None` if a name is missing.
     fn found(&self, difference: Difference, is_new: bool) -> Option<Found> {
-        let Looked {
-            target,
-            look,
-            compared,
-            ..
-        } = self.looked;
+        let compared = self.compared;
+        let Comparison { target, look, .. } = compared;
         let quantity = target.quantity.unwrap_or(u64::MAX);
-        Some(match difference {
-            Difference::Unissued(user) => self.unissued(self.users.get(&user)?, user, is_new),
-            Difference::MissingAdmission(user) => self.stranger(look.rows.strangers.get(&user)?),
+        let mut found = Found::from(Finding::report(difference.kind(), ""));
+        found.finding.detail = match difference {
+            Difference::Unissued(user) => self.unissued(self.users.get(&user)?, is_new, &mut found),
+            Difference::MissingAdmission(user) => {
+                self.stranger(look.rows.strangers.get(&user)?, &mut found)
+            }
             Difference::DuplicateRow(user) => {
                 let promised = self.users.get(&user).map(|user| &user.name);
                 let name = promised.or_else(|| look.rows.strangers.get(&user))?;
-                Found::report(
-                    Kind::DuplicateRow,
-                    "the user has two rows that count: delete one; a unique key (ALTER TABLE … ADD \
-                    UNIQUE) would refuse it",
-                )
-                .of_user(name)
+                found.finding.user_id = Some(name.clone());
+                "the user has two rows that count: delete one; a unique key (ALTER TABLE … ADD \
+                UNIQUE) would refuse it"
+                    .to_owned()
             }
-            Difference::FailedClaim(event) => self.event(self.events.get(&event)?),
+            Difference::FailedClaim(event) => self.event(self.events.get(&event)?, &mut found),
             Difference::OverPromised => {
                 let more = compared.owed.saturating_sub(quantity);
-                Found::report(
-                    Kind::OverAdmitted,
-                    format!(
-                        "{} owed, and the quantity is {quantity}: {more} too many. Nobody is named \
-                        or repaired, since promised may hold everybody who asked",
-                        count(compared.owed, "coupon is", "coupons are")
-                    ),
+                format!(
+                    "{} owed, and the quantity is {quantity}: {more} too many. Nobody is named or \
+                    repaired, since promised may hold everybody who asked",
+                    count(compared.owed, "coupon is", "coupons are")
                 )
             }
             Difference::OverIssued => {
                 let coupons = look.rows.coupons;
-                let said = format!("rows count {coupons} coupons, and the quantity is {quantity}");
-                Found::report(Kind::OverIssued, said)
+                format!("rows count {coupons} coupons, and the quantity is {quantity}")
             }
             Difference::CountMismatch(_) => {
                 let numbers = compared.numbers.as_ref()?;
-                let said = count_mismatch(target, target.block.count.as_ref()?, numbers);
-                Found::report(Kind::CountMismatch, said)
+                count_mismatch(target, target.block.count.as_ref()?, numbers)
             }
             Difference::Check(identity) => {
                 let mut rows = look.check_rows.iter();
-                self.check_row(rows.find(|row| row.identity == identity)?)
+                let row = rows.find(|row| row.identity == identity)?;
+                check_row(target, row, &mut found)
             }
-            Difference::Apart => Found::stalled(Cause::NotCompared, self.apart()),
+            Difference::Apart => self.apart(),
             Difference::KeyGone => {
                 let coupons = look.rows.coupons;
-                let key = target.block.promised.keys().first();
-                let name = key.map(|key| format!("key {:?}", fill(key.name(), &target.id)));
-                let why = format!(
+                let key = target.block.keys().first();
+                let name = key.map(|key| format!("key {:?}", fill(&key.name, &target.id)));
+                format!(
                     "{} holds nobody, and rows count {coupons} coupons: it has expired, or has \
                     another name (or form). Leave the campaign out of each once it is over",
                     name.as_deref().unwrap_or("promised")
-                );
-                Found::stalled(Cause::NotCompared, why)
+                )
             }
-        })
+        };
+        if found.finding.kind == Kind::Stalled {
+            found.finding.cause = Cause::NotCompared;
+        }
+        Some(found)
     }
 
     /// A promised user without a row. If no row can be written, only a person can help.
-    fn unissued(&self, user: &PromisedUser, hash: UserHash, is_new: bool) -> Found {
-        let is_integer = self.looked.look.rows.user_type == ColumnType::Integer;
+    fn unissued(&self, user: &PromisedUser, is_new: bool, found: &mut Found) -> String {
+        let finding = &mut found.finding;
+        finding.user_id = Some(user.name.clone());
+        let is_integer = self.compared.look.rows.user_type == ColumnType::Integer;
         if is_integer && forms::number(&user.name).is_none() {
             let said = "promised, and no whole number, as the column of issued is: your database \
                 might read it as another user, so no row is written";
-            return Found::report(Kind::Unissued, said).of_user(&user.name);
+            return said.to_owned();
         }
-        let event = self.events_by_user.get(&hash);
-        let mut found = match event {
-            None => Found::report(Kind::Unissued, "promised, and no row came"),
-            Some(_) => Found::report(
-                Kind::FailedClaim,
-                "a failed event of a promised user, and no row came",
-            ),
-        }
-        .of_user(&user.name);
-        found.finding.dead_letter = event.and_then(|event| event.id.parse().ok());
-        let block = self.looked.target.block;
-        if !block.issue.is_empty() {
-            found.lost = Some(LostUser {
-                user: user.clone(),
-                event: event.map(|event| event.id.clone()),
-                is_new,
-            });
-        }
+        let block = self.compared.target.block;
         if block.mode == Mode::Repair {
-            found.finding.needs_person = false;
-            found.finding.action = ActionKind::Issue;
-            found.finding.result = Outcome::Planned;
+            finding.needs_person = false;
+            finding.action = ActionKind::Issue;
+            finding.result = Outcome::Planned;
         }
-        found
+        if !block.issue.is_empty() {
+            let user = user.clone();
+            found.lost = Some(PromisedUser { is_new, ..user });
+        }
+        let Some(event) = &user.event else {
+            return "promised, and no row came".to_owned();
+        };
+        finding.kind = Kind::FailedClaim;
+        finding.dead_letter = event.parse().ok();
+        "a failed event of a promised user, and no row came".to_owned()
     }
 
     /// A row that counts, of a user without a promise.
-    fn stranger(&self, name: &str) -> Found {
+    fn stranger(&self, name: &str, found: &mut Found) -> String {
+        found.finding.user_id = Some(name.to_owned());
         let said = "the user has a row that counts, and no promise";
-        let Looked { target, look, .. } = self.looked;
-        let Some(key) = target.block.promised.keys().first() else {
-            return Found::report(Kind::MissingAdmission, said).of_user(name);
+        let Comparison { target, look, .. } = self.compared;
+        let Some(key) = target.block.keys().first() else {
+            return said.to_owned();
         };
+        found.shown = add_user(key, target, look.promised.example(), name);
         let general = add_user(key, target, None, "USER").unwrap_or_default();
-        let said = format!(
+        format!(
             "{said}, and could claim again. If nothing was given back, this changes nothing twice: \
             {general}"
-        );
-        let mut found = Found::report(Kind::MissingAdmission, said).of_user(name);
-        let example = look.promised.as_ref().and_then(|it| it.example());
-        found.shown = add_user(key, target, example, name);
-        found
+        )
     }
 
     /// An open event that no repair closes: its user has a row, or is promised nothing.
-    fn event(&self, event: &FailedEvent) -> Found {
+    fn event(&self, event: &FailedEvent, found: &mut Found) -> String {
+        found.finding.user_id.clone_from(&event.user);
+        found.finding.dead_letter = event.id.parse().ok();
         let user = event.user.as_ref().map(|user| self.hasher.user(user));
-        let said = if user.is_some_and(|user| self.looked.look.rows.has(user)) {
+        let has_row = user.is_some_and(|user| self.compared.look.rows.has(user));
+        let said = if has_row {
             "a failed event whose user has a row: look at it, and close it"
         } else {
             "a failed event whose user is promised nothing"
         };
-        let mut found = Found::report(Kind::FailedClaim, said);
-        found.finding.user_id.clone_from(&event.user);
-        found.finding.dead_letter = event.id.parse().ok();
-        found
-    }
-
-    fn check_row(&self, row: &CheckRow) -> Found {
-        let number = row.check;
-        let target = self.looked.target;
-        let what = match &row.first {
-            Some(first) => format!("a row with {}", person(first)),
-            None => "more than 100 rows".to_owned(),
-        };
-        let said = match &target.block.whole {
-            Some(whole) => format!("{what}: {}", whole.to_do),
-            None => format!("check {number} returns {what}"),
-        };
-        let mut found = Found::report(Kind::Check, said);
-        let identity = hash64(format!("{number}\n{:?}", row.first));
-        found.finding.dead_letter = Some(identity.cast_signed());
-        found.shown = Some(format!("{}: check {number}: {}", target.name, row.text));
-        found
+        said.to_owned()
     }
 
     /// Shows three names of each side by their shapes.
     fn apart(&self) -> String {
-        let Looked {
-            target,
-            look,
-            compared,
-            ..
-        } = self.looked;
-        let mut promised = Vec::new();
-        if let Some(users) = &look.promised {
-            let lacking = users.users.iter().filter(|user| !look.rows.has(**user));
-            let some: Vec<UserHash> = lacking.take(3).copied().collect();
-            let named = users.named(target, self.hasher, |user| some.contains(&user));
-            promised.extend(named.values().map(|user| shape(&user.name)));
-        }
-        let strangers = look.rows.strangers.values().take(3);
+        let compared = self.compared;
+        let Comparison { target, look, .. } = compared;
+        let rows = &look.rows;
+        let lacking = look.promised.users.iter().filter(|user| !rows.has(**user));
+        let some: HashSet<UserHash> = lacking.take(3).copied().collect();
+        let named = look.promised.named(target, self.hasher, &some);
+        let promised: Vec<String> = named.values().map(|user| shape(&user.name)).collect();
+        let strangers = rows.strangers.values().take(3);
         let issued: Vec<String> = strangers.map(|name| shape(name)).collect();
         format!(
             "the names do not meet: {} in both stores, {} only promised (such as {}), {} only with \
@@ -315,6 +253,21 @@ impl Explainer<'_> {
             compared.strangers,
             issued.join(", ")
         )
+    }
+}
+
+fn check_row(target: &Target<'_>, row: &CheckRow, found: &mut Found) -> String {
+    let number = row.check;
+    let identity = hash64(format!("{number}\n{:?}", row.first));
+    found.finding.dead_letter = Some(identity.cast_signed());
+    found.shown = Some(format!("{}: check {number}: {}", target.name, row.text));
+    let what = match &row.first {
+        Some(first) => format!("a row with {}", person(first)),
+        None => "more than 100 rows".to_owned(),
+    };
+    match &target.block.whole {
+        Some(whole) => format!("{what}: {}", whole.to_do),
+        None => format!("check {number} returns {what}"),
     }
 }
 
@@ -360,16 +313,14 @@ fn add_user(
 ) -> Option<String> {
     let name = quoted(&key.name_in(&target.id, user));
     let member = match example {
-        Some(example) if !matches!(key.kind, KeyKind::Keys(_)) => {
-            quoted(&key.members.like(example, user)?)
-        }
+        Some(example) if key.kind != KeyKind::Keys => quoted(&key.members.like(example, user)?),
         Some(_) | None => quoted(user.as_bytes()),
     };
-    Some(match &key.kind {
-        KeyKind::Set(_) => format!("SADD {name} {member}"),
-        KeyKind::SortedSet(_) => format!("ZADD {name} NX SCORE {member}"),
-        KeyKind::Hash(_) => format!("HSETNX {name} {member} VALUE"),
-        KeyKind::Keys(_) => format!("SET {name} VALUE NX"),
+    Some(match key.kind {
+        KeyKind::Set => format!("SADD {name} {member}"),
+        KeyKind::SortedSet => format!("ZADD {name} NX SCORE {member}"),
+        KeyKind::Hash => format!("HSETNX {name} {member} VALUE"),
+        KeyKind::Keys => format!("SET {name} VALUE NX"),
     })
 }
 
@@ -413,36 +364,37 @@ const LOST: [AlertKind; 3] = [
 
 /// Returns the kinds that the look would have found. A difference that is too young to be named
 /// may be one that an earlier process has named.
-fn judged(looked: &Looked<'_>, memory: &Memory) -> Judged {
+fn judged(compared: &Comparison<'_>, memory: &Memory) -> Judged {
     let stalled = AlertKind::Left(Kind::Stalled);
     let check = AlertKind::Left(Kind::Check);
-    if memory.queue.stalled(looked.look.ended).is_some() {
+    if memory.queue.stalled(compared.look.ended).is_some() {
         return Judged::of(Kinds::only([stalled, AlertKind::TheirsQueue]));
     }
-    if looked.compared.is_apart {
+    let found = &compared.differences;
+    if found.iter().any(|it| it.kind() == Kind::Stalled) {
         return Judged::of(Kinds::only([stalled, check]));
     }
     let young = memory
         .young()
         .flat_map(|it| it.differences.iter().map(|it| AlertKind::Left(it.kind())));
     let mut open: BTreeSet<AlertKind> = young.collect();
-    if looked.compared.is_over_promised || LOST.iter().any(|kind| open.contains(kind)) {
+    if has(found, Difference::OverPromised) || LOST.iter().any(|kind| open.contains(kind)) {
         open.extend(LOST);
     }
-    if !looked.look.unchecked.is_empty() {
+    if !compared.look.unchecked.is_empty() {
         open.insert(check);
     }
     Judged::of(Kinds::all_but(open))
 }
 
 /// The report of a look.
-pub fn report(looked: &Looked<'_>, memory: &Memory, found: &[Found]) -> DropReport {
-    let Looked { target, look, .. } = looked;
+pub fn report(compared: &Comparison<'_>, memory: &Memory, found: &[Found]) -> DropReport {
+    let Comparison { target, look, .. } = compared;
     let findings = found.iter().map(|it| &it.finding);
     let applied = findings.filter(|it| it.result == Outcome::Applied);
     let written = applied.clone().count() as u64;
     let closed = applied.filter(|it| it.kind == Kind::FailedClaim).count() as u64;
-    let promised = look.promised.as_ref().map_or(0, |it| it.users.len() as u64);
+    let promised = look.promised.users.len() as u64;
     let before = Numbers {
         count: look.count.unwrap_or_default(),
         users: promised,
@@ -456,7 +408,7 @@ pub fn report(looked: &Looked<'_>, memory: &Memory, found: &[Found]) -> DropRepo
     let quantity = target.quantity.unwrap_or(u64::from(u32::MAX));
     DropReport {
         exact: is_whole && !is_nothing && look.rows.coupons <= quantity,
-        judged: judged(looked, memory),
+        judged: judged(compared, memory),
         before,
         after: Numbers {
             rows: before.rows + written,

@@ -8,7 +8,7 @@ use firstcome_shared::report::Kind;
 
 use crate::file::Counts;
 use crate::look::{Look, Target};
-use crate::users::{Hasher, UserHash, has, repeated, without};
+use crate::users::{Hasher, UserHash, has, repeated, sorted, without};
 
 /// One difference, as looks recognise it again.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
@@ -69,103 +69,80 @@ impl CounterNumbers {
 }
 
 /// A look, compared.
-#[derive(Debug, Clone, Default, PartialEq)]
-pub struct Comparison {
+#[derive(Debug)]
+pub struct Comparison<'t> {
+    pub target: &'t Target<'t>,
+    pub look: Look,
     pub owed: u64,
     /// Promised users who have a row.
     pub in_both: u64,
     pub lacking: u64,
     pub strangers: u64,
     pub twice: u64,
-    /// The names do not meet, or the key is gone, so that no user is named.
-    pub is_apart: bool,
-    pub is_over_promised: bool,
     /// `None`: no counter is described, or it cannot be compared.
     pub numbers: Option<CounterNumbers>,
     /// Sorted.
     pub differences: Vec<Difference>,
 }
 
-/// Compares what a look saw.
-pub fn compare(target: &Target<'_>, look: &Look, hasher: &Hasher) -> Comparison {
-    let mut found = in_any_order(target, look, hasher);
-    found.differences.sort_unstable();
-    found
-}
-
-fn in_any_order(target: &Target<'_>, look: &Look, hasher: &Hasher) -> Comparison {
+/// Compares what a look saw. If the names do not meet, or the key is gone, no user is named.
+pub fn compare<'t>(target: &'t Target<'t>, look: Look, hasher: &Hasher) -> Comparison<'t> {
     let rows = &look.rows;
+    let promised = &look.promised.users;
     let most = target.quantity.unwrap_or(u64::MAX);
-    let mut found = Comparison {
-        owed: rows.coupons,
-        ..Comparison::default()
+    let is_described = target.block.promised.is_some();
+    let lacking = without(&without(promised, &rows.counted), &rows.uncounted);
+    let [strangers, twice] = if is_described {
+        [without(&rows.counted, promised), repeated(&rows.counted)]
+    } else {
+        Default::default()
     };
-    if let Some(promised) = &look.promised {
-        found.compare_users(&promised.users, look, most);
-    }
-    let is_told = |user: &String| {
-        let lacking = Difference::Unissued(hasher.user(user));
-        has(&found.differences, lacking)
+    let owed = rows.coupons + lacking.len() as u64;
+    let in_both = promised.len() - lacking.len();
+    let numbers = numbers(target, &look, owed);
+    let is_gone = is_described && promised.is_empty() && rows.coupons > 0;
+    let is_over_promised = is_described && owed > most;
+    let mut differences = Vec::new();
+    let mut add = |users: &[UserHash], difference: fn(UserHash) -> Difference| {
+        differences.extend(users.iter().copied().map(difference));
     };
-    let untold: Vec<_> = look
-        .events
-        .iter()
-        .filter(|event| !event.user.as_ref().is_some_and(is_told))
-        .map(|event| hasher.user(&event.id))
-        .collect();
-    let checked = look.check_rows.iter();
-    found.add(checked.map(|row| row.identity), Difference::Check);
-    if found.is_apart {
-        return found;
+    let checked: Vec<_> = look.check_rows.iter().map(|row| row.identity).collect();
+    add(&checked, Difference::Check);
+    if is_gone {
+        differences.push(Difference::KeyGone);
+    } else if in_both < lacking.len().min(strangers.len()) {
+        differences.push(Difference::Apart);
+    } else {
+        let named = if is_over_promised { &[] } else { &lacking[..] };
+        let is_told = |user: &String| has(named, hasher.user(user));
+        let events = look.events.iter();
+        let untold: Vec<_> = events
+            .filter(|event| !event.user.as_ref().is_some_and(is_told))
+            .map(|event| hasher.user(&event.id))
+            .collect();
+        add(named, Difference::Unissued);
+        add(&strangers, Difference::MissingAdmission);
+        add(&twice, Difference::DuplicateRow);
+        add(&untold, Difference::FailedClaim);
+        let wholes = [
+            is_over_promised.then_some(Difference::OverPromised),
+            (rows.coupons > most).then_some(Difference::OverIssued),
+            numbers
+                .filter(|numbers| numbers.given != numbers.owed)
+                .map(|numbers| numbers.difference(hasher)),
+        ];
+        differences.extend(wholes.into_iter().flatten());
     }
-    found.add(untold, Difference::FailedClaim);
-    found.numbers = numbers(target, look, found.owed);
-    let wholes = [
-        found.is_over_promised.then_some(Difference::OverPromised),
-        (rows.coupons > most).then_some(Difference::OverIssued),
-        found
-            .numbers
-            .filter(|numbers| numbers.given != numbers.owed)
-            .map(|numbers| numbers.difference(hasher)),
-    ];
-    found.differences.extend(wholes.into_iter().flatten());
-    found
-}
-
-impl Comparison {
-    fn add(
-        &mut self,
-        users: impl IntoIterator<Item = UserHash>,
-        difference: fn(UserHash) -> Difference,
-    ) {
-        self.differences.extend(users.into_iter().map(difference));
-    }
-
-    fn compare_users(&mut self, promised: &[UserHash], look: &Look, most: u64) {
-        let rows = &look.rows;
-        let lacking = without(&without(promised, &rows.counted), &rows.uncounted);
-        let strangers = without(&rows.counted, promised);
-        let twice = repeated(&rows.counted);
-        self.owed += lacking.len() as u64;
-        self.in_both = (promised.len() - lacking.len()) as u64;
-        self.lacking = lacking.len() as u64;
-        self.strangers = strangers.len() as u64;
-        self.twice = twice.len() as u64;
-        self.is_over_promised = self.owed > most;
-        let is_gone = promised.is_empty() && rows.coupons > 0;
-        let is_apart = self.in_both < self.lacking.min(self.strangers);
-        self.is_apart = is_gone || is_apart;
-        if is_gone {
-            self.differences.push(Difference::KeyGone);
-        } else if is_apart {
-            self.differences.push(Difference::Apart);
-        } else {
-            if !self.is_over_promised {
-                self.add(lacking, Difference::Unissued);
-            }
-            self.add(strangers, Difference::MissingAdmission);
-            self.add(twice, Difference::DuplicateRow);
-        }
+    Comparison {
+        target,
+        owed,
+        in_both: in_both as u64,
+        lacking: lacking.len() as u64,
+        strangers: strangers.len() as u64,
+        twice: twice.len() as u64,
+        numbers,
+        differences: sorted(differences),
+        look,
     }
 }
 
@@ -186,7 +163,7 @@ fn numbers(target: &Target<'_>, look: &Look, owed: u64) -> Option<CounterNumbers
         counter: look.count,
         given,
         owed: owed.min(most),
-        promised: look.promised.as_ref().map_or(0, |it| it.users.len() as u64),
+        promised: look.promised.users.len() as u64,
         rows: look.rows.number,
     })
 }

@@ -19,7 +19,7 @@ use serde_json::Value;
 
 use crate::error::{Answer, AttachError};
 use crate::file::FailedTopic;
-use crate::queue::{Behind, Mark};
+use crate::queue::Behind;
 
 /// Maximum wait for one answer.
 const ANSWER: Duration = Duration::from_secs(5);
@@ -152,10 +152,8 @@ fn compare(ends: &Logs, committed: &Offsets, now: &Logs) -> Option<Behind> {
     }
     Some(Behind {
         waits: waits.unwrap_or(format!("{left} messages from before are not processed")),
-        mark: Mark {
-            left: left.unsigned_abs(),
-            ..Mark::default()
-        },
+        left: left.unsigned_abs(),
+        ..Behind::default()
     })
 }
 

@@ -32,7 +32,7 @@ pub mod theirs;
 pub mod unasked;
 pub mod users;
 
-use std::collections::{BTreeMap, BTreeSet, HashSet};
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use anyhow::Context as _;
@@ -51,9 +51,8 @@ use crate::kafka::Brokers;
 pub use crate::pass::{Confirm, PassOptions, Stopped};
 use crate::pass::{Pass, State};
 use crate::plan::Ours;
-use crate::sql::{Database, Purpose, Query};
+use crate::sql::Database;
 use crate::store::Store;
-use crate::text::Values;
 use crate::theirs::Theirs;
 use crate::users::Hasher;
 
@@ -82,19 +81,20 @@ impl Engine {
         tls: &TlsArgs,
         timeout_ms: u64,
     ) -> anyhow::Result<Self> {
-        let redis = file.redis.as_ref().map(|url| {
-            let url = url.clone().into();
-            let settings = RedisArgs::at(url, file.redis_cluster, tls, timeout_ms);
-            anyhow::Ok(Redis::new(&settings.context("redis")?)?)
-        });
-        let brokers = file.kafka.as_ref().map(|addresses| {
+        let mut redis = None;
+        if let Some(url) = file.redis.clone() {
+            let settings = RedisArgs::at(url.into(), file.redis_cluster, tls, timeout_ms);
+            redis = Some(Redis::new(&settings.context("redis")?)?);
+        }
+        let mut brokers = None;
+        if let Some(addresses) = file.kafka.clone() {
             let properties = file.kafka_properties.clone().unwrap_or_default();
-            let security = KafkaArgs::at(addresses, &properties.into(), tls).context("kafka")?;
-            anyhow::Ok(Brokers {
-                addresses: addresses.clone(),
+            let security = KafkaArgs::at(&addresses, &properties.into(), tls).context("kafka")?;
+            brokers = Some(Brokers {
+                addresses,
                 security,
-            })
-        });
+            });
+        }
         let mut databases = BTreeMap::new();
         for block in &file.campaigns {
             if let Some(url) = block.whole.as_ref().and_then(|it| it.database.as_ref()) {
@@ -105,8 +105,8 @@ impl Engine {
         Ok(Self {
             database: Database::new(&file.database, tls, timeout_ms)?,
             databases,
-            redis: redis.transpose()?,
-            brokers: brokers.transpose()?,
+            redis,
+            brokers,
             ours: ours.transpose()?,
             file: Arc::new(file),
             clock: Clock::default(),
@@ -166,18 +166,8 @@ impl Engine {
     pub async fn check(&self) -> BTreeSet<String> {
         let mut refused = BTreeSet::new();
         for block in &self.file.campaigns {
-            for field in block.fields() {
-                let purpose = if field.usage.writes() {
-                    Purpose::Repair
-                } else {
-                    Purpose::Read
-                };
-                let query = Query::new(&field.name, &field.statement, Values::default());
-                let prepared = match self.database_of(block).open(purpose).await {
-                    Ok(mut session) => session.prepare(query).await.map(drop),
-                    Err(error) => Err(error),
-                };
-                let Err(error) = prepared else {
+            for query in block.queries() {
+                let Err(error) = self.database_of(block).prepare(query).await else {
                     continue;
                 };
                 refused.insert(format!("campaign {:?}: {error}", block.name));
@@ -198,10 +188,9 @@ impl Engine {
         let redis = self.redis.as_ref();
         Theirs {
             database,
-            session: None,
             redis: redis.map(|redis| Store::new(redis, self.file.redis_cluster)),
             brokers: self.brokers.clone(),
-            away: HashSet::new(),
+            ..Theirs::default()
         }
     }
 }

@@ -2,7 +2,7 @@
 //! promises first and the row comes last, so in this order a claim that moves while it is read is
 //! seen as promised and issued, or as on its way, but never as a row without a promise.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::time::Duration;
 
 use firstcome_shared::domain::DropId;
@@ -12,8 +12,8 @@ use crate::clock::Clock;
 use crate::error::{Answer, AttachError};
 use crate::file::{Campaign, Failed, Promised};
 use crate::memory::Memory;
-use crate::sql::{Cell, ColumnType, Done, LOOK_LIMIT, Query, Session, whole};
-use crate::text::Values;
+use crate::sql::{Cell, ColumnType, Done, LOOK_LIMIT, Session, whole};
+use crate::text::{Field, Query, Statement, Values, numbered};
 use crate::theirs::Theirs;
 use crate::users::{Hasher, Names, UserHash, has, sorted};
 
@@ -36,11 +36,26 @@ pub struct Target<'f> {
 }
 
 impl Target<'_> {
-    pub fn values(&self) -> Values<'_> {
-        Values {
+    /// Returns a statement of the block with the campaign's id.
+    pub fn query<'s>(&'s self, field: Field, statement: &'s Statement) -> Query<'s> {
+        let values = Values {
             id: &self.id,
             ..Values::default()
-        }
+        };
+        Query::new(field, statement, values)
+    }
+
+    /// Returns the statements that write a user's row, in their order.
+    pub fn writes<'s>(&'s self, user: &'s PromisedUser) -> impl Iterator<Item = Query<'s>> {
+        let values = Values {
+            id: &self.id,
+            user: &user.name,
+            failed: user.event.as_deref().unwrap_or_default(),
+        };
+        let closes = self.block.resolve.iter().filter(|_| user.event.is_some());
+        let resolve = closes.map(|it| (Field::Resolve, it));
+        let all = resolve.chain(numbered(Field::Issue, &self.block.issue));
+        all.map(move |(field, statement)| Query::new(field, statement, values))
     }
 }
 
@@ -49,8 +64,7 @@ impl Target<'_> {
 pub struct Look {
     pub began: Duration,
     pub ended: Duration,
-    /// `None`: not described.
-    pub promised: Option<PromisedUsers>,
+    pub promised: PromisedUsers,
     /// `None`: the key or its field does not exist, or is not described.
     pub count: Option<i64>,
     pub events: Vec<FailedEvent>,
@@ -72,13 +86,17 @@ pub struct PromisedUsers {
 }
 
 /// A user who was promised a coupon, with the place that says so.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct PromisedUser {
     pub name: String,
     /// The number of the key among those of the file.
     pub key: usize,
     /// The member as it is written.
     pub written: Vec<u8>,
+    /// The open event of the same claim.
+    pub event: Option<String>,
+    /// This process saw them arrive, and without a row.
+    pub is_new: bool,
 }
 
 /// A claim that their consumer could not process.
@@ -126,10 +144,13 @@ impl PromisedUsers {
         &self,
         target: &Target<'_>,
         hasher: &Hasher,
-        wanted: impl Fn(UserHash) -> bool,
+        wanted: &HashSet<UserHash>,
     ) -> HashMap<UserHash, PromisedUser> {
         let mut found = HashMap::new();
-        let keys = target.block.promised.keys();
+        if wanted.is_empty() {
+            return found;
+        }
+        let keys = target.block.keys();
         for (key, names) in self.written.iter().enumerate() {
             for written in names.iter() {
                 let name = match keys.get(key) {
@@ -137,11 +158,13 @@ impl PromisedUsers {
                     None => str::from_utf8(written).ok().map(str::to_owned),
                 };
                 let user = name.as_ref().map(|name| hasher.user(name));
-                if let (Some(user), Some(name)) = (user.filter(|it| wanted(*it)), name) {
-                    let written = written.to_vec();
-                    found
-                        .entry(user)
-                        .or_insert(PromisedUser { name, key, written });
+                if let (Some(user), Some(name)) = (user.filter(|it| wanted.contains(it)), name) {
+                    found.entry(user).or_insert_with(|| PromisedUser {
+                        name,
+                        key,
+                        written: written.to_vec(),
+                        ..PromisedUser::default()
+                    });
                 }
             }
         }
@@ -216,16 +239,18 @@ impl Theirs {
             ..Look::default()
         };
         let Target { block, id, .. } = target;
-        let promised = timeout(LOOK_LIMIT, self.promised(target, hasher)).await;
         let late = "promised: reading the keys took longer than 10 seconds";
-        look.promised = promised.map_err(|_| AttachError::Lost(late.to_owned()))??;
+        look.promised = timeout(LOOK_LIMIT, self.promised(target, hasher))
+            .await
+            .map_err(|_| AttachError::Lost(late.to_owned()))??;
         if let Some(count) = &block.count {
             look.count = self.redis()?.count(count, id).await?;
         }
         look.events = self.events(target).await?;
         if let Some(statement) = &block.issued {
-            let query = Query::new("issued", statement, target.values());
-            look.rows = rows(self.session().await?, query, hasher, look.promised.as_ref()).await?;
+            let query = target.query(Field::Issued, statement);
+            let promised = block.promised.as_ref().map(|_| &look.promised);
+            look.rows = rows(self.session().await?, query, hasher, promised).await?;
         }
         if let Some(letters) = &mut memory.letters {
             letters.read(self.brokers()?, id).await?;
@@ -258,15 +283,11 @@ impl Theirs {
         Ok(look)
     }
 
-    async fn promised(
-        &mut self,
-        target: &Target<'_>,
-        hasher: &Hasher,
-    ) -> Answer<Option<PromisedUsers>> {
+    async fn promised(&mut self, target: &Target<'_>, hasher: &Hasher) -> Answer<PromisedUsers> {
         let mut promised = PromisedUsers::default();
         match &target.block.promised {
-            Promised::NotDescribed => return Ok(None),
-            Promised::Keys(keys) => {
+            None => {}
+            Some(Promised::Keys(keys)) => {
                 let store = self.redis()?;
                 promised.size = store.size(keys, &target.id).await?;
                 for key in keys {
@@ -279,9 +300,9 @@ impl Theirs {
                     promised.written.push(names);
                 }
             }
-            Promised::Select(statement) => {
+            Some(Promised::Select(statement)) => {
                 let mut names = Names::default();
-                let query = Query::new("promised", statement, target.values());
+                let query = target.query(Field::Promised, statement);
                 let session = self.session().await?;
                 let done = session
                     .read(query, &mut |row| {
@@ -292,13 +313,13 @@ impl Theirs {
                         Ok(true)
                     })
                     .await?;
-                must_name_a_user("promised", done, 1)?;
+                must_name_a_user(Field::Promised, done, 1)?;
                 promised.written.push(names);
             }
         }
         promised.users = sorted(promised.users);
         promised.users.dedup();
-        Ok(Some(promised))
+        Ok(promised)
     }
 
     async fn events(&mut self, target: &Target<'_>) -> Answer<Vec<FailedEvent>> {
@@ -306,7 +327,7 @@ impl Theirs {
         let Some(Failed::Select(statement)) = &target.block.failed else {
             return Ok(events);
         };
-        let query = Query::new("failed", statement, target.values());
+        let query = target.query(Field::Failed, statement);
         let session = self.session().await?;
         session
             .read(query, &mut |row| {
@@ -339,7 +360,7 @@ pub async fn rows(
             Ok(true)
         })
         .await?;
-    must_name_a_user("issued", done, 2)?;
+    must_name_a_user(Field::Issued, done, 2)?;
     rows.user_type = done.first;
     rows.counted = sorted(rows.counted);
     rows.uncounted = sorted(rows.uncounted);
@@ -354,9 +375,8 @@ pub async fn check(
     hasher: &Hasher,
 ) -> Answer<Vec<CheckRow>> {
     let mut rows: Vec<CheckRow> = Vec::new();
-    let field = format!("check {number}");
     let statement = &target.block.checks()[number - 1];
-    let query = Query::new(&field, statement, target.values());
+    let query = target.query(Field::Check(number), statement);
     session
         .read(query, &mut |row| {
             let texts: Vec<&str> = row
@@ -381,7 +401,7 @@ pub async fn check(
 }
 
 /// Refuses columns that do not name users.
-pub fn must_name_a_user(field: &str, done: Done, most: usize) -> Answer<()> {
+fn must_name_a_user(field: Field, done: Done, most: usize) -> Answer<()> {
     if done.columns == 0 || done.columns > most {
         return Err(AttachError::Misfit(format!(
             "{field} selects {} columns: the user, and in issued perhaps how many coupons the row \

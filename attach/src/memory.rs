@@ -11,7 +11,7 @@ use crate::error::Answer;
 use crate::file::Failed;
 use crate::judge::{Comparison, Difference};
 use crate::kafka::DeadLetters;
-use crate::look::{CheckRow, Look, PromisedUsers, Target};
+use crate::look::{CheckRow, Look, Target};
 use crate::queue::Queue;
 use crate::theirs::Theirs;
 use crate::unasked::Trouble;
@@ -36,6 +36,7 @@ pub struct Cohort {
     pub differences: Vec<Difference>,
 }
 
+#[derive(Default)]
 pub struct Memory {
     /// Users whom any look saw promised; sorted.
     seen: Vec<UserHash>,
@@ -44,22 +45,24 @@ pub struct Memory {
     /// When the first look ended.
     first_look: Option<Duration>,
     /// Users of both stores who came with their row between two looks, so that it is theirs.
-    came: Vec<UserHash>,
+    pub came: HashSet<UserHash>,
     /// The oldest first.
     pub open: Vec<Cohort>,
     pub queue: Queue,
     pub letters: Option<DeadLetters>,
     /// When the last look began.
     looked_at: Duration,
-    rests_until: Duration,
+    pub rests_until: Duration,
     /// Since when the queue cannot be read.
     unread_since: Option<Duration>,
     /// The rows of checks, which stay if a check cannot run.
     pub check_rows: Vec<CheckRow>,
     /// Users whom a finding has named as unissued.
-    named: HashSet<UserHash>,
+    pub named: HashSet<UserHash>,
     pub trouble: Trouble,
-    last_report: Option<DropReport>,
+    /// In the other campaigns of the block.
+    pub elsewhere: Trouble,
+    pub last_report: Option<DropReport>,
 }
 
 /// The memories of a block's campaigns.
@@ -72,29 +75,18 @@ impl Memory {
             Some(Failed::Select(_)) | None => None,
         };
         Self {
-            seen: Vec::new(),
-            with_row: Vec::new(),
-            first_look: None,
-            came: Vec::new(),
-            open: Vec::new(),
             queue: Queue::new(target),
             letters,
-            looked_at: Duration::ZERO,
-            rests_until: Duration::ZERO,
-            unread_since: None,
-            check_rows: Vec::new(),
-            named: HashSet::new(),
-            trouble: Trouble::default(),
-            last_report: None,
+            ..Self::default()
         }
     }
 
     /// Adds a look. Differences that it did not see are closed.
-    pub fn add(&mut self, look: &Look, compared: &Comparison) {
-        if let Some(promised) = &look.promised {
-            self.note_who_came(look, promised);
-        }
-        let differences = &compared.differences;
+    pub fn add(&mut self, compared: &Comparison<'_>) {
+        let Comparison {
+            look, differences, ..
+        } = compared;
+        self.note_who_came(look);
         let mut known = Vec::new();
         for cohort in &mut self.open {
             cohort.is_ripe |= self.queue.is_over(cohort.first, look.began);
@@ -121,9 +113,7 @@ impl Memory {
         self.first_look.get_or_insert(look.ended);
         self.looked_at = look.began;
         self.check_rows.clone_from(&look.check_rows);
-        if let Some(promised) = &look.promised {
-            merge(&mut self.seen, &promised.users);
-        }
+        merge(&mut self.seen, &look.promised.users);
         merge(&mut self.with_row, &look.rows.counted);
         merge(&mut self.with_row, &look.rows.uncounted);
         self.trouble = Trouble {
@@ -136,7 +126,8 @@ impl Memory {
 
     /// A process that writes rows sees them lost for `in_flight` first, and a person who confirms a
     /// plan needs two such processes.
-    fn note_who_came(&mut self, look: &Look, promised: &PromisedUsers) {
+    fn note_who_came(&mut self, look: &Look) {
+        let promised = &look.promised;
         let rows = &look.rows.counted;
         let is_in_both = |user: &UserHash| promised.has(*user) && has(rows, *user);
         self.came.retain(is_in_both);
@@ -155,11 +146,6 @@ impl Memory {
     /// Whether an earlier look saw a user.
     fn knows(&self, user: UserHash) -> bool {
         has(&self.seen, user) || has(&self.with_row, user)
-    }
-
-    /// Whether the row of a user is proved to be theirs.
-    pub fn is_theirs(&self, user: UserHash) -> bool {
-        self.came.contains(&user)
     }
 
     /// Whether an earlier look saw a difference, too.
@@ -211,20 +197,8 @@ impl Memory {
         advanced
     }
 
-    pub fn rests(&self, now: Duration) -> bool {
-        now < self.rests_until
-    }
-
-    pub fn rest(&mut self, until: Duration) {
-        self.rests_until = until;
-    }
-
-    pub fn report(&mut self, report: &DropReport) {
-        self.last_report = Some(report.clone());
-    }
-
     /// Returns the last report again, for a pass in which the campaign rests: it judges nothing.
-    pub fn last_report(&self) -> Option<DropReport> {
+    pub fn repeated_report(&self) -> Option<DropReport> {
         let mut report = self.last_report.clone()?;
         report.judged = Judged::default();
         report.before = report.after;
@@ -232,20 +206,12 @@ impl Memory {
         Some(report)
     }
 
-    /// Notes users whom a finding names as unissued.
-    pub fn name(&mut self, users: impl IntoIterator<Item = UserHash>) {
-        self.named.extend(users);
-    }
-
     /// Forgets named users who were answered. Returns whether one has left Redis without ever
     /// having had a row.
     pub fn has_left(&mut self, look: &Look) -> bool {
-        let Some(promised) = &look.promised else {
-            return false;
-        };
         self.named.retain(|user| !look.rows.has(*user));
         let named = self.named.len();
-        self.named.retain(|user| promised.has(*user));
+        self.named.retain(|user| look.promised.has(*user));
         self.named.len() < named
     }
 }
@@ -255,7 +221,7 @@ mod tests {
     use super::*;
     use crate::file::{AttachFile, Campaign};
     use crate::judge::compare;
-    use crate::look::Rows;
+    use crate::look::{PromisedUsers, Rows};
     use crate::users::{Hasher, sorted};
 
     /// A campaign over a queue, and its looks.
@@ -304,7 +270,7 @@ mod tests {
             let look = Look {
                 began: Duration::from_secs(began),
                 ended: Duration::from_secs(began + 1),
-                promised: Some(of_look),
+                promised: of_look,
                 rows: Rows {
                     counted: users(rows),
                     coupons: rows.len() as u64,
@@ -312,8 +278,7 @@ mod tests {
                 },
                 ..Look::default()
             };
-            let compared = compare(&self.target(), &look, &self.hasher);
-            memory.add(&look, &compared);
+            memory.add(&compare(&self.target(), look, &self.hasher));
         }
     }
 
@@ -345,7 +310,7 @@ mod tests {
             looks.look(&mut memory, began, promised, rows);
             let users = promised.iter().copied();
             users
-                .filter(|user| memory.is_theirs(looks.hasher.user(user)))
+                .filter(|user| memory.came.contains(&looks.hasher.user(user)))
                 .collect::<Vec<_>>()
                 .concat()
         };
@@ -360,13 +325,7 @@ mod tests {
     async fn queue_that_cannot_be_read_for_half_a_minute_is_not_waited_for() {
         let looks = Looks::new("[{ sql = 'SELECT 0' }, { list = 'queue' }]");
         let mut memory = Memory::new(&looks.target());
-        let mut theirs = Theirs {
-            database: None,
-            session: None,
-            redis: None,
-            brokers: None,
-            away: HashSet::new(),
-        };
+        let mut theirs = Theirs::default();
         looks.look(&mut memory, 0, &["a"], &[]);
         let seconds = Duration::from_secs;
         memory.queue.begin_at(1);

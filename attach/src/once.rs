@@ -9,7 +9,7 @@ use firstcome_shared::report::Run;
 use tokio_util::sync::CancellationToken;
 
 use crate::Engine;
-use crate::pass::{PassOptions, State, Stopped};
+use crate::pass::{Confirm, PassOptions, State, Stopped};
 
 /// Time between two readings of the queue.
 const POLL: Duration = Duration::from_millis(250);
@@ -24,7 +24,7 @@ impl Engine {
         let looking = PassOptions {
             is_requested: true,
             dry_run: true,
-            confirm: None,
+            confirm: Confirm::default(),
             ..options.clone()
         };
         let mut passed = self.clock.now();
@@ -34,7 +34,7 @@ impl Engine {
             passed = self.clock.now();
             self.pass(&looking, run, stop).await?;
         }
-        if options.dry_run || options.confirm.is_none() {
+        if options.dry_run || options.confirm.is_empty() {
             return Ok(());
         }
         let repairing = PassOptions {

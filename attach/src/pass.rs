@@ -2,26 +2,25 @@
 //! be, repaired. A pass never sleeps: a difference becomes older from pass to pass. An error stays
 //! in its campaign, unless a store that others need, too, is away.
 
-use std::collections::{BTreeMap, BTreeSet, HashSet};
+use std::collections::{BTreeMap, BTreeSet};
 
 use firstcome_shared::domain::{CouponId, DropId};
 use firstcome_shared::report::{
-    Cause, CouponJudged, DropReport, FailureCause, Finding, Judged, Kind, Kinds, Outcome, Run,
-    RunJudged,
+    Cause, CouponJudged, DropReport, FailureCause, Judged, Kinds, Outcome, Run, RunJudged,
 };
 use tokio_util::sync::CancellationToken;
 
 use crate::Engine;
 use crate::error::{Answer, AttachError};
-use crate::explain::{Found, Looked, blank, explain, report};
+use crate::explain::{Found, blank, explain, report, stalled};
 use crate::file::{Campaign, Mode};
-use crate::judge::compare;
-use crate::look::{Look, Target, quantity};
+use crate::judge::{Comparison, compare};
+use crate::look::{Look, PromisedUser, Target, quantity};
 use crate::memory::{Memories, Memory};
 use crate::plan::{OurRows, Trust};
-use crate::repair::{Repaired, Repairs};
-use crate::sql::{Cell, Query};
-use crate::text::Values;
+use crate::repair::Repairs;
+use crate::sql::Cell;
+use crate::text::{Field, Query, Values};
 use crate::theirs::Theirs;
 use crate::unasked::{Facts, Trouble};
 use crate::users::Hasher;
@@ -47,7 +46,7 @@ pub struct PassOptions {
     pub dry_run: bool,
     /// An operator asked for it: campaigns that rest are looked at, too.
     pub is_requested: bool,
-    pub confirm: Option<Confirm>,
+    pub confirm: Confirm,
 }
 
 /// The users whose repairs an operator has confirmed, by name.
@@ -62,6 +61,14 @@ impl Confirm {
             .filter(|it| it.result == Outcome::Planned);
         let named = planned.filter_map(|it| Some((it.drop_id?, it.user_id.clone()?)));
         Self(named.collect())
+    }
+
+    pub fn is_empty(&self) -> bool {
+        self.0.is_empty()
+    }
+
+    fn has(&self, drop: DropId, user: &PromisedUser) -> bool {
+        self.0.contains(&(drop, user.name.clone()))
     }
 }
 
@@ -86,7 +93,7 @@ pub struct Pass<'e> {
     pub theirs: Theirs,
 }
 
-impl<'e> Pass<'e> {
+impl Pass<'_> {
     /// Looks at everything that was asked for.
     pub async fn run(mut self, run: &mut Run, state: &mut State) -> Result<(), Stopped> {
         run.drops.clear();
@@ -117,6 +124,7 @@ impl<'e> Pass<'e> {
             // Campaigns that have left the file.
             run.judged.others = about(given_up());
         }
+        self.shown.truncate(SHOWN);
         state.shown = self.shown;
         Ok(())
     }
@@ -154,7 +162,8 @@ impl<'e> Pass<'e> {
             let memory = memories
                 .entry(target.drop_id)
                 .or_insert_with(|| Memory::new(target));
-            let report = self.target(target, memory, elsewhere, run).await?;
+            memory.elsewhere = elsewhere;
+            let report = self.target(target, memory, run).await?;
             add(run, target, report);
         }
         if block.whole.is_none() {
@@ -166,7 +175,7 @@ impl<'e> Pass<'e> {
 
     /// Reports an error of a whole block. That a store is away concerns no block, and is told once.
     fn report_error(&mut self, run: &mut Run, coupon: CouponId, error: &AttachError) {
-        let mut finding = stalled(error);
+        let mut finding = stalled(error.cause(), error.to_string());
         finding.coupon_id = Some(coupon);
         if let AttachError::Away { store, .. } = error {
             finding.coupon_id = None;
@@ -182,40 +191,40 @@ impl<'e> Pass<'e> {
         &mut self,
         target: &Target<'_>,
         memory: &mut Memory,
-        elsewhere: Trouble,
         run: &mut Run,
     ) -> Answer<DropReport> {
-        let began = self.engine.clock.now();
-        if !self.options.is_requested && memory.rests(began) {
-            return Ok(memory.last_report().unwrap_or_else(|| blank(target)));
+        if !self.options.is_requested && self.engine.clock.now() < memory.rests_until {
+            return Ok(memory.repeated_report().unwrap_or_else(|| blank(target)));
         }
         let mut report = blank(target);
-        match self.campaign(target, memory, elsewhere).await {
+        match self.campaign(target, memory).await {
             Ok(report) => {
-                memory.report(&report);
+                memory.last_report = Some(report.clone());
                 return Ok(report);
             }
             Err(error) if is_of_all(&error) => return Err(error),
             Err(error @ AttachError::Away { .. }) => {
                 self.report_error(run, report.coupon_id, &error);
             }
-            Err(error) => report.findings.push(stalled(&error)),
+            Err(error) => {
+                let finding = stalled(error.cause(), error.to_string());
+                report.findings.push(finding);
+            }
         }
         Ok(report)
     }
 
     /// Looks at a campaign, and repairs what may be repaired.
-    async fn campaign(
-        &mut self,
-        target: &Target<'_>,
-        memory: &mut Memory,
-        elsewhere: Trouble,
-    ) -> Answer<DropReport> {
+    async fn campaign(&mut self, target: &Target<'_>, memory: &mut Memory) -> Answer<DropReport> {
         let never_filled = memory.queue.never_filled(&mut self.theirs).await?;
-        let looked = self.look(target, memory).await?;
-        let trust = self.trust(&looked, memory).await?;
-        let mut found = self.explain(&looked, memory);
-        if target.block.mode == Mode::Repair && found.iter().any(|it| it.lost.is_some()) {
+        let compared = self.look(target, memory).await?;
+        let trust = self.trust(&compared, memory).await?;
+        let mut found = self.explain(&compared, memory);
+        let lost = found.iter().find_map(|it| it.lost.as_ref());
+        if let Some(lost) = lost.filter(|_| target.block.mode == Mode::Repair) {
+            let plan = target.writes(lost);
+            self.shown
+                .extend(plan.map(|query| format!("{};", query.shown())));
             let ours = match &self.engine.ours {
                 Some(ours) => ours.rows(target.drop_id).await?,
                 None => OurRows::default(),
@@ -224,24 +233,23 @@ impl<'e> Pass<'e> {
                 trust,
                 never_filled,
                 ours,
-                ..facts(&looked, memory, elsewhere, &self.engine.hasher)
+                ..facts(&compared, memory, &self.engine.hasher)
             };
-            self.show_plan(target, &found);
-            match self.repair(&looked, facts, memory, &mut found).await {
+            match self.repair(&compared, facts, memory, &mut found).await {
                 // What the look has found is told all the same.
                 Err(AttachError::Lost(why)) => {
                     let lost = found.iter_mut().filter(|it| it.lost.is_some());
                     lost.for_each(|it| it.add(&why));
                 }
                 Err(error @ (AttachError::Misfit(_) | AttachError::Refused { .. })) => {
-                    found.push(Found::stalled(Cause::NotCompared, error.to_string()));
+                    found.push(stalled(Cause::NotCompared, error.to_string()).into());
                 }
                 repaired => repaired?,
             }
         }
-        let mut report = report(&looked, memory, &found);
+        let mut report = report(&compared, memory, &found);
         for found in found {
-            self.show(found.shown);
+            self.shown.extend(found.shown);
             report.findings.push(found.finding);
         }
         Ok(report)
@@ -252,32 +260,28 @@ impl<'e> Pass<'e> {
         &mut self,
         target: &'t Target<'t>,
         memory: &mut Memory,
-    ) -> Answer<Looked<'t>> {
+    ) -> Answer<Comparison<'t>> {
         let Engine { clock, hasher, .. } = self.engine;
         let theirs = &mut self.theirs;
         memory.advance(theirs, clock.now()).await?;
         let look = theirs.look(target, hasher, clock, memory).await?;
-        let compared = compare(target, &look, hasher);
-        memory.add(&look, &compared);
-        Self::rest(target, memory, &look);
-        Ok(Looked {
-            target,
-            look,
-            compared,
-        })
+        let compared = compare(target, look, hasher);
+        memory.add(&compared);
+        Self::rest(target, memory, &compared.look);
+        Ok(compared)
     }
 
     /// Words what is old enough. If the queue stands, that is all there is to say.
-    fn explain(&self, looked: &Looked<'_>, memory: &mut Memory) -> Vec<Found> {
+    fn explain(&self, compared: &Comparison<'_>, memory: &mut Memory) -> Vec<Found> {
         let hasher = &self.engine.hasher;
-        let mut found = match memory.queue.stalled(looked.look.ended) {
-            Some(why) => vec![Found::stalled(Cause::ConsumerStands, why)],
-            None => explain(looked, memory, hasher),
+        let mut found = match memory.queue.stalled(compared.look.ended) {
+            Some(why) => vec![stalled(Cause::ConsumerStands, why).into()],
+            None => explain(compared, memory, hasher),
         };
-        let lost = found.iter().filter(|it| it.lost.is_some());
-        memory.name(lost.map(|it| hasher.user(it.user())));
-        let unchecked = looked.look.unchecked.iter();
-        found.extend(unchecked.map(|why| Found::stalled(Cause::NotCompared, why)));
+        let lost = found.iter().filter_map(|it| it.lost.as_ref());
+        memory.named.extend(lost.map(|it| hasher.user(&it.name)));
+        let unchecked = compared.look.unchecked.iter();
+        found.extend(unchecked.map(|why| stalled(Cause::NotCompared, why).into()));
         found
     }
 
@@ -290,13 +294,13 @@ impl<'e> Pass<'e> {
         if memory.young().next().is_some() {
             rest = took.max(rest.min(target.block.in_flight()));
         }
-        memory.rest(look.ended + rest);
+        memory.rests_until = look.ended + rest;
     }
 
     /// Returns what is recorded about the block, and notes that a user has left without a row.
-    async fn trust(&self, looked: &Looked<'_>, memory: &mut Memory) -> Answer<Trust> {
-        let block = looked.target.block;
-        let has_left = memory.has_left(&looked.look);
+    async fn trust(&self, compared: &Comparison<'_>, memory: &mut Memory) -> Answer<Trust> {
+        let block = compared.target.block;
+        let has_left = memory.has_left(&compared.look);
         let Some(ours) = &self.engine.ours else {
             return Ok(Trust::None);
         };
@@ -306,41 +310,41 @@ impl<'e> Pass<'e> {
         Ok(ours.trust(block).await?)
     }
 
-    fn confirmed(&self, drop: DropId) -> HashSet<&'e str> {
-        let confirm = self.options.confirm.iter().flat_map(|confirm| &confirm.0);
-        let here = confirm.filter(|(confirmed, _)| *confirmed == drop);
-        here.map(|(_, user)| user.as_str()).collect()
-    }
-
     /// Repairs what may be repaired, and says of the others why they wait.
     async fn repair(
         &mut self,
-        looked: &Looked<'_>,
+        compared: &Comparison<'_>,
         mut facts: Facts,
         memory: &Memory,
         found: &mut [Found],
     ) -> Answer<()> {
-        let engine = self.engine;
-        let names = self.confirmed(looked.target.drop_id);
+        let Engine { hasher, ours, .. } = self.engine;
+        let Comparison { target, look, .. } = compared;
+        let is_confirmed = |lost: &PromisedUser| self.options.confirm.has(target.drop_id, lost);
         let may_be_unasked = facts.why_all_wait().is_none();
-        let lost = found.iter().filter(|it| it.lost.is_some());
-        let is_confirmed = lost.into_iter().any(|it| names.contains(it.user()));
+        let mut lost = found.iter().filter_map(|it| it.lost.as_ref());
+        let is_any_confirmed = lost.any(is_confirmed);
         let mut repairs = None;
-        if !self.options.dry_run && (is_confirmed || may_be_unasked) {
-            let database = &engine.database;
+        if !self.options.dry_run && (is_any_confirmed || may_be_unasked) {
+            let database = &self.engine.database;
             let theirs = &mut self.theirs;
-            let mut begun = Repairs::begin(database, &engine.hasher, theirs, looked).await?;
+            let mut begun = Repairs::begin(database, hasher, theirs, compared).await?;
             if may_be_unasked {
-                let users = self.with_rows_of_theirs(looked, &facts.ours, memory);
-                facts.refuses_second_row = begun.refuses_second_row(&users).await?;
+                let came = look.promised.named(target, hasher, &memory.came);
+                let proofs: Vec<_> = came
+                    .into_values()
+                    .filter(|user| !facts.ours.may_have(&user.name))
+                    .take(PROOFS)
+                    .collect();
+                facts.refuses_second_row = begun.refuses_second_row(&proofs).await?;
             }
             // From the next pass on, rows of other users may be written, too: then their database has
             // proved that it refuses a second row.
-            if is_confirmed
+            if is_any_confirmed
                 && facts.trust == Trust::None
-                && let Some(ours) = &engine.ours
+                && let Some(ours) = ours
             {
-                ours.record(looked.target.block, Trust::Confirmed).await?;
+                ours.record(target.block, Trust::Confirmed).await?;
             }
             repairs = Some(begun);
         }
@@ -348,7 +352,7 @@ impl<'e> Pass<'e> {
             let Some(lost) = found.lost.clone() else {
                 continue;
             };
-            if !names.contains(found.user())
+            if !is_confirmed(&lost)
                 && let Some(waits) = facts.why_waits(&lost)
             {
                 found.add(&format!("it waits for a confirmation: {waits}"));
@@ -357,80 +361,33 @@ impl<'e> Pass<'e> {
             let Some(repairs) = repairs.as_mut().filter(|_| !self.stop.is_cancelled()) else {
                 continue;
             };
-            match repairs.repair(&lost).await {
-                Ok(repaired) => {
-                    facts.ours.today += u64::from(repaired == Repaired::Written);
-                    found.ended(&repaired);
-                    if repaired == Repaired::Unknown || repairs.have_failed() {
-                        break;
-                    }
-                }
-                // What was written before stays in the report.
-                Err(error) => {
-                    found.ended(&Repaired::Failed(error.to_string()));
-                    break;
-                }
+            let (outcome, why) = repairs.repair(&lost).await;
+            facts.ours.today += u64::from(outcome == Outcome::Applied);
+            found.finding.result = outcome;
+            if let Some(why) = why {
+                found.add(&why);
+            }
+            if repairs.have_failed() {
+                break;
             }
         }
         Ok(())
-    }
-
-    fn show(&mut self, line: Option<String>) {
-        if self.shown.len() < SHOWN {
-            self.shown.extend(line);
-        }
-    }
-
-    /// Shows the statements of the first repair, with its values.
-    fn show_plan(&mut self, target: &Target<'_>, found: &[Found]) {
-        let Some(lost) = found.iter().find_map(|it| it.lost.as_ref()) else {
-            return;
-        };
-        let values = Values {
-            id: &target.id,
-            user: &lost.user.name,
-            failed: lost.event.as_deref().unwrap_or_default(),
-        };
-        let resolve = target.block.resolve.iter().filter(|_| lost.event.is_some());
-        for statement in resolve.chain(&target.block.issue) {
-            self.show(Some(format!("{};", statement.shown(values))));
-        }
-    }
-
-    /// Returns users who have rows of theirs, for the proof that a second row is refused.
-    fn with_rows_of_theirs(
-        &self,
-        looked: &Looked<'_>,
-        ours: &OurRows,
-        memory: &Memory,
-    ) -> Vec<String> {
-        let Looked { target, look, .. } = looked;
-        let Some(promised) = &look.promised else {
-            return Vec::new();
-        };
-        promised
-            .named(target, &self.engine.hasher, |user| memory.is_theirs(user))
-            .into_values()
-            .map(|user| user.name)
-            .filter(|name| !ours.may_have(name))
-            .take(PROOFS)
-            .collect()
     }
 }
 
 /// Returns what a look says about the repairs of all users. The proof that a second row is refused
 /// comes later.
-fn facts(looked: &Looked<'_>, memory: &Memory, elsewhere: Trouble, hasher: &Hasher) -> Facts {
-    let Looked { look, compared, .. } = looked;
+fn facts(compared: &Comparison<'_>, memory: &Memory, hasher: &Hasher) -> Facts {
+    let look = &compared.look;
     let mut trouble = memory.trouble;
-    trouble += elsewhere;
+    trouble += memory.elsewhere;
     let counter = compared.numbers.filter(|numbers| {
         // Between the readings of both, users may have claimed, so that it may count more.
         let rests = memory.is_repeated(numbers.difference(hasher), look);
         numbers.given < numbers.owed || (rests && numbers.given > numbers.owed)
     });
     Facts {
-        is_counted: look.promised.as_ref().is_some_and(|it| it.size.is_some()),
+        is_counted: look.promised.size.is_some(),
         check: look.check_rows.first().map(|row| row.check),
         counter: counter.map(|numbers| {
             format!(
@@ -459,13 +416,6 @@ fn add(run: &mut Run, target: &Target<'_>, mut report: DropReport) {
         run.findings.append(&mut report.findings);
     } else {
         run.drops.push(report);
-    }
-}
-
-fn stalled(error: &AttachError) -> Finding {
-    Finding {
-        cause: error.cause(),
-        ..Finding::report(Kind::Stalled, error.to_string())
     }
 }
 
@@ -533,7 +483,7 @@ pub async fn targets<'f>(block: &'f Campaign, theirs: &mut Theirs) -> Answer<Vec
         });
         Ok(true)
     };
-    let query = Query::new("each", each, Values::default());
+    let query = Query::new(Field::Each, each, Values::default());
     theirs.session().await?.read(query, &mut read).await?;
     Ok(targets)
 }

@@ -15,8 +15,8 @@ use firstcome_shared::kafka::Logs;
 use crate::error::{Answer, AttachError};
 use crate::file::{Stage, fill};
 use crate::look::Target;
-use crate::sql::{Query, whole};
-use crate::text::Values;
+use crate::sql::whole;
+use crate::text::{Field, Query, Values};
 use crate::theirs::Theirs;
 
 /// A stage that does not move for so long is stalled.
@@ -26,32 +26,27 @@ const STALLED: Duration = Duration::from_secs(300);
 /// lost is found meanwhile.
 const LONGEST: Duration = Duration::from_hours(1);
 
-/// The end of a stage that was read, and which the stage has to pass.
-enum End {
-    Topic(Logs),
-    /// The last id of a stream.
-    Stream(String),
-    /// It has no positions, so it must be seen empty.
-    Empty,
+/// The end of a stage that was read, and which the stage has to pass. One without positions must be
+/// seen empty.
+#[derive(Default)]
+struct End {
+    /// Of a topic.
+    logs: Logs,
+    /// Of a stream.
+    last_id: String,
 }
 
-/// A stage that has not passed yet.
-#[derive(Debug, Clone, PartialEq, Eq)]
+/// A stage that has not passed yet, with what changes while its consumer works.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Behind {
     /// How much waits, in words.
     pub waits: String,
-    pub mark: Mark,
-}
-
-/// What changes while a stage's consumer works.
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub struct Mark {
     pub left: u64,
-    /// Of the first claim and the last one.
+    /// The first claim and the last one.
     pub ends: [Vec<u8>; 2],
 }
 
-impl Mark {
+impl Behind {
     /// Whether the consumer worked between two readings. A producer changes only one end, and only
     /// lengthens it.
     fn has_moved_since(&self, before: &Self) -> bool {
@@ -61,6 +56,7 @@ impl Mark {
 }
 
 /// The queue of a campaign, and its rounds, one after the other.
+#[derive(Default)]
 pub struct Queue {
     id: String,
     stages: Vec<Stage>,
@@ -102,9 +98,7 @@ impl Queue {
             id: target.id.clone(),
             stages: target.block.stages().to_vec(),
             in_flight: target.block.in_flight(),
-            running: None,
-            ended: None,
-            filled: BTreeSet::new(),
+            ..Self::default()
         }
     }
 
@@ -184,8 +178,8 @@ impl Queue {
                         continue;
                     };
                     self.filled.insert(round.stage);
-                    let before = behind.as_ref().map(|before| &before.mark);
-                    if before.is_none_or(|before| found.mark.has_moved_since(before)) {
+                    let before = behind.as_ref();
+                    if before.is_none_or(|before| found.has_moved_since(before)) {
                         *moved_at = now;
                     }
                     *behind = Some(found);
@@ -234,10 +228,10 @@ impl Queue {
     pub async fn never_filled(&mut self, theirs: &mut Theirs) -> Answer<Option<String>> {
         let mut never = None;
         for (number, stage) in self.stages.iter().enumerate() {
-            if stage.must_be_empty().is_none() || self.filled.contains(&number) {
+            if !stage.must_be_empty() || self.filled.contains(&number) {
                 continue;
             }
-            let found = theirs.behind(stage, &self.id, &End::Empty).await?;
+            let found = theirs.behind(stage, &self.id, &End::default()).await?;
             if found.is_some() {
                 self.filled.insert(number);
             } else {
@@ -251,40 +245,45 @@ impl Queue {
 impl Theirs {
     /// Reads the end that a stage has to pass. Refuses topics and streams that do not exist.
     async fn end(&mut self, stage: &Stage, id: &str) -> Answer<End> {
-        Ok(match stage {
-            Stage::Topic { kafka, .. } => End::Topic(self.brokers()?.logs(&fill(kafka, id)).await?),
+        let mut end = End::default();
+        match stage {
+            Stage::Topic { kafka, .. } => end.logs = self.brokers()?.logs(&fill(kafka, id)).await?,
             Stage::Stream { stream, .. } => {
-                let stream = fill(stream, id);
-                End::Stream(self.redis()?.last_id(&stream).await?)
+                end.last_id = self.redis()?.last_id(&fill(stream, id)).await?;
             }
-            Stage::List { .. } | Stage::SortedSet { .. } | Stage::Sql { .. } => End::Empty,
-        })
+            Stage::List { .. } | Stage::SortedSet { .. } | Stage::Sql { .. } => {}
+        }
+        Ok(end)
     }
 
     /// Returns what is left before the end; `None`: the stage has passed it.
     async fn behind(&mut self, stage: &Stage, id: &str, end: &End) -> Answer<Option<Behind>> {
-        if let Some((key, commands)) = stage.must_be_empty() {
-            return self.redis()?.key_behind(&fill(key, id), commands).await;
-        }
-        match (stage, end) {
-            (Stage::Topic { kafka, group }, End::Topic(ends)) => {
-                self.brokers()?
-                    .progress(&fill(kafka, id), group, ends)
-                    .await
+        match stage {
+            Stage::Topic { kafka, group } => {
+                let topic = fill(kafka, id);
+                self.brokers()?.progress(&topic, group, &end.logs).await
             }
-            (Stage::Stream { stream, group }, End::Stream(end)) => {
-                self.redis()?
-                    .stream_behind(&fill(stream, id), group, end)
-                    .await
+            Stage::Stream { stream, group } => {
+                let stream = fill(stream, id);
+                let redis = self.redis()?;
+                redis.stream_behind(&stream, group, &end.last_id).await
             }
-            (Stage::Sql { sql }, _) => {
+            Stage::List { list } => {
+                let commands = ["LLEN", "LRANGE"];
+                self.redis()?.key_behind(&fill(list, id), commands).await
+            }
+            Stage::SortedSet { sorted_set } => {
+                let commands = ["ZCARD", "ZRANGE"];
+                let key = fill(sorted_set, id);
+                self.redis()?.key_behind(&key, commands).await
+            }
+            Stage::Sql { sql } => {
                 let values = Values {
                     id,
                     ..Values::default()
                 };
-                self.rows_left(Query::new("queue.sql", sql, values)).await
+                self.rows_left(Query::new(Field::Stage, sql, values)).await
             }
-            _ => Ok(None),
         }
     }
 
@@ -301,10 +300,8 @@ impl Theirs {
         let left = number.ok_or_else(|| AttachError::misfit(misfit))?;
         Ok((left != 0).then(|| Behind {
             waits: format!("{left} claims are in it"),
-            mark: Mark {
-                left: left.unsigned_abs(),
-                ..Mark::default()
-            },
+            left: left.unsigned_abs(),
+            ..Behind::default()
         }))
     }
 }

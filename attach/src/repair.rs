@@ -7,15 +7,16 @@
 //! locks are those of their sale. Only the first repair of a pass may take longer where reading all
 //! rows does.
 
+use firstcome_shared::report::Outcome;
 use tokio::time::timeout;
 
 use crate::error::{Answer, AttachError};
-use crate::explain::Looked;
 use crate::file::Campaign;
+use crate::judge::Comparison;
 use crate::look::{PromisedUser, Target, check, rows};
-use crate::sql::{Database, PROOF_LIMIT, Purpose, Query, Reference, Session};
+use crate::sql::{Database, PROOF_LIMIT, Purpose, Reference, Session};
 use crate::store::{REPAIR_ANSWER, Store};
-use crate::text::Values;
+use crate::text::Field;
 use crate::theirs::Theirs;
 use crate::users::{Hasher, has};
 
@@ -23,29 +24,6 @@ use crate::users::{Hasher, has};
 /// What stands in the way of them then stands in the way of all, and each waits for it in a
 /// transaction.
 const FAILURES: usize = 3;
-
-/// A promised user without a row.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct LostUser {
-    pub user: PromisedUser,
-    /// The open event of the same claim.
-    pub event: Option<String>,
-    /// This process saw them arrive.
-    pub is_new: bool,
-}
-
-/// How a repair ended.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Repaired {
-    /// The row is there.
-    Written,
-    /// Nothing was changed: it is not needed any more, or not allowed.
-    Skipped(String),
-    /// It was rolled back.
-    Failed(String),
-    /// The answer to COMMIT was lost. The next look knows.
-    Unknown,
-}
 
 /// The repairs of a campaign in a pass, with limits from the look that planned them.
 pub struct Repairs<'a> {
@@ -69,14 +47,9 @@ impl<'a> Repairs<'a> {
         database: &Database,
         hasher: &'a Hasher,
         theirs: &mut Theirs,
-        looked: &'a Looked<'_>,
+        compared: &'a Comparison<'_>,
     ) -> Answer<Self> {
-        let Looked {
-            target,
-            look,
-            compared,
-            ..
-        } = looked;
+        let Comparison { target, look, .. } = compared;
         let mut session = database.open(Purpose::Repair).await?;
         let server = session.server().await?;
         if server.id != theirs.session().await?.server().await?.id {
@@ -91,7 +64,6 @@ impl<'a> Repairs<'a> {
         if let Some(store) = &mut theirs.redis {
             store.must_be_master().await?;
         }
-        let size = look.promised.as_ref().and_then(|promised| promised.size);
         let quantity = target.quantity.unwrap_or(u64::MAX);
         let left = quantity.saturating_sub(compared.owed);
         Ok(Self {
@@ -100,7 +72,7 @@ impl<'a> Repairs<'a> {
             database: database.clone(),
             session,
             store: theirs.redis.clone(),
-            grows_to: size.map(|size| size.saturating_add(left)),
+            grows_to: look.promised.size.map(|size| size.saturating_add(left)),
             is_proved: false,
             failures: 0,
         })
@@ -108,7 +80,7 @@ impl<'a> Repairs<'a> {
 
     /// Whether their database refuses a second row of users who have rows of theirs. What collides
     /// with their row will be collided with by the row of a late message. Always rolled back.
-    pub async fn refuses_second_row(&mut self, users: &[String]) -> Answer<bool> {
+    pub async fn refuses_second_row(&mut self, users: &[PromisedUser]) -> Answer<bool> {
         for user in users {
             let is_refused = match self.is_refused(user).await {
                 Err(AttachError::Lost(_)) => {
@@ -124,12 +96,12 @@ impl<'a> Repairs<'a> {
         Ok(!users.is_empty())
     }
 
-    async fn is_refused(&mut self, user: &str) -> Answer<bool> {
+    async fn is_refused(&mut self, user: &PromisedUser) -> Answer<bool> {
         self.session.begin().await?;
         let mut is_refused = false;
-        for number in 0..self.target.block.issue.len() {
+        for query in self.target.writes(user) {
             // A sold-out stock changes no row, and proves nothing by itself.
-            match self.issue(number, user).await {
+            match self.session.change(query).await {
                 Ok(_) => {}
                 Err(AttachError::Refused { refusal, .. }) => {
                     is_refused = refusal.is_duplicate;
@@ -142,79 +114,62 @@ impl<'a> Repairs<'a> {
         Ok(is_refused)
     }
 
-    async fn issue(&mut self, number: usize, user: &str) -> Answer<u64> {
-        let field = format!("issue {}", number + 1);
-        let values = Values {
-            user,
-            ..self.target.values()
-        };
-        let statement = &self.target.block.issue[number];
-        let query = Query::new(&field, statement, values);
-        self.session.change(query).await
-    }
-
     /// Whether the other users have to wait for the next pass.
     pub fn have_failed(&self) -> bool {
         self.failures >= FAILURES
     }
 
-    /// Writes the row of one user.
-    pub async fn repair(&mut self, lost: &LostUser) -> Answer<Repaired> {
-        self.session.begin().await?;
-        let stopped = match self.write_and_prove(lost).await {
-            Ok(skips) => skips.map(Repaired::Skipped),
+    /// Writes the row of one user. Returns why not: it is not needed any more, or was rolled back.
+    pub async fn repair(&mut self, lost: &PromisedUser) -> (Outcome, Option<String>) {
+        let (outcome, why) = match self.write_and_prove(lost).await {
+            Ok(None) if self.session.commit().await.is_ok() => {
+                self.failures = 0;
+                return (Outcome::Applied, None);
+            }
+            Ok(None) => {
+                self.failures = FAILURES;
+                let why = "the answer to COMMIT was lost: the next look tells";
+                return (Outcome::Skipped, Some(why.to_owned()));
+            }
+            Ok(Some(why)) => (Outcome::Skipped, why),
             Err(error) => {
                 let is_refused = matches!(error, AttachError::Refused { .. });
                 self.failures += usize::from(!is_refused);
-                Some(Repaired::Failed(error.to_string()))
+                (Outcome::Failed, error.to_string())
             }
         };
-        if let Some(stopped) = stopped {
-            if self.session.rollback().await.is_err() {
-                // The session is closed, and the server rolls back.
-                self.session = self.database.open(Purpose::Repair).await?;
+        if self.session.rollback().await.is_err() {
+            // The session is closed, and the server rolls back.
+            match self.database.open(Purpose::Repair).await {
+                Ok(session) => self.session = session,
+                Err(_) => self.failures = FAILURES,
             }
-            return Ok(stopped);
         }
-        if self.session.commit().await.is_err() {
-            return Ok(Repaired::Unknown);
-        }
-        self.failures = 0;
-        Ok(Repaired::Written)
+        (outcome, Some(why))
     }
 
     /// Returns why the row must not be written; `None` if it may be committed.
-    async fn write_and_prove(&mut self, lost: &LostUser) -> Answer<Option<String>> {
-        let user = lost.user.name.as_str();
-        // A check that fails now could be silent by coincidence afterwards.
-        if let Some(number) = self.failing_check().await? {
-            let why = format!("check {number} returns a row");
-            return Err(AttachError::Misfit(why));
+    async fn write_and_prove(&mut self, lost: &PromisedUser) -> Answer<Option<String>> {
+        self.session.begin().await?;
+        if !self.is_proved {
+            // A check that fails now could be silent by coincidence afterwards.
+            self.must_be_silent("").await?;
         }
-        if let (Some(failed), Some(resolve)) = (&lost.event, &self.target.block.resolve) {
-            let values = Values {
-                user,
-                failed,
-                ..self.target.values()
-            };
-            let query = Query::new("resolve", resolve, values);
+        for query in self.target.writes(lost) {
             let changed = self.session.change(query).await?;
-            must_be_one("resolve", changed)?;
-        }
-        for number in 0..self.target.block.issue.len() {
-            let changed = self.issue(number, user).await?;
-            must_be_one(&format!("issue {}", number + 1), changed)?;
+            if changed != 1 {
+                let field = query.field;
+                let why = format!("{field} changed {changed} rows, and not one");
+                return Err(AttachError::Misfit(why));
+            }
         }
         if !self.is_proved {
             self.session.extend(PROOF_LIMIT);
+            self.must_be_issued_once(&lost.name).await?;
+            self.must_be_silent("then ").await?;
+            self.is_proved = true;
         }
-        self.must_be_issued_once(user).await?;
-        if let Some(number) = self.failing_check().await? {
-            let why = format!("check {number} then returns a row");
-            return Err(AttachError::Misfit(why));
-        }
-        self.is_proved = true;
-        let asked = timeout(REPAIR_ANSWER, self.why_not_promised(&lost.user));
+        let asked = timeout(REPAIR_ANSWER, self.why_not_promised(lost));
         asked.await.unwrap_or_else(|_| {
             let why = "your Redis did not answer in time";
             Err(AttachError::Lost(why.to_owned()))
@@ -223,16 +178,10 @@ impl<'a> Repairs<'a> {
 
     /// Reads `issued` inside the transaction.
     async fn must_be_issued_once(&mut self, user: &str) -> Answer<()> {
-        let Some(statement) = self
-            .target
-            .block
-            .issued
-            .as_ref()
-            .filter(|_| !self.is_proved)
-        else {
+        let Some(statement) = &self.target.block.issued else {
             return Ok(());
         };
-        let query = Query::new("issued", statement, self.target.values());
+        let query = self.target.query(Field::Issued, statement);
         let rows = rows(&mut self.session, query, self.hasher, None).await?;
         let user = self.hasher.user(user);
         let number = rows.counted.iter().filter(|it| **it == user).count();
@@ -244,27 +193,22 @@ impl<'a> Repairs<'a> {
         )))
     }
 
-    /// Returns the number of the first check that returns a row, until a row was proved.
-    async fn failing_check(&mut self) -> Answer<Option<usize>> {
-        let Self {
-            target,
-            session,
-            hasher,
-            ..
-        } = self;
-        let checks = target.block.checks().len();
-        let numbers = 1..=checks;
-        for number in numbers.filter(|_| !self.is_proved) {
-            if !check(session, target, number, hasher).await?.is_empty() {
-                return Ok(Some(number));
+    /// Refuses a check that returns a row.
+    async fn must_be_silent(&mut self, then: &str) -> Answer<()> {
+        let target = self.target;
+        for number in 1..=target.block.checks().len() {
+            let rows = check(&mut self.session, target, number, self.hasher).await?;
+            if !rows.is_empty() {
+                let why = format!("check {number} {then}returns a row");
+                return Err(AttachError::Misfit(why));
             }
         }
-        Ok(None)
+        Ok(())
     }
 
     /// Returns why the user is not owed a row any more. Of a SELECT, what the look has read counts.
     async fn why_not_promised(&mut self, user: &PromisedUser) -> Answer<Option<String>> {
-        let keys = self.target.block.promised.keys();
+        let keys = self.target.block.keys();
         let (Some(store), Some(key)) = (&mut self.store, keys.get(user.key)) else {
             return Ok(None);
         };
@@ -315,12 +259,4 @@ fn may_deadlock(block: &Campaign, key: &Reference) -> bool {
     };
     let places = place("INSERT", &key.table).zip(place("UPDATE", &key.to));
     places.is_some_and(|(inserted, updated)| inserted < updated)
-}
-
-fn must_be_one(field: &str, changed: u64) -> Answer<()> {
-    if changed == 1 {
-        return Ok(());
-    }
-    let why = format!("{field} changed {changed} rows, and not one");
-    Err(AttachError::Misfit(why))
 }

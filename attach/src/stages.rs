@@ -7,7 +7,7 @@ use std::collections::HashMap;
 use redis::{Value, from_redis_value_ref};
 
 use crate::error::{Answer, AttachError};
-use crate::queue::{Behind, Mark};
+use crate::queue::Behind;
 use crate::store::Store;
 
 /// Pending entries read per page.
@@ -33,10 +33,8 @@ impl Store {
         let last: Vec<Vec<u8>> = self.query((range, key, -1, -1)).await?;
         Ok((length > 0).then(|| Behind {
             waits: format!("{length} claims are in it"),
-            mark: Mark {
-                left: length,
-                ends: [first.concat(), last.concat()],
-            },
+            left: length,
+            ends: [first.concat(), last.concat()],
         }))
     }
 
@@ -69,10 +67,8 @@ impl Store {
             let place = place.into_bytes();
             Ok(Some(Behind {
                 waits,
-                mark: Mark {
-                    left: 0,
-                    ends: [place.clone(), place],
-                },
+                left: 0,
+                ends: [place.clone(), place],
             }))
         };
         // Deleted entries are delivered to nobody.

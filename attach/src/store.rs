@@ -101,17 +101,17 @@ impl Store {
         mut each: impl FnMut(&str, &[u8]),
     ) -> Answer<()> {
         let (scan, width) = match key.kind {
-            KeyKind::Set(_) => ("SSCAN", 1),
-            KeyKind::SortedSet(_) => ("ZSCAN", 2),
-            KeyKind::Hash(_) => ("HSCAN", 2),
-            KeyKind::Keys(_) => {
+            KeyKind::Set => ("SSCAN", 1),
+            KeyKind::SortedSet => ("ZSCAN", 2),
+            KeyKind::Hash => ("HSCAN", 2),
+            KeyKind::Keys => {
                 self.must_be_few_keys().await?;
                 ("SCAN", 1)
             }
         };
         let name = key.name_in(id, "");
         // A letter that the pattern would read as a wildcard matches any one.
-        let pattern = fill(key.name(), id)
+        let pattern = fill(&key.name, id)
             .replace(['*', '[', ']', '\\', '^'], "?")
             .replace("{user}", "*");
         let mut decoded = 0;
@@ -119,7 +119,7 @@ impl Store {
         let mut cursor = "0".to_owned();
         loop {
             let mut words = vec![scan.as_bytes()];
-            if matches!(key.kind, KeyKind::Keys(_)) {
+            if key.kind == KeyKind::Keys {
                 words.extend([cursor.as_bytes(), b"MATCH", pattern.as_bytes()]);
             } else {
                 words.extend([name.as_slice(), cursor.as_bytes()]);
@@ -128,7 +128,7 @@ impl Store {
             for entry in page.chunks(width) {
                 let value = entry.get(1).map(Vec::as_slice).unwrap_or_default();
                 let written = &entry[0];
-                if matches!(key.kind, KeyKind::Hash(_)) && !key.means_promised(value) {
+                if !key.means_promised(value) {
                     continue;
                 }
                 let Some(user) = key.user(id, written) else {
@@ -166,10 +166,10 @@ impl Store {
         let mut all = 0;
         for key in keys {
             let size = match key.kind {
-                KeyKind::Set(_) => "SCARD",
-                KeyKind::SortedSet(_) => "ZCARD",
-                KeyKind::Hash(_) => "HLEN",
-                KeyKind::Keys(_) => return Ok(None),
+                KeyKind::Set => "SCARD",
+                KeyKind::SortedSet => "ZCARD",
+                KeyKind::Hash => "HLEN",
+                KeyKind::Keys => return Ok(None),
             };
             all += self.query::<u64>((size, key.name_in(id, ""))).await?;
         }
@@ -179,11 +179,11 @@ impl Store {
     /// Whether a member that a look saw is still there.
     pub async fn holds(&mut self, key: &UsersKey, id: &str, written: &[u8]) -> Answer<bool> {
         let name = key.name_in(id, "");
-        let found: Option<Vec<u8>> = match &key.kind {
-            KeyKind::Set(_) => return self.query(("SISMEMBER", name, written)).await,
-            KeyKind::Keys(_) => return self.query(("EXISTS", written)).await,
-            KeyKind::SortedSet(_) => self.query(("ZSCORE", name, written)).await?,
-            KeyKind::Hash(_) => {
+        let found: Option<Vec<u8>> = match key.kind {
+            KeyKind::Set => return self.query(("SISMEMBER", name, written)).await,
+            KeyKind::Keys => return self.query(("EXISTS", written)).await,
+            KeyKind::SortedSet => self.query(("ZSCORE", name, written)).await?,
+            KeyKind::Hash => {
                 let value: Option<Vec<u8>> = self.query(("HGET", name, written)).await?;
                 value.filter(|value| key.means_promised(value))
             }
@@ -234,7 +234,7 @@ fn must_be_few(key: &UsersKey, decoded: usize, strange: &[Vec<u8>]) -> Answer<()
         return Ok(());
     };
     let said = key.members.strange(first);
-    let name = key.name();
+    let name = &key.name;
     let all = decoded + number;
     Err(AttachError::Misfit(format!(
         "promised: {number} of {all} members of key {name:?} are {said}"

@@ -4,9 +4,10 @@
 //! A name in quotes or in a comment is replaced, too, but the server then counts fewer parameters
 //! than were replaced, and the statement is refused. So no SQL has to be understood here.
 
-use std::fmt;
-
 use serde::Deserialize;
+use strum::Display;
+
+use crate::error::{Answer, AttachError};
 
 /// A value that a statement is run with.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -48,6 +49,95 @@ impl<'a> Values<'a> {
     }
 }
 
+/// Where a statement stands in the file. Checks and statements of `issue` have numbers from 1 on.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Display)]
+#[strum(serialize_all = "lowercase")]
+pub enum Field {
+    Each,
+    Promised,
+    Issued,
+    Failed,
+    #[strum(to_string = "check {0}")]
+    Check(usize),
+    #[strum(to_string = "queue.sql")]
+    Stage,
+    #[strum(to_string = "issue {0}")]
+    Issue(usize),
+    Resolve,
+    /// Not in the file.
+    #[strum(to_string = "a command of ours")]
+    Ours,
+}
+
+impl Field {
+    pub fn writes(self) -> bool {
+        matches!(self, Self::Issue(_) | Self::Resolve)
+    }
+
+    /// Returns the names that have a value.
+    pub fn parameters(self) -> &'static [Parameter] {
+        match self {
+            Self::Each | Self::Ours => &[],
+            Self::Promised | Self::Issued | Self::Failed | Self::Check(_) | Self::Stage => {
+                &[Parameter::Id]
+            }
+            Self::Issue(_) => &[Parameter::Id, Parameter::User],
+            Self::Resolve => &Parameter::ALL,
+        }
+    }
+}
+
+/// Returns statements with their places.
+pub fn numbered(
+    field: fn(usize) -> Field,
+    statements: &[Statement],
+) -> impl Iterator<Item = (Field, &Statement)> {
+    (1..).map(field).zip(statements)
+}
+
+/// A statement with its place and the values that it is run with.
+#[derive(Debug, Clone, Copy)]
+pub struct Query<'a> {
+    pub field: Field,
+    pub statement: &'a Statement,
+    pub values: Values<'a>,
+}
+
+impl<'a> Query<'a> {
+    pub fn new(field: Field, statement: &'a Statement, values: Values<'a>) -> Self {
+        Self {
+            field,
+            statement,
+            values,
+        }
+    }
+
+    /// Returns the statement with its values in quotes, for people. It is never run.
+    pub fn shown(&self) -> String {
+        let quoted = |value: &str| format!("'{}'", value.replace('\'', "''"));
+        self.statement.with(|it| quoted(self.values.get(it)))
+    }
+
+    /// Returns the values in the order of the parameters.
+    pub fn in_order(&self) -> Vec<&'a str> {
+        let parameters = self.statement.parameters().into_iter();
+        parameters.map(|it| self.values.get(it)).collect()
+    }
+
+    /// Refuses a statement of which the server does not see every name as a parameter.
+    pub fn must_be_seen(&self, parameters: usize) -> Answer<()> {
+        let written = self.statement.parameters();
+        if written.len() == parameters {
+            return Ok(());
+        }
+        let name = written.first().map_or(":id", |it| it.name());
+        let field = self.field;
+        Err(AttachError::Misfit(format!(
+            "{field}: a `{name}` stands in quotes or in a comment, or a `?` beside it"
+        )))
+    }
+}
+
 /// A statement of the file.
 #[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
 #[serde(transparent)]
@@ -66,11 +156,6 @@ impl Statement {
             String::new()
         });
         parameters
-    }
-
-    /// Returns the statement with its values in quotes, for people. It is never run.
-    pub fn shown(&self, values: Values<'_>) -> String {
-        self.with(|parameter| format!("'{}'", values.get(parameter).replace('\'', "''")))
     }
 
     /// Replaces each name.
@@ -112,12 +197,6 @@ impl Statement {
     pub fn word(&self, number: usize) -> String {
         let mut words = self.0.split_whitespace();
         words.nth(number).unwrap_or_default().to_uppercase()
-    }
-}
-
-impl fmt::Display for Statement {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(&self.0)
     }
 }
 

@@ -10,6 +10,7 @@ use crate::kafka::Brokers;
 use crate::sql::{Database, Purpose, Session};
 use crate::store::Store;
 
+#[derive(Default)]
 pub struct Theirs {
     /// `None` between passes.
     pub database: Option<Database>,

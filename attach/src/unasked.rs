@@ -7,8 +7,8 @@
 
 use firstcome_shared::report::wording::count;
 
+use crate::look::PromisedUser;
 use crate::plan::{OurRows, Trust};
-use crate::repair::LostUser;
 
 /// Rows written unasked in a campaign within a day.
 pub const A_DAY: u64 = 50;
@@ -60,8 +60,8 @@ pub struct Facts {
 
 impl Facts {
     /// Returns why the row of a user waits for a person; `None` if it may be written now.
-    pub fn why_waits(&self, lost: &LostUser) -> Option<String> {
-        let may_have_ours = self.ours.may_have(&lost.user.name);
+    pub fn why_waits(&self, lost: &PromisedUser) -> Option<String> {
+        let may_have_ours = self.ours.may_have(&lost.name);
         let reasons = [
             (!lost.is_new).then_some("the user was there when this process began, or had a row"),
             may_have_ours
@@ -127,7 +127,6 @@ impl Facts {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::look::PromisedUser;
 
     fn right() -> Facts {
         Facts {
@@ -144,22 +143,18 @@ mod tests {
         }
     }
 
-    fn user() -> LostUser {
-        LostUser {
+    fn user() -> PromisedUser {
+        PromisedUser {
+            name: "user".to_owned(),
             is_new: true,
-            user: PromisedUser {
-                name: "user".to_owned(),
-                key: 0,
-                written: Vec::new(),
-            },
-            event: None,
+            ..PromisedUser::default()
         }
     }
 
     #[test]
     fn row_is_written_unasked_only_if_every_condition_holds() {
         assert_eq!(right().why_waits(&user()), None);
-        let off = |edit: &dyn Fn(&mut Facts, &mut LostUser)| {
+        let off = |edit: &dyn Fn(&mut Facts, &mut PromisedUser)| {
             let mut facts = right();
             let mut user = user();
             edit(&mut facts, &mut user);
@@ -193,11 +188,11 @@ mod tests {
             ),
             (off(&|_, user| user.is_new = false), "was there"),
             (
-                off(&|facts, user| _ = facts.ours.users.insert(user.user.name.clone())),
+                off(&|facts, user| _ = facts.ours.users.insert(user.name.clone())),
                 "a row of ours",
             ),
             (
-                off(&|_, user| user.user.name = "김".to_owned()),
+                off(&|_, user| user.name = "김".to_owned()),
                 "our records cannot hold its name",
             ),
         ] {

@@ -24,6 +24,8 @@ pub(super) fn has_id(name: &str) -> bool {
 #[serde(try_from = "UsersWords")]
 pub struct UsersKey {
     pub kind: KeyKind,
+    /// With `{id}`, and of one key for each user with `{user}`.
+    pub name: String,
     /// How the key's name is written.
     pub key_form: Form,
     pub members: Members,
@@ -33,37 +35,28 @@ pub struct UsersKey {
     pub except: Vec<String>,
 }
 
-/// The type of a key, and its name with `{id}`.
-#[derive(Debug, Clone, PartialEq, Eq)]
+/// The type of a key.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum KeyKind {
-    Set(String),
-    SortedSet(String),
-    Hash(String),
-    /// One key for each user, with `{user}` in the name.
-    Keys(String),
+    Set,
+    SortedSet,
+    Hash,
+    /// One key for each user.
+    Keys,
 }
 
 impl UsersKey {
-    pub fn name(&self) -> &str {
-        let (KeyKind::Set(name)
-        | KeyKind::SortedSet(name)
-        | KeyKind::Hash(name)
-        | KeyKind::Keys(name)) = &self.kind;
-        name
-    }
-
     /// Returns the key's name as Redis has it; of one key a user, that of this user.
     pub fn name_in(&self, id: &str, user: &str) -> Vec<u8> {
-        self.key_form
-            .key(&fill(self.name(), id).replace(USER, user))
+        self.key_form.key(&fill(&self.name, id).replace(USER, user))
     }
 
     /// Returns the user of a member, or of the name of a key; `None` if it has another form.
     pub fn user(&self, id: &str, written: &[u8]) -> Option<String> {
-        let KeyKind::Keys(name) = &self.kind else {
+        if self.kind != KeyKind::Keys {
             return self.members.decode(written);
-        };
-        let name = fill(name, id);
+        }
+        let name = fill(&self.name, id);
         let (before, after) = name.split_once(USER)?;
         let name = self.key_form.decode(written)?;
         Some(name.strip_prefix(before)?.strip_suffix(after)?.to_owned())
@@ -103,27 +96,29 @@ impl TryFrom<UsersWords> for UsersKey {
 
     fn try_from(words: UsersWords) -> Result<Self, String> {
         let kinds = [
-            words.set.map(KeyKind::Set),
-            words.sorted_set.map(KeyKind::SortedSet),
-            words.hash.map(KeyKind::Hash),
-            words.keys.map(KeyKind::Keys),
+            (KeyKind::Set, words.set),
+            (KeyKind::SortedSet, words.sorted_set),
+            (KeyKind::Hash, words.hash),
+            (KeyKind::Keys, words.keys),
         ];
-        let mut written = kinds.into_iter().flatten();
-        let kind = written
+        let mut written = kinds
+            .into_iter()
+            .filter_map(|(kind, name)| Some((kind, name?)));
+        let (kind, name) = written
             .next()
             .filter(|_| written.next().is_none())
             .ok_or("promised: write one of set, sorted_set, hash, keys")?;
-        let refusal = match (&kind, &words.value) {
-            (KeyKind::Hash(_), Some(_)) => "",
-            (KeyKind::Hash(_), None) => {
+        let refusal = match (kind, &words.value) {
+            (KeyKind::Hash, Some(_)) => "",
+            (KeyKind::Hash, None) => {
                 "promised.hash: which values mean that the coupon is theirs? value = \"1\", a \
                 list, or \"*\""
             }
             (_, Some(_)) => "promised: value belongs to a hash",
-            (KeyKind::Keys(name), None) if name.matches(USER).count() != 1 => {
+            (KeyKind::Keys, None) if name.matches(USER).count() != 1 => {
                 "promised.keys: write {user} once, as in \"coupon:{id}:{user}\""
             }
-            (KeyKind::Set(_) | KeyKind::SortedSet(_) | KeyKind::Keys(_), None) => "",
+            (KeyKind::Set | KeyKind::SortedSet | KeyKind::Keys, None) => "",
         };
         if !refusal.is_empty() {
             return Err(refusal.to_owned());
@@ -138,6 +133,7 @@ impl TryFrom<UsersWords> for UsersKey {
         }
         Ok(Self {
             kind,
+            name,
             key_form: words.key_form.unwrap_or(words.form),
             members: Members::new(words.form, words.member.as_deref())?,
             values,
@@ -198,13 +194,9 @@ pub enum Stage {
 }
 
 impl Stage {
-    /// Returns the key that must be seen empty, with the commands for its length and a range of it.
-    pub fn must_be_empty(&self) -> Option<(&str, [&'static str; 2])> {
-        match self {
-            Self::List { list } => Some((list, ["LLEN", "LRANGE"])),
-            Self::SortedSet { sorted_set } => Some((sorted_set, ["ZCARD", "ZRANGE"])),
-            Self::Topic { .. } | Self::Stream { .. } | Self::Sql { .. } => None,
-        }
+    /// Whether it is a key without positions.
+    pub fn must_be_empty(&self) -> bool {
+        matches!(self, Self::List { .. } | Self::SortedSet { .. })
     }
 }
 

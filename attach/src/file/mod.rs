@@ -19,7 +19,6 @@ use toml::{Table, Value};
 use crate::text::Statement;
 
 pub use self::keys::{CountKey, Counts, KeyKind, Stage, UsersKey, fill};
-pub use self::refusals::{Field, Usage};
 
 /// The stores and the campaigns. A check of the whole file is a campaign that has nothing else.
 #[derive(Debug, Clone, Deserialize)]
@@ -50,8 +49,7 @@ pub struct Campaign {
     pub each: Option<Statement>,
     pub quantity: Option<u64>,
     /// Who was promised a coupon.
-    #[serde(default)]
-    pub promised: Promised,
+    pub promised: Option<Promised>,
     /// Selects every row that answers a promise: the user, and optionally how many coupons it
     /// counts.
     pub issued: Option<Statement>,
@@ -100,21 +98,10 @@ pub enum Mode {
 }
 
 /// Where the users are who were promised a coupon.
-#[derive(Debug, Clone, Default)]
+#[derive(Debug, Clone)]
 pub enum Promised {
-    #[default]
-    NotDescribed,
     Keys(Vec<UsersKey>),
     Select(Statement),
-}
-
-impl Promised {
-    pub fn keys(&self) -> &[UsersKey] {
-        match self {
-            Self::Keys(keys) => keys,
-            Self::Select(_) | Self::NotDescribed => &[],
-        }
-    }
 }
 
 /// Where claims are that their consumer could not process.
@@ -181,6 +168,14 @@ impl Campaign {
     pub fn in_flight(&self) -> Duration {
         let default = if self.stages().is_empty() { 60 } else { 20 };
         self.in_flight.unwrap_or(Duration::from_secs(default))
+    }
+
+    /// Returns the keys of `promised`; none if it is a SELECT, or not described.
+    pub fn keys(&self) -> &[UsersKey] {
+        match &self.promised {
+            Some(Promised::Keys(keys)) => keys,
+            Some(Promised::Select(_)) | None => &[],
+        }
     }
 
     /// Returns the stages; none if they are not described.

@@ -1,13 +1,13 @@
 //! What can be known to be wrong from the file alone. All of it is said at once.
 
 use std::collections::BTreeSet;
-use std::slice::from_ref;
+use std::fmt::Display;
 
 use toml::{Table, Value};
 
 use super::keys::has_id;
 use super::{AttachFile, Campaign, Failed, Mode, Promised, Stage};
-use crate::text::{Parameter, Statement};
+use crate::text::{Field, Parameter, Query, Values, numbered};
 
 /// Words whose meaning a statement of the team now has, and the lines to write instead.
 const GONE: [[&str; 2]; 9] = [
@@ -54,60 +54,25 @@ pub(super) fn gone(file: &Table) -> Vec<String> {
     said
 }
 
-/// A statement with its place in a campaign.
-#[derive(Debug)]
-pub struct Field {
-    pub name: String,
-    pub statement: Statement,
-    pub usage: Usage,
-}
-
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Usage {
-    /// Selects the campaigns.
-    Each,
-    /// Reads one of them.
-    Read,
-    Check,
-    Stage,
-    Issue,
-    Resolve,
-}
-
-impl Usage {
-    pub fn writes(self) -> bool {
-        matches!(self, Self::Issue | Self::Resolve)
-    }
-
-    /// Returns the names that have a value.
-    fn parameters(self) -> &'static [Parameter] {
-        match self {
-            Self::Each => &[],
-            Self::Read | Self::Check | Self::Stage => &[Parameter::Id],
-            Self::Issue => &[Parameter::Id, Parameter::User],
-            Self::Resolve => &Parameter::ALL,
-        }
-    }
-}
-
-impl Field {
+impl Query<'_> {
     fn has(&self, parameter: Parameter) -> bool {
         self.statement.parameters().contains(&parameter)
     }
 
     fn refusals(&self, campaign: &Campaign) -> Vec<String> {
-        let Self { name, usage, .. } = self;
-        let known = usage.parameters();
+        let field = self.field;
         let mut written = self.statement.parameters().into_iter();
-        let foreign = written.find(|it| !known.contains(it));
-        let is_checked = matches!(usage, Usage::Read | Usage::Check | Usage::Issue);
+        let foreign = written.find(|it| !field.parameters().contains(it));
+        // One stage may be that of all campaigns, and so may an event's id.
+        let may_lack_id = matches!(field, Field::Each | Field::Stage | Field::Resolve);
+        let is_check = matches!(field, Field::Check(_));
         let refusals = [
             self.other_words(),
-            foreign.map(|it| format!("{name}: {} has no value there", it.name())),
-            without_id(campaign, name, self.has(Parameter::Id)).filter(|_| is_checked),
-            (*usage == Usage::Check && self.always_returns_a_row()).then(|| {
+            foreign.map(|it| format!("{field}: {} has no value there", it.name())),
+            without_id(campaign, field, self.has(Parameter::Id)).filter(|_| !may_lack_id),
+            (is_check && self.always_returns_a_row()).then(|| {
                 format!(
-                    "{name} always returns a row (COUNT without HAVING): a check returns what is \
+                    "{field} always returns a row (COUNT without HAVING): a check returns what is \
                     wrong"
                 )
             }),
@@ -121,22 +86,22 @@ impl Field {
     /// a transaction that waits for nothing while it holds a lock is part of no deadlock.
     fn other_words(&self) -> Option<String> {
         let [first, second, third] = [0, 1, 2].map(|at| self.statement.word(at));
-        let name = &self.name;
-        if !self.usage.writes() {
+        let field = self.field;
+        if !field.writes() {
             let reads = matches!(first.as_str(), "SELECT" | "WITH");
-            let said = format!("{name} begins with {first}: only SELECT or WITH is read");
+            let said = format!("{field} begins with {first}: only SELECT or WITH is read");
             return (!reads).then_some(said);
         }
         let is_allowed = match first.as_str() {
             "INSERT" => second == "INTO",
             "UPDATE" => second != "IGNORE" && third != "IGNORE",
-            "DELETE" => self.usage == Usage::Resolve && second == "FROM",
-            "SELECT" => self.usage == Usage::Issue && self.statement.has_word("NOWAIT"),
+            "DELETE" => field == Field::Resolve && second == "FROM",
+            "SELECT" => field != Field::Resolve && self.statement.has_word("NOWAIT"),
             _ => false,
         };
         (!is_allowed).then(|| {
             format!(
-                "{name} begins with {first} {second}: only INSERT INTO or UPDATE (in resolve also \
+                "{field} begins with {first} {second}: only INSERT INTO or UPDATE (in resolve also \
                 DELETE FROM, in issue SELECT … FOR UPDATE NOWAIT), so that nothing of yours is \
                 overwritten"
             )
@@ -151,36 +116,29 @@ impl Field {
 }
 
 impl Campaign {
-    /// Returns all statements.
-    pub fn fields(&self) -> Vec<Field> {
-        let mut fields = Vec::new();
-        let mut add = |name: &str, usage, statements: &[Statement]| {
-            for (at, statement) in statements.iter().enumerate() {
-                let number = matches!(usage, Usage::Check | Usage::Issue).then_some(at + 1);
-                fields.push(Field {
-                    name: number.map_or(name.to_owned(), |number| format!("{name} {number}")),
-                    statement: statement.clone(),
-                    usage,
-                });
-            }
-        };
-        add("each", Usage::Each, self.each.as_slice());
-        if let Promised::Select(statement) = &self.promised {
-            add("promised", Usage::Read, from_ref(statement));
+    /// Returns all statements, without their values.
+    pub fn queries(&self) -> Vec<Query<'_>> {
+        let mut all = Vec::new();
+        all.extend(self.each.iter().map(|it| (Field::Each, it)));
+        if let Some(Promised::Select(statement)) = &self.promised {
+            all.push((Field::Promised, statement));
         }
-        add("issued", Usage::Read, self.issued.as_slice());
+        all.extend(self.issued.iter().map(|it| (Field::Issued, it)));
         if let Some(Failed::Select(statement)) = &self.failed {
-            add("failed", Usage::Read, from_ref(statement));
+            all.push((Field::Failed, statement));
         }
-        add("check", Usage::Check, self.checks());
-        for stage in self.stages() {
-            if let Stage::Sql { sql } = stage {
-                add("queue.sql", Usage::Stage, from_ref(sql));
-            }
-        }
-        add("issue", Usage::Issue, &self.issue);
-        add("resolve", Usage::Resolve, self.resolve.as_slice());
-        fields
+        all.extend(numbered(Field::Check, self.checks()));
+        let stages = self.stages().iter();
+        all.extend(stages.filter_map(|stage| match stage {
+            Stage::Sql { sql } => Some((Field::Stage, sql)),
+            _ => None,
+        }));
+        all.extend(numbered(Field::Issue, &self.issue));
+        all.extend(self.resolve.iter().map(|it| (Field::Resolve, it)));
+        let queries = all.into_iter();
+        queries
+            .map(|(field, statement)| Query::new(field, statement, Values::default()))
+            .collect()
     }
 
     pub fn needs_kafka(&self) -> bool {
@@ -191,16 +149,16 @@ impl Campaign {
 
     fn needs_redis(&self) -> bool {
         let mut stages = self.stages().iter();
-        !self.promised.keys().is_empty()
+        !self.keys().is_empty()
             || self.count.is_some()
-            || stages.any(|it| it.must_be_empty().is_some() || matches!(it, Stage::Stream { .. }))
+            || stages.any(|it| it.must_be_empty() || matches!(it, Stage::Stream { .. }))
     }
 
     /// Refuses keys that are the same for all campaigns of an `each`.
     fn keys_without_id(&self) -> Vec<String> {
         let mut refusals = Vec::new();
-        for key in self.promised.keys() {
-            refusals.extend(without_id(self, "promised", has_id(key.name())));
+        for key in self.keys() {
+            refusals.extend(without_id(self, "promised", has_id(&key.name)));
         }
         if let Some(count) = &self.count {
             let field = count.field.as_deref().unwrap_or_default();
@@ -221,7 +179,7 @@ impl Campaign {
 
     /// Returns what is missing, or does not belong together.
     fn contradictions(&self) -> Vec<&'static str> {
-        let is_promised = !matches!(self.promised, Promised::NotDescribed);
+        let is_promised = self.promised.is_some();
         let is_compared = is_promised || self.count.is_some();
         let is_whole = self.whole.is_some();
         let repairs = self.mode == Mode::Repair;
@@ -273,8 +231,8 @@ impl AttachFile {
         let mut ids = BTreeSet::new();
         for campaign in &self.campaigns {
             let mut wrong = campaign.keys_without_id();
-            let fields = campaign.fields().into_iter();
-            wrong.extend(fields.flat_map(|field| field.refusals(campaign)));
+            let queries = campaign.queries().into_iter();
+            wrong.extend(queries.flat_map(|query| query.refusals(campaign)));
             let addresses = [
                 (campaign.needs_redis() && self.redis.is_none())
                     .then_some("redis: its address is missing at the top of the file"),
@@ -296,7 +254,7 @@ impl AttachFile {
 }
 
 /// Refuses what is the same for all campaigns of an `each`, and an id where there is none.
-fn without_id(campaign: &Campaign, field: &str, has_id: bool) -> Option<String> {
+fn without_id(campaign: &Campaign, field: impl Display, has_id: bool) -> Option<String> {
     match (&campaign.each, has_id) {
         (Some(_), false) => Some(format!(
             "{field}: without the id, all campaigns of each would read or write the same"
@@ -312,27 +270,25 @@ fn without_id(campaign: &Campaign, field: &str, has_id: bool) -> Option<String> 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::text::Statement;
 
-    fn refused(text: &str, usage: Usage) -> bool {
-        let field = Field {
-            name: "field".to_owned(),
-            statement: Statement::new(text),
-            usage,
-        };
-        field.other_words().is_some()
+    fn refused(text: &str, field: Field) -> bool {
+        let statement = Statement::new(text);
+        let query = Query::new(field, &statement, Values::default());
+        query.other_words().is_some()
     }
 
     #[test]
     fn only_queries_are_read_and_only_inserts_and_updates_are_written() {
-        assert!(!refused("select 1", Usage::Read));
-        assert!(!refused("\n WITH a AS (SELECT 1) SELECT 2", Usage::Read));
-        assert!(refused("UPDATE a SET b = 1", Usage::Read));
-        assert!(!refused("INSERT INTO a VALUES (1)", Usage::Issue));
-        assert!(!refused("update a set b = 1", Usage::Issue));
+        assert!(!refused("select 1", Field::Issued));
+        assert!(!refused("\n WITH a AS (SELECT 1) SELECT 2", Field::Issued));
+        assert!(refused("UPDATE a SET b = 1", Field::Issued));
+        assert!(!refused("INSERT INTO a VALUES (1)", Field::Issue(1)));
+        assert!(!refused("update a set b = 1", Field::Issue(1)));
         let locks = "SELECT 1 FROM a FOR UPDATE";
-        assert!(refused(locks, Usage::Issue));
-        assert!(!refused(&format!("{locks} NOWAIT"), Usage::Issue));
-        assert!(refused(&format!("{locks} NOWAIT"), Usage::Resolve));
+        assert!(refused(locks, Field::Issue(1)));
+        assert!(!refused(&format!("{locks} NOWAIT"), Field::Issue(1)));
+        assert!(refused(&format!("{locks} NOWAIT"), Field::Resolve));
         for text in [
             "INSERT IGNORE INTO a VALUES (1)",
             "UPDATE IGNORE a SET b = 1",
@@ -343,9 +299,9 @@ mod tests {
             "COMMIT",
             "",
         ] {
-            assert!(refused(text, Usage::Issue), "{text}");
+            assert!(refused(text, Field::Issue(1)), "{text}");
         }
-        assert!(!refused("DELETE FROM a", Usage::Resolve));
+        assert!(!refused("DELETE FROM a", Field::Resolve));
     }
 
     #[test]

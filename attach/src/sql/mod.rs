@@ -15,7 +15,7 @@ use tokio::time::error::Elapsed;
 use tokio::time::{Instant, timeout, timeout_at};
 
 use crate::error::{Answer, AttachError};
-use crate::text::{Statement, Values};
+use crate::text::{Field, Query, Statement, Values};
 use mysql::MysqlDriver;
 use postgres::{PostgresDriver, PostgresSettings};
 
@@ -85,15 +85,6 @@ pub fn whole(text: &str) -> Option<i64> {
 /// Receives rows, and returns whether the next one is wanted.
 pub type EachRow<'a> = &'a mut (dyn FnMut(&[Cell]) -> Answer<bool> + Send);
 
-/// A statement of the file with its place there and its values.
-#[derive(Debug, Clone, Copy)]
-pub struct Query<'a> {
-    /// For errors.
-    pub field: &'a str,
-    pub statement: &'a Statement,
-    pub values: Values<'a>,
-}
-
 /// A statement that has ended, or was only prepared.
 #[derive(Debug, Clone, Copy, Default)]
 pub struct Done {
@@ -148,6 +139,17 @@ impl Database {
         Err(AttachError::away(FailureCause::Mysql, why))
     }
 
+    /// Prepares a statement, which is not run.
+    pub async fn prepare(&self, query: Query<'_>) -> Answer<()> {
+        let purpose = if query.field.writes() {
+            Purpose::Repair
+        } else {
+            Purpose::Read
+        };
+        let mut session = self.open(purpose).await?;
+        session.run(query, None).await.map(drop)
+    }
+
     async fn connect(&self, purpose: Purpose) -> Answer<Driver> {
         let mut driver = match self {
             Self::Mysql(settings) => Driver::Mysql(MysqlDriver::connect(settings).await?),
@@ -161,35 +163,6 @@ impl Database {
             driver.command(&setting).await?;
         }
         Ok(driver)
-    }
-}
-
-impl<'a> Query<'a> {
-    pub fn new(field: &'a str, statement: &'a Statement, values: Values<'a>) -> Self {
-        Self {
-            field,
-            statement,
-            values,
-        }
-    }
-
-    /// Returns the values in the order of the parameters.
-    fn in_order(&self) -> Vec<&'a str> {
-        let parameters = self.statement.parameters().into_iter();
-        parameters.map(|it| self.values.get(it)).collect()
-    }
-
-    /// Refuses a statement of which the server does not see every name as a parameter.
-    fn must_be_seen(&self, parameters: usize) -> Answer<()> {
-        let written = self.statement.parameters();
-        if written.len() == parameters {
-            return Ok(());
-        }
-        let name = written.first().map_or(":id", |it| it.name());
-        let field = self.field;
-        Err(AttachError::Misfit(format!(
-            "{field}: a `{name}` stands in quotes or in a comment, or a `?` beside it"
-        )))
     }
 }
 
@@ -234,11 +207,6 @@ impl Session {
     pub async fn change(&mut self, query: Query<'_>) -> Answer<u64> {
         let done = self.run(query, Some(&mut |_| Ok(true))).await?;
         Ok(done.changed)
-    }
-
-    /// Prepares a statement, which is not run.
-    pub async fn prepare(&mut self, query: Query<'_>) -> Answer<Done> {
-        self.run(query, None).await
     }
 
     pub async fn begin(&mut self) -> Answer<()> {
@@ -293,7 +261,7 @@ impl Session {
             Some(Driver::Mysql(_)) | None => mysql,
         });
         let mut cells = Vec::new();
-        let query = Query::new("database", &statement, Values::default());
+        let query = Query::new(Field::Ours, &statement, Values::default());
         self.read(query, &mut |row| {
             cells.extend_from_slice(row);
             Ok(true)
@@ -311,7 +279,7 @@ impl Session {
     async fn command(&mut self, command: &str) -> Answer<()> {
         let mut driver = self.take()?;
         let ran = timeout_at(self.deadline(), driver.command(command)).await;
-        self.ended(command, driver, ran).map(drop)
+        self.ended(Field::Ours, driver, ran).map(drop)
     }
 
     fn deadline(&self) -> Instant {
@@ -326,7 +294,7 @@ impl Session {
     /// Keeps the connection after a whole answer and after a refusal.
     fn ended(
         &mut self,
-        field: &str,
+        field: Field,
         driver: Driver,
         ran: Result<Answer<Done>, Elapsed>,
     ) -> Answer<Done> {
@@ -337,7 +305,6 @@ impl Session {
             }
             Ok(Err(AttachError::Refused { refusal, .. })) => {
                 self.driver = Some(driver);
-                let field = field.to_owned();
                 Err(AttachError::Refused { field, refusal })
             }
             Ok(Err(error)) => Err(error),

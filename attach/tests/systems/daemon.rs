@@ -113,7 +113,7 @@ impl Daemon {
 
     pub(crate) async fn confirm_shown_by(&self, run: &Run) -> Vec<Finding> {
         let options = PassOptions {
-            confirm: Some(Confirm::shown_by(run)),
+            confirm: Confirm::shown_by(run),
             is_requested: true,
             ..PassOptions::default()
         };

@@ -11,7 +11,7 @@ use std::process::ExitCode;
 
 use firstcome_attach::file::{AttachFile, Mode};
 use firstcome_attach::plan::Ours;
-use firstcome_attach::{Engine, PassOptions};
+use firstcome_attach::{Confirm, Engine, PassOptions};
 use tokio_util::sync::CancellationToken;
 
 use args::AttachArgs;
@@ -55,8 +55,8 @@ pub(crate) async fn pass(
     stop: &CancellationToken,
 ) -> Result<(), PassError> {
     let confirm = match &request.confirms {
-        Confirmation::Named(names) => Some(names.clone()),
-        Confirmation::None | Confirmation::HeldBack(_) => None,
+        Confirmation::Named(names) => names.clone(),
+        Confirmation::None | Confirmation::HeldBack(_) => Confirm::default(),
     };
     let options = PassOptions {
         campaign: request.scope.coupon,
