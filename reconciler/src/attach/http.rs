@@ -2,7 +2,6 @@
 //! routes are about our own coupons, and are absent here.
 
 use std::sync::Arc;
-use std::time::Duration;
 
 use axum::extract::{FromRef, State};
 use axum::middleware::from_fn_with_state;
@@ -26,7 +25,7 @@ use utoipa_axum::router::OpenApiRouter;
 
 use crate::context::{Confirmation, PassRequest};
 use crate::http::alerts::{self, AlertsQuery};
-use crate::http::requests::RouteResult;
+use crate::http::requests::{RouteResult, no_such};
 use crate::http::{guarded, passes_and_alerts, reconcile, runs};
 use crate::passes::Passes;
 use crate::queries::Scope;
@@ -98,13 +97,10 @@ async fn start(
     let scope = Scope { coupon, drop: None };
     let request = PassRequest {
         dry_run: body.dry_run,
-        ..PassRequest::by_operator(operator, scope, detail, PATIENCE)
+        ..PassRequest::by_operator(operator, scope, detail, super::PATIENCE)
     };
     reconcile::run(&app.db, app.passes.start(request), body.wait).await
 }
-
-/// Maximum wait for a pass of another process.
-const PATIENCE: Duration = Duration::from_secs(1_800);
 
 /// Which repairs of a run are confirmed.
 #[derive(Debug, Deserialize)]
@@ -128,14 +124,8 @@ async fn confirm(
     let campaign = names
         .get(&body.coupon_id)
         .ok_or_else(|| Problem::not_found("the file has no such campaign"))?;
-    let shown = if runs::is_run_id(&id) {
-        runs::page(&app.db, id.clone(), super::FINDINGS, 0).await?
-    } else {
-        None
-    };
-    let run = shown
-        .map(|page| page.run)
-        .ok_or_else(|| Problem::not_found(format!("there is no run {id}")))?;
+    let shown = runs::page(&app.db, id.clone(), super::FINDINGS, 0).await?;
+    let run = shown.ok_or_else(|| no_such("run", &id))?.run;
     let mut drops = run.drops.iter();
     if !drops.any(|report| report.coupon_id == body.coupon_id && report.has_planned()) {
         let why = "that run held back nothing of this campaign";
@@ -148,7 +138,7 @@ async fn confirm(
     };
     let request = PassRequest {
         confirms: Confirmation::Named(Confirm::shown_by(&run)),
-        ..PassRequest::by_operator(operator, scope, detail, PATIENCE)
+        ..PassRequest::by_operator(operator, scope, detail, super::PATIENCE)
     };
     reconcile::run(&app.db, app.passes.start(request), body.wait).await
 }

@@ -8,6 +8,7 @@ mod once;
 mod watched;
 
 use std::process::ExitCode;
+use std::time::Duration;
 
 use firstcome_attach::file::{AttachFile, Mode};
 use firstcome_attach::plan::Ours;
@@ -21,6 +22,9 @@ use crate::notify::Notifier;
 use crate::notify::mails::AttachedCampaign;
 use crate::notify::wording::shell_word;
 use crate::report::Run;
+
+/// Maximum wait for a pass of another process.
+const PATIENCE: Duration = Duration::from_secs(1_800);
 
 /// Findings that are read with a run.
 const FINDINGS: u32 = 10_000;

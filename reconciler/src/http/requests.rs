@@ -44,7 +44,7 @@ pub(super) fn number(what: &str, id: &str) -> Result<i64, Problem> {
     canonical_number(id).ok_or_else(|| no_such(what, id))
 }
 
-pub(super) fn no_such(what: &str, id: &str) -> Problem {
+pub(crate) fn no_such(what: &str, id: &str) -> Problem {
     Problem::not_found(format!("there is no {what} {id:?}"))
 }
 

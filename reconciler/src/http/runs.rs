@@ -87,9 +87,6 @@ pub(super) async fn read(
     StrictQuery(query): StrictQuery<RunQuery>,
 ) -> RouteResult<RunPage> {
     let limit = within("limit", query.limit, 1_000, 1..=10_000)?;
-    if !is_run_id(&id) {
-        return Err(no_such("run", &id));
-    }
     let after = query.after.unwrap_or(0);
     let is_under_way = passes.current.has(&id);
     let found = page(&db, id.clone(), limit, after).await?;
@@ -125,9 +122,6 @@ pub(super) async fn csv(
     StrictPath(id): StrictPath<String>,
     Extension(operator): Extension<Operator>,
 ) -> Result<Response, Problem> {
-    if !is_run_id(&id) {
-        return Err(no_such("run", &id));
-    }
     let found = page(&db.within(LONG), id.clone(), u32::MAX, 0).await?;
     let run = found.ok_or_else(|| no_such("run", &id))?.run;
     let detail = json!({"run_id": id, "findings": run.all_findings().count()});
@@ -154,13 +148,16 @@ pub(crate) fn is_run_id(text: &str) -> bool {
     text.parse::<Uuid>().is_ok()
 }
 
-/// Returns a run with at most `limit` findings after the finding `after`.
+/// Returns a run with at most `limit` findings after the finding `after`, if there is one.
 pub(crate) async fn page(
     db: &Db,
     id: String,
     limit: u32,
     after: i64,
 ) -> Result<Option<RunPage>, DbError> {
+    if !is_run_id(&id) {
+        return Ok(None);
+    }
     db.run("read run", async move |conn| {
         read_page(conn, &id, limit, after).await
     })
