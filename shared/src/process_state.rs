@@ -39,6 +39,9 @@ pub struct ProcessState {
     /// Settings of stores that allow promises to be lost.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub unsafe_settings: Option<Vec<UnsafeSetting>>,
+    /// The campaigns and checks in the file of `attach`.
+    #[serde(skip_serializing_if = "BTreeSet::is_empty")]
+    pub campaigns: BTreeSet<String>,
 }
 
 /// A store as a process sees it.

@@ -28,6 +28,7 @@ fn fine() -> ProcessState {
         closed: Some(BTreeSet::new()),
         consumers: Some(ConsumerState::Fine),
         unsafe_settings: Some(Vec::new()),
+        campaigns: BTreeSet::new(),
     }
 }
 

@@ -290,6 +290,7 @@ fn process(says: &str) -> ProcessState {
         closed: Some([].into()),
         consumers: Some(ConsumerState::Fine),
         unsafe_settings: Some(Vec::new()),
+        campaigns: [].into(),
     };
     for problem in says.split('+').filter(|it| !it.is_empty()) {
         match problem {

@@ -3,14 +3,13 @@
 
 use std::path::Path;
 use std::process::ExitCode;
-use std::time::Duration;
 
 use anyhow::Context as _;
 use firstcome_attach::{Confirm, Engine};
 use tokio_util::sync::CancellationToken;
 
 use super::args::AttachArgs;
-use super::watched::Watched;
+use super::watched::must_be_theirs;
 use crate::context::{Ask, Confirmation, PassRequest};
 use crate::findings_csv;
 use crate::http::runs;
@@ -20,16 +19,13 @@ use crate::passes::Worker;
 use crate::queries::Scope;
 use crate::report::{DropReport, Judged, Kind, Run};
 
-/// Maximum wait for passes of a daemon.
-const PATIENCE: Duration = Duration::from_secs(1_800);
-
 /// Runs the passes. Exits with 0 if nothing is left to do, 1 if something is, and 2 if a campaign
 /// could not be compared. A campaign that is being sold is not exact yet, but needs nobody.
 pub(super) async fn run(args: AttachArgs, stop: CancellationToken) -> anyhow::Result<ExitCode> {
     let engine = super::engine(&args)?;
     if let Some(ours) = &engine.ours {
         ours.migrate().await?;
-        Watched::check(&ours.db, &engine.file).await?;
+        must_be_theirs(&ours.db, &engine.file).await?;
     }
     let campaign = args
         .campaign
@@ -52,7 +48,9 @@ pub(super) async fn run(args: AttachArgs, stop: CancellationToken) -> anyhow::Re
         },
         dry_run: args.dry_run,
         confirms,
-        ..PassRequest::new(Ask::Cli { patience: PATIENCE })
+        ..PassRequest::new(Ask::Cli {
+            patience: super::PATIENCE,
+        })
     };
     let worker = Worker::Attached(Box::new(engine.clone()));
     let ours = engine.ours.as_ref();

@@ -20,36 +20,32 @@ use crate::times::Times;
 /// Maximum wait for a store in one attempt, and the time from one attempt to the next.
 pub(crate) const ATTEMPT: Duration = Duration::from_secs(2);
 
-/// Waits for the stores and loads the schedules. Returns `None` if `stop` is cancelled first.
+/// Checks the stores once, and loads the schedules.
 ///
 /// # Errors
-/// If a store rejects this process, or its settings could lose promises.
-pub(super) async fn wait_for_stores(
+/// If a store does not answer, rejects this process, or its settings could lose promises.
+pub(super) async fn attempt(
     all: &Stores,
-    seen: &SeenState,
     crons: &[(ScheduledRun, Times)],
     stop: &CancellationToken,
-) -> anyhow::Result<Option<Vec<CronSchedule>>> {
-    let attempt = async || {
-        start_check::check(all, ATTEMPT, stop).await?;
-        let loaded = schedules(&all.db, crons).await;
-        loaded.map_err(|error| {
-            let missing = StartError::Missing {
-                store: "MySQL".to_owned(),
-                waited: ATTEMPT,
-                reason: error.to_string(),
-            };
-            (FailureCause::Mysql, missing)
-        })
-    };
-    until_ready(seen, stop, attempt).await
+) -> Result<Vec<CronSchedule>, (FailureCause, StartError)> {
+    start_check::check(all, ATTEMPT, stop).await?;
+    let loaded = schedules(&all.db, crons).await;
+    loaded.map_err(|error| {
+        let missing = StartError::Missing {
+            store: "MySQL".to_owned(),
+            waited: ATTEMPT,
+            reason: error.to_string(),
+        };
+        (FailureCause::Mysql, missing)
+    })
 }
 
 /// Repeats `attempt` until it returns a value. Notes which store does not answer. Returns `None` if `stop` is cancelled first.
 ///
 /// # Errors
 /// If a store rejects this process.
-pub(crate) async fn until_ready<T>(
+pub(super) async fn until_ready<T>(
     seen: &SeenState,
     stop: &CancellationToken,
     attempt: impl AsyncFn() -> Result<T, (FailureCause, StartError)>,

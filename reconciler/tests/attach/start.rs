@@ -44,7 +44,8 @@ async fn file_is_refused_only_if_it_shares_no_campaign_with_a_running_daemon() {
     let shop = shop().await;
     let daemon = |file: &str| Running::start(&mut attach(&shop, file, &DAEMON));
     let noted = async |daemons: &str| {
-        let query = "SELECT value FROM reconciler_state WHERE name LIKE 'watched.%' ORDER BY value";
+        let query = "SELECT DISTINCT campaign FROM processes, JSON_TABLE(state, \
+            '$.campaigns[*]' COLUMNS (campaign VARCHAR(64) PATH '$')) AS announced ORDER BY 1";
         eventually(daemons, LIMIT, async || {
             let found = mysql_rows(&shop.ours, query).await.unwrap();
             found.concat().join(" ") == daemons
@@ -69,15 +70,9 @@ async fn file_is_refused_only_if_it_shares_no_campaign_with_a_running_daemon() {
     drop((winter, replica, edited));
     // Killed long ago, or before the clock was set back. Their last statements may still come.
     for at in ["2020-01-01", "2999-01-01"] {
-        eventually_some("the notes do not count", LIMIT, async || {
-            for old in [
-                "DELETE FROM reconciler_state WHERE value = 'Summer'".to_owned(),
-                format!(
-                    "UPDATE reconciler_state SET updated_at = '{at}' WHERE name LIKE 'watched.%'"
-                ),
-            ] {
-                mysql_rows(&shop.ours, &old).await.unwrap();
-            }
+        eventually_some("the rows do not count", LIMIT, async || {
+            let old = format!("UPDATE processes SET seen_at = '{at}'");
+            mysql_rows(&shop.ours, &old).await.unwrap();
             let accepted = attach(&shop, &summer, &["--once"]).output().unwrap();
             let said = String::from_utf8_lossy(&accepted.stderr).into_owned();
             if said.contains("another file") {

@@ -264,6 +264,9 @@ pub enum Work {
     /// Reopening of the admission gate, concurrently with passes.
     #[strum(serialize = "firstcome-reopening:")]
     Reopening,
+    /// The start of a daemon of `attach`.
+    #[strum(serialize = "firstcome-start:")]
+    Start,
 }
 
 /// The right to do one kind of [`Work`]. Dropping it releases the lock.
