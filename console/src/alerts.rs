@@ -6,7 +6,7 @@ use axum::http::StatusCode;
 use axum::response::{IntoResponse as _, Redirect};
 use chrono::{DateTime, Utc};
 use firstcome_shared::domain::DropId;
-use firstcome_shared::mysql::alerts::{Alert, AlertPage, ListedAlert};
+use firstcome_shared::http::views::{Alert, AlertPage, ListedAlert};
 use firstcome_shared::report::{AlertKind, AlertState, KindFacts, Remedy};
 use firstcome_shared::subject::Subject;
 use serde::Deserialize;

@@ -3,9 +3,9 @@
 use std::collections::HashMap;
 
 use chrono::{DateTime, TimeDelta, Utc};
-use firstcome_shared::mysql::alerts::ToldRow;
 
 use crate::condition::Cases;
+use crate::queries::alerts::ToldRow;
 
 /// What is known about earlier episodes.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]

@@ -5,10 +5,11 @@ use std::collections::BTreeSet;
 
 use chrono::{DateTime, TimeDelta, Utc};
 use firstcome_shared::domain::{CouponId, DropId};
-use firstcome_shared::mysql::alerts::RepairsRow;
 use firstcome_shared::mysql::processes::LockHolder;
 use firstcome_shared::process_state::{Standstill, UnsafeSetting};
 use firstcome_shared::report::{AlertKind, FailureCause, StoreRefusal};
+
+use crate::queries::alerts::RepairsRow;
 
 /// Something that is wrong now.
 #[derive(Debug, Clone, PartialEq, Eq)]

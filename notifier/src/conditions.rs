@@ -7,7 +7,6 @@ use std::collections::{BTreeMap, BTreeSet};
 use chrono::{DateTime, TimeDelta, Utc};
 use firstcome_shared::domain::DropId;
 use firstcome_shared::hash::hash64;
-use firstcome_shared::mysql::alerts::{OpenPromises, RepairsRow};
 use firstcome_shared::mysql::levels::LevelRow;
 use firstcome_shared::mysql::processes::{FreshProcess, LockHolder};
 use firstcome_shared::process_state::{ConsumerState, ProcessState, StoreState};
@@ -16,6 +15,7 @@ use serde_json::json;
 
 use crate::condition::{Cases, Condition, Facts, LateRun, ScheduledRun, Seen, StoreProblem};
 use crate::levels::LevelFacts;
+use crate::queries::alerts::{OpenPromises, RepairsRow};
 use crate::times::Source;
 
 /// How late a scheduled run may be.

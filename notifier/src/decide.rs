@@ -12,13 +12,13 @@
 use std::collections::{BTreeSet, HashSet};
 
 use chrono::{DateTime, TimeDelta, Utc};
-use firstcome_shared::mysql::alerts::ToldRow;
 use firstcome_shared::report::{AlertKind, Severity};
 
 pub use crate::alert::Alerts;
 use crate::alert::{set_told_cases, told_cases};
 use crate::condition::{Cases, Condition, Seen};
 use crate::explain::Causes;
+use crate::queries::alerts::ToldRow;
 use crate::times::{Policy, Source};
 
 /// Up to this number of cases, each further one is news. Beyond it, cases of a problem that is not

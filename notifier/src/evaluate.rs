@@ -8,9 +8,8 @@ use std::time::Duration;
 
 use chrono::{DateTime, TimeDelta, Utc};
 use diesel::QueryResult;
-use firstcome_shared::mysql::alerts::{self, ToldRow};
 use firstcome_shared::mysql::levels::{self as stored, LevelRow, NotifyRow};
-use firstcome_shared::mysql::{Conn, Db, DbError, outbox, processes, runs};
+use firstcome_shared::mysql::{Conn, Db, DbError, processes, runs};
 use firstcome_shared::report::AlertKind;
 use firstcome_shared::subject::Subject;
 
@@ -21,6 +20,8 @@ use crate::decide::{Budget, Decision, decide};
 use crate::events;
 use crate::local::Local;
 use crate::mails::{AlertMail, Section, Sources};
+use crate::queries::alerts::{self, ToldRow};
+use crate::queries::outbox;
 use crate::settings::MailSettings;
 use crate::times::Source;
 

@@ -203,7 +203,7 @@ pub(crate) fn about_sealed(report: &DropReport, now: DateTime<Utc>) -> Event {
 
 #[cfg(test)]
 mod tests {
-    use firstcome_shared::mysql::alerts::ToldRow;
+    use crate::queries::alerts::ToldRow;
     use firstcome_shared::report::AlertKind;
 
     use super::*;

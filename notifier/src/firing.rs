@@ -5,11 +5,12 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
-use firstcome_shared::mysql::alerts::{CountedAlerts, CountedDrift, STATES};
 use firstcome_shared::mysql::{Db, DbResult};
 use firstcome_shared::report::AlertKind;
 use metrics::gauge;
 use tokio_util::sync::CancellationToken;
+
+use crate::queries::alerts::{CountedAlerts, CountedDrift, STATES, alerts_by_kind, drift_by_kind};
 
 /// Interval of updates. Prometheus scrapes about as often.
 const PAUSE: Duration = Duration::from_secs(15);
@@ -39,8 +40,8 @@ pub(crate) async fn watch(db: &Db, shutdown: &CancellationToken) {
 }
 
 async fn update(db: &Db, shown: &mut Shown) -> DbResult<()> {
-    let alerts = db.alerts_by_kind().await?;
-    shown.count(alerts, db.drift_by_kind().await?);
+    let alerts = alerts_by_kind(db).await?;
+    shown.count(alerts, drift_by_kind(db).await?);
     shown.export();
     Ok(())
 }

@@ -6,8 +6,6 @@ use std::collections::{BTreeSet, HashMap};
 use std::sync::Arc;
 
 use chrono::{DateTime, TimeDelta, Utc};
-use firstcome_shared::mysql::alerts::ToldRow;
-use firstcome_shared::mysql::outbox::Outgoing;
 use firstcome_shared::mysql::processes::FreshProcess;
 use firstcome_shared::process_state::{ProcessState, StoreState};
 use firstcome_shared::report::AlertKind;
@@ -20,6 +18,8 @@ use crate::conditions::{Snapshot, conditions};
 use crate::decide::{Decision, decide};
 use crate::events;
 use crate::mails::{AlertMail, Sources};
+use crate::queries::alerts::ToldRow;
+use crate::queries::outbox::Outgoing;
 use crate::send::Sender;
 use crate::settings::MailSettings;
 use crate::times::{Source, source};

@@ -5,13 +5,14 @@ use std::sync::Arc;
 
 use chrono::{DateTime, Utc};
 use diesel::QueryResult;
-use firstcome_shared::mysql::alerts::{self, RepairsRow};
 use firstcome_shared::mysql::levels::{self as stored, NotifyRow};
-use firstcome_shared::mysql::{Conn, outbox, runs};
+use firstcome_shared::mysql::{Conn, runs};
 use firstcome_shared::report::Run;
 
 use crate::events;
 use crate::levels::{Change, fold, found, repairs};
+use crate::queries::alerts::{self, RepairsRow};
+use crate::queries::outbox;
 use crate::settings::MailSettings;
 
 /// A run to note.

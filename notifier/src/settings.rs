@@ -1,11 +1,11 @@
 //! Settings of mails and webhooks, after parsing, and the messages that follow from them.
 
 use chrono::{DateTime, Utc};
-use firstcome_shared::mysql::outbox::{Channel, Outgoing};
 use uuid::Uuid;
 
 use crate::events::{Event, Format};
 use crate::mails::{Links, Rendered};
+use crate::queries::outbox::{Channel, Outgoing};
 use crate::times::Policy;
 
 /// Who gets mails and webhook events, how often, and the links in them.

@@ -4,7 +4,6 @@
 use chrono::{DateTime, SecondsFormat, TimeDelta, Utc};
 use firstcome_shared::coupon::{Allow, Coupon, Drop};
 use firstcome_shared::http::views::{ReadinessCheck, ReadinessPart};
-use firstcome_shared::mysql::outbox;
 use firstcome_shared::redis::keys::DropMeta;
 use firstcome_shared::redis::reads::CouponState;
 use firstcome_shared::redis::refusing::text_of;
@@ -13,6 +12,7 @@ use redis::RedisResult;
 
 use crate::barrier::{self, ReadState};
 use crate::context::Stores;
+use crate::notify::queries::outbox;
 use crate::report::{Finding, Kind};
 
 /// What one user of a drop takes in Redis, in bytes, with room for growing tables.

@@ -1,7 +1,6 @@
 use chrono::{DateTime, TimeDelta, Utc};
 use firstcome_shared::domain::CouponId;
-use firstcome_shared::http::views::{RedisCounts, RowCount};
-use firstcome_shared::mysql::alerts::Alert;
+use firstcome_shared::http::views::{Alert, RedisCounts, RowCount};
 
 use super::*;
 

@@ -3,8 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 
 use firstcome_shared::domain::DropId;
-use firstcome_shared::mysql::alerts::ListedAlert;
-use firstcome_shared::mysql::digest::DailyDigest;
+use firstcome_shared::http::views::ListedAlert;
 use firstcome_shared::report::wording::{capital, count, grouped, line, person};
 use firstcome_shared::report::{AlertKind, Kind};
 use firstcome_shared::subject::Subject;
@@ -14,6 +13,7 @@ use super::document::{Block, Document, Rendered, time};
 use super::links::Links;
 use super::phrases::{bounded, duration, placed, things, with_rest};
 use super::remedy::open_problems;
+use crate::queries::digest::DailyDigest;
 
 /// Maximum number of open problems, and of lines about repairs.
 const LINES: usize = 20;

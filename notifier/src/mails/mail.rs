@@ -6,7 +6,6 @@ use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 
 use chrono::{DateTime, Utc};
 use firstcome_shared::domain::{CouponId, DropId};
-use firstcome_shared::mysql::alerts::RepairsRow;
 use firstcome_shared::report::wording::{self, count, grouped, line};
 use firstcome_shared::report::{AlertKind, DropReport, Kind, KindFacts, Run, Status};
 
@@ -19,6 +18,7 @@ use super::remedy::{Placed, last_runs, open_problems};
 use super::section::Section;
 use crate::decide::Reason;
 use crate::levels::mailed_repairs;
+use crate::queries::alerts::RepairsRow;
 
 /// Maximum number of problems that are described in full.
 const PROBLEMS: usize = 4;

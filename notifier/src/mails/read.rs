@@ -5,7 +5,6 @@ use std::collections::{BTreeSet, HashSet};
 
 use diesel::QueryResult;
 use firstcome_shared::domain::{CouponId, DropId};
-use firstcome_shared::mysql::alerts::{self, BrokenPromise, RepairsRow};
 use firstcome_shared::mysql::{Conn, stored_run};
 use firstcome_shared::report::{AlertKind, Kind, Run};
 use firstcome_shared::subject::Subject;
@@ -15,6 +14,7 @@ use super::section::Section;
 use crate::alert::Alerts;
 use crate::condition::{Condition, Facts};
 use crate::decide::{Decision, Reason};
+use crate::queries::alerts::{self, BrokenPromise, RepairsRow};
 
 /// Maximum number of runs that a mail quotes.
 const RUNS: usize = 50;

@@ -3,7 +3,6 @@
 
 use chrono::{DateTime, Utc};
 use firstcome_shared::domain::{CouponId, DropId};
-use firstcome_shared::mysql::alerts::{BrokenPromise, ToldRow};
 use firstcome_shared::process_state::{Standstill, UnsafeSetting};
 use firstcome_shared::report::wording::{self, LONGEST, count, line};
 use firstcome_shared::report::{AlertKind, Cause, FailureCause, Finding, Kind, Run, StoreRefusal};
@@ -12,6 +11,7 @@ use super::phrases::{duration, placed};
 use crate::condition::{Condition, Facts, LateRun, StoreProblem};
 use crate::decide::Reason;
 use crate::levels::findings_of;
+use crate::queries::alerts::{BrokenPromise, ToldRow};
 
 /// Maximum length of a store's words in a summary, in characters.
 const QUOTED: usize = 100;

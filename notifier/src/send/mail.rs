@@ -5,7 +5,6 @@ use std::borrow::Cow;
 use std::str::Utf8Error;
 use std::time::Duration;
 
-use firstcome_shared::mysql::outbox::Outgoing;
 use lettre::message::header::{HeaderName, HeaderValue};
 use lettre::message::{Mailbox, MultiPart};
 use lettre::transport::smtp::authentication::Credentials;
@@ -19,6 +18,7 @@ use tokio::time::timeout;
 use url::Url;
 
 use super::failure::Failure;
+use crate::queries::outbox::Outgoing;
 
 /// How `SMTP_URL` is written.
 const SHAPE: &str = "SMTP_URL must look like smtp://user:password@host:587?tls=required or \

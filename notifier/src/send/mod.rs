@@ -11,10 +11,7 @@ use std::time::Duration;
 
 use chrono::{DateTime, TimeDelta, Utc};
 use firstcome_shared::crash::{Point, crash_point};
-use firstcome_shared::mysql::outbox::{
-    Channel, DeliveryOutcome, Leased, Outgoing, PUT_OFF_AT_MOST, Served,
-};
-use firstcome_shared::mysql::{Db, DbError, outbox};
+use firstcome_shared::mysql::{Db, DbError};
 use futures_util::future::join_all;
 use parking_lot::Mutex;
 use rand::RngExt as _;
@@ -27,6 +24,9 @@ use self::failure::Failure;
 use self::mail::Mailer;
 use self::webhook::Webhook;
 use crate::clock::Clock;
+use crate::queries::outbox::{
+    self, Channel, DeliveryOutcome, Leased, Outgoing, PUT_OFF_AT_MOST, Served,
+};
 
 /// Interval of polling the outbox for messages of other processes and for retries.
 const POLL: Duration = Duration::from_secs(5);

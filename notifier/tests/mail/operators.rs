@@ -3,7 +3,8 @@
 use std::pin::pin;
 
 use chrono::TimeDelta;
-use firstcome_shared::mysql::alerts::{AlertPage, ListedAlert, acknowledge, find, list};
+use firstcome_notifier::queries::alerts::{acknowledge, find, list};
+use firstcome_shared::http::views::{AlertPage, ListedAlert};
 use firstcome_shared::mysql::levels::NotifyRow;
 use firstcome_shared::mysql::ops_actions::Operator;
 use firstcome_shared::report::AlertState;

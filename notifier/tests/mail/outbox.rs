@@ -5,8 +5,8 @@ use std::collections::HashSet;
 
 use chrono::TimeDelta;
 use firstcome_notifier::Clock as _;
+use firstcome_notifier::queries::outbox::{Served, lease};
 use firstcome_shared::domain::DropId;
-use firstcome_shared::mysql::outbox::{Served, lease};
 use firstcome_stack::{Behaviour, SinkEncryption};
 use tokio::task::JoinHandle;
 use tokio::time::timeout;

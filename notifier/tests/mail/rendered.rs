@@ -11,13 +11,12 @@ use firstcome_notifier::conditions::{PromisesOfDrop, Snapshot, conditions};
 use firstcome_notifier::decide::{Alerts, Decision, Reason, decide};
 use firstcome_notifier::levels::{self, Change, fold};
 use firstcome_notifier::mails::{AlertMail, AttachedCampaign, Links, Rendered, Section, daily};
+use firstcome_notifier::queries::alerts::{BrokenPromise, OpenPromises, RepairsRow, ToldRow};
+use firstcome_notifier::queries::digest::{DailyDigest, DigestDrop, DigestRepairs};
 use firstcome_notifier::times::Policy;
 use firstcome_notifier::wording;
 use firstcome_shared::domain::{CouponId, DropId, HIDDEN};
-use firstcome_shared::mysql::alerts::{
-    Alert, BrokenPromise, ListedAlert, OpenPromises, RepairsRow, ToldRow,
-};
-use firstcome_shared::mysql::digest::{DailyDigest, DigestDrop, DigestRepairs};
+use firstcome_shared::http::views::{Alert, ListedAlert};
 use firstcome_shared::mysql::levels::LevelRow;
 use firstcome_shared::process_state::Standstill;
 use firstcome_shared::report::{

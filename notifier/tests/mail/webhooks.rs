@@ -4,8 +4,8 @@
 use std::collections::HashSet;
 
 use chrono::TimeDelta;
+use firstcome_notifier::queries::outbox::{Served, lease};
 use firstcome_notifier::{WebhookArgs, test_webhook};
-use firstcome_shared::mysql::outbox::{Served, lease};
 use tokio_util::sync::CancellationToken;
 
 use crate::desk::{A, Desk, SOON};

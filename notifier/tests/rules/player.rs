@@ -25,9 +25,9 @@ use firstcome_notifier::condition::{Cases, ScheduledRun};
 use firstcome_notifier::conditions::{PromisesOfDrop, SeenSchedule, Snapshot, conditions};
 use firstcome_notifier::decide::{Alerts, Budget, Reason, decide};
 use firstcome_notifier::levels::{Change, fold};
+use firstcome_notifier::queries::alerts::{OpenPromises, RepairsRow, ToldRow};
 use firstcome_notifier::times::Policy;
 use firstcome_shared::domain::{CouponId, DropId};
-use firstcome_shared::mysql::alerts::{OpenPromises, RepairsRow, ToldRow};
 use firstcome_shared::mysql::levels::LevelRow;
 use firstcome_shared::mysql::processes::{FreshProcess, LockHolder};
 use firstcome_shared::process_state::{

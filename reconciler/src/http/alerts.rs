@@ -5,13 +5,14 @@ use axum::{Extension, Json};
 use firstcome_shared::http::Problem;
 use firstcome_shared::http::extract::{JsonBody, StrictPath, StrictQuery, invalid};
 use firstcome_shared::http::problem::Code;
+use firstcome_shared::http::views::{AlertPage, ListedAlert};
 use firstcome_shared::mysql::Db;
-use firstcome_shared::mysql::alerts::{self, AlertPage, ListedAlert};
 use firstcome_shared::mysql::ops_actions::Operator;
 use serde::Deserialize;
 use utoipa::{IntoParams, ToSchema};
 
 use super::requests::{RouteResult, no_such, number, within};
+use crate::notify::queries::alerts;
 use crate::notify::wording::line;
 use crate::report::AlertState;
 

@@ -9,15 +9,16 @@ use firstcome_shared::StoreError;
 use firstcome_shared::coupon::{Coupon, Drop, DropState};
 use firstcome_shared::domain::{CouponId, DropId};
 use firstcome_shared::http::views::{
-    AdmissionState, DropOverview, LastRun, MOST_ALERTS, Overview, RedisCounts, RowCount,
+    AdmissionState, DropOverview, LastRun, ListedAlert, MOST_ALERTS, Overview, RedisCounts,
+    RowCount,
 };
 use firstcome_shared::mysql::DbError;
-use firstcome_shared::mysql::alerts::{self, ListedAlert};
 use firstcome_shared::schedule::Schedule;
 use tokio::time::timeout;
 
 use super::runs;
 use crate::context::Stores;
+use crate::notify::queries::alerts;
 use crate::queries;
 use crate::queries::drops::DropCount;
 use crate::report::{AlertState, Run};

@@ -11,9 +11,9 @@ use utoipa::ToSchema;
 use crate::coupon::{CouponSettings, DropState};
 use crate::domain::{CouponId, DropId, Slot};
 use crate::model::RecordedAct;
-use crate::mysql::alerts::ListedAlert;
 use crate::mysql::dead_letters::DeadLetterRow;
 use crate::mysql::runs::RunRow;
+use crate::report::AlertState;
 use crate::schedule::Tz;
 
 pub use crate::mysql::stored_run::RunPage;
@@ -414,6 +414,60 @@ pub struct Story {
     pub happenings: Vec<StoryEvent>,
     /// Facts that are no longer known, could not be read, or were left out because they are old.
     pub no_longer_known: Vec<String>,
+}
+
+/// An alert as shown to operators.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct Alert {
+    /// Its kind: a section of docs/OPERATIONS.md.
+    #[schema(example = "unissued")]
+    pub kind: String,
+    pub coupon_id: Option<CouponId>,
+    pub drop_id: Option<DropId>,
+    #[serde(rename = "status")]
+    pub state: AlertState,
+    /// One human-readable line.
+    #[schema(example = "3 people hold a slot and have no row")]
+    pub summary: String,
+    /// Since when it has been there.
+    pub first_seen_at: DateTime<Utc>,
+    /// When it was last seen; null if it is so now. It may come back until it is over.
+    pub last_seen_at: Option<DateTime<Utc>>,
+    /// When its last mail was queued, or would have been queued if anybody could get it.
+    pub last_mailed_at: Option<DateTime<Utc>>,
+    /// Number of mails about it.
+    pub mails: u32,
+    /// The kind of the alert that explains it, which is mailed instead.
+    #[serde(default)]
+    pub explained_by: Option<String>,
+    /// When it was over.
+    pub resolved_at: Option<DateTime<Utc>>,
+    /// It is over because nothing compares it any more: it was not repaired.
+    #[serde(default)]
+    pub given_up: bool,
+    /// When it was acknowledged.
+    pub acknowledged_at: Option<DateTime<Utc>>,
+    #[schema(example = "Kim")]
+    pub acknowledged_by: Option<String>,
+}
+
+/// An alert with what lists show of it.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct ListedAlert {
+    pub id: i64,
+    #[serde(flatten)]
+    pub alert: Alert,
+    /// The name of its coupon; null if it has none.
+    #[schema(example = "Winter coupon")]
+    pub coupon_name: Option<String>,
+}
+
+/// Alerts, newest first.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct AlertPage {
+    pub alerts: Vec<ListedAlert>,
+    /// `before` of the next page; null on the last page.
+    pub next_before: Option<i64>,
 }
 
 #[cfg(test)]

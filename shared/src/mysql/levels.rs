@@ -8,14 +8,11 @@ use diesel::prelude::*;
 use diesel_async::RunQueryDsl;
 use serde::{Deserialize, Serialize};
 
-use super::Conn;
+use super::{Conn, ROWS_AT_ONCE};
 use crate::columns::{At, now};
 use crate::domain::{CouponId, DropId};
 use crate::schema::{levels, reconciler_state};
 use crate::subject::Subject;
-
-/// Rows written by one statement.
-const ROWS_AT_ONCE: usize = 200;
 
 /// Something that is wrong, as looks see it.
 #[derive(Debug, Clone, PartialEq, Eq, Queryable, Selectable, Insertable)]

@@ -1,6 +1,5 @@
 //! MySQL: the one place where queries run ([`Db`]), and the queries that several packages need.
 
-pub mod alerts;
 pub mod allow_list;
 pub mod catalogue;
 pub mod change;
@@ -9,14 +8,12 @@ pub mod codes;
 mod connect;
 mod db;
 pub mod dead_letters;
-pub mod digest;
 pub mod erased;
 mod ids;
 pub mod issued;
 pub mod levels;
 pub mod migrations;
 pub mod ops_actions;
-pub mod outbox;
 pub mod positions;
 mod prepared;
 pub mod processes;
@@ -44,7 +41,7 @@ pub use prepared::Prepared;
 pub use refusal::{DataRefusal, refusal};
 
 /// Rows inserted per statement: mails and messages may have several kilobytes.
-const ROWS_AT_ONCE: usize = 200;
+pub const ROWS_AT_ONCE: usize = 200;
 
 /// Lists users as the JSON array that a query joins. MySQL refuses to compare its ASCII columns
 /// with other characters, and no row has them, so ids with other characters are left out.

@@ -11,21 +11,19 @@ use diesel::prelude::*;
 use diesel::sql_query;
 use diesel::sql_types::{BigInt, Text, Unsigned};
 use diesel_async::RunQueryDsl;
-use serde::{Deserialize, Serialize};
-use utoipa::ToSchema;
-
-use super::levels::NotifyRow;
-use super::ops_actions::{Operator, OperatorAct};
-use super::{Conn, Db, DbResult};
-use crate::columns::{At, Datetime};
-use crate::coupon::Drop;
-use crate::domain::{CouponId, DropId};
-use crate::report::{AlertKind, AlertState, DropReport, Numbers};
-use crate::schema::{
-    broken_promises, coupons, drops, issued_coupons, levels, outbox, reconcile_findings, repairs,
+use firstcome_shared::columns::{At, Datetime};
+use firstcome_shared::coupon::Drop;
+use firstcome_shared::domain::{CouponId, DropId};
+use firstcome_shared::http::views::{Alert, AlertPage, ListedAlert};
+use firstcome_shared::mysql::levels::{self, NotifyRow};
+use firstcome_shared::mysql::ops_actions::{Operator, OperatorAct};
+use firstcome_shared::mysql::{Conn, Db, DbResult};
+use firstcome_shared::report::{AlertKind, AlertState, DropReport, Numbers};
+use firstcome_shared::schema::{
+    self, broken_promises, coupons, drops, issued_coupons, outbox, reconcile_findings, repairs,
     told,
 };
-use crate::subject::Subject;
+use firstcome_shared::subject::Subject;
 
 /// What was told about a problem, from its begin to its end.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Queryable, Selectable, Insertable)]
@@ -66,41 +64,6 @@ pub struct ToldRow {
     pub acknowledged_by: Option<String>,
 }
 
-/// An alert as shown to operators.
-#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
-pub struct Alert {
-    /// Its kind: a section of docs/OPERATIONS.md.
-    #[schema(example = "unissued")]
-    pub kind: String,
-    pub coupon_id: Option<CouponId>,
-    pub drop_id: Option<DropId>,
-    #[serde(rename = "status")]
-    pub state: AlertState,
-    /// One human-readable line.
-    #[schema(example = "3 people hold a slot and have no row")]
-    pub summary: String,
-    /// Since when it has been there.
-    pub first_seen_at: DateTime<Utc>,
-    /// When it was last seen; null if it is so now. It may come back until it is over.
-    pub last_seen_at: Option<DateTime<Utc>>,
-    /// When its last mail was queued, or would have been queued if anybody could get it.
-    pub last_mailed_at: Option<DateTime<Utc>>,
-    /// Number of mails about it.
-    pub mails: u32,
-    /// The kind of the alert that explains it, which is mailed instead.
-    #[serde(default)]
-    pub explained_by: Option<String>,
-    /// When it was over.
-    pub resolved_at: Option<DateTime<Utc>>,
-    /// It is over because nothing compares it any more: it was not repaired.
-    #[serde(default)]
-    pub given_up: bool,
-    /// When it was acknowledged.
-    pub acknowledged_at: Option<DateTime<Utc>>,
-    #[schema(example = "Kim")]
-    pub acknowledged_by: Option<String>,
-}
-
 impl From<ToldRow> for Alert {
     fn from(row: ToldRow) -> Self {
         Self {
@@ -138,25 +101,6 @@ pub struct BrokenPromise {
     pub slot: Option<i64>,
     /// Why the promise could not be kept.
     pub reason: String,
-}
-
-/// An alert with what lists show of it.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
-pub struct ListedAlert {
-    pub id: i64,
-    #[serde(flatten)]
-    pub alert: Alert,
-    /// The name of its coupon; null if it has none.
-    #[schema(example = "Winter coupon")]
-    pub coupon_name: Option<String>,
-}
-
-/// Alerts, newest first.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
-pub struct AlertPage {
-    pub alerts: Vec<ListedAlert>,
-    /// `before` of the next page; null on the last page.
-    pub next_before: Option<i64>,
 }
 
 /// Reads the open alerts of a subject, and those that ended since `from`.
@@ -207,13 +151,11 @@ pub async fn write_told(conn: &mut Conn, row: ToldRow) -> QueryResult<i64> {
         return Ok(row.id);
     }
     // AUTO_INCREMENT takes the place of an id of 0.
-    let insert = diesel::insert_into(told::table).values(row);
+    let named = (row, told::open_name.eq(open_name));
+    let insert = diesel::insert_into(told::table).values(named);
     insert.execute(conn).await?;
-    let last_id = diesel::dsl::sql::<diesel::sql_types::BigInt>("LAST_INSERT_ID()");
-    let id: i64 = diesel::select(last_id).get_result(conn).await?;
-    let named = diesel::update(told::table.find(id)).set(told::open_name.eq(open_name));
-    named.execute(conn).await?;
-    Ok(id)
+    let last_id = diesel::dsl::sql::<BigInt>("LAST_INSERT_ID()");
+    diesel::select(last_id).get_result(conn).await
 }
 
 impl ToldRow {
@@ -508,28 +450,26 @@ pub struct CountedDrift {
     pub number: i64,
 }
 
-impl Db {
-    /// Counts open alerts by kind and state.
-    pub async fn alerts_by_kind(&self) -> DbResult<Vec<CountedAlerts>> {
-        let open = sql_query(
-            "SELECT kind, CASE WHEN gone_at IS NOT NULL THEN 'quiet' \
-                 WHEN explained_by IS NOT NULL THEN 'explained' \
-                 WHEN acknowledged_at IS NOT NULL THEN 'acknowledged' ELSE 'firing' END AS state, \
-                 COUNT(*) AS number FROM told WHERE open_name IS NOT NULL \
-             AND told_at IS NOT NULL AND kind <> ? GROUP BY kind, state",
-        )
-        .bind::<Text, _>(AlertKind::Repaired.word());
-        self.rows("count alerts", open).await
-    }
+/// Counts open alerts by kind and state.
+pub async fn alerts_by_kind(db: &Db) -> DbResult<Vec<CountedAlerts>> {
+    let open = sql_query(
+        "SELECT kind, CASE WHEN gone_at IS NOT NULL THEN 'quiet' \
+             WHEN explained_by IS NOT NULL THEN 'explained' \
+             WHEN acknowledged_at IS NOT NULL THEN 'acknowledged' ELSE 'firing' END AS state, \
+             COUNT(*) AS number FROM told WHERE open_name IS NOT NULL \
+         AND told_at IS NOT NULL AND kind <> ? GROUP BY kind, state",
+    )
+    .bind::<Text, _>(AlertKind::Repaired.word());
+    db.rows("count alerts", open).await
+}
 
-    /// Counts what is wrong by kind, as looks saw it last.
-    pub async fn drift_by_kind(&self) -> DbResult<Vec<CountedDrift>> {
-        let levels = sql_query(
-            "SELECT kind, CAST(SUM(number) AS SIGNED) AS number FROM levels \
-             WHERE NOT given_up GROUP BY kind",
-        );
-        self.rows("count what is wrong", levels).await
-    }
+/// Counts what is wrong by kind, as looks saw it last.
+pub async fn drift_by_kind(db: &Db) -> DbResult<Vec<CountedDrift>> {
+    let levels = sql_query(
+        "SELECT kind, CAST(SUM(number) AS SIGNED) AS number FROM levels \
+         WHERE NOT given_up GROUP BY kind",
+    );
+    db.rows("count what is wrong", levels).await
 }
 
 /// The states of `firstcome_alerts`.
@@ -556,7 +496,7 @@ pub async fn acknowledge(
         let Some(row) = row.optional()? else {
             return Ok(());
         };
-        let now = super::levels::clock(conn).await?;
+        let now = levels::clock(conn).await?;
         let is_untold = row.told_at.is_none();
         let mut taken = ToldRow {
             acknowledged_at: Some(now),
@@ -566,9 +506,9 @@ pub async fn acknowledge(
         if is_untold {
             // Who has seen it on the page needs no mail about it.
             taken.told_at = Some(now);
-            let level: Option<(u64, Option<Vec<u8>>)> = levels::table
-                .filter(levels::name.eq(&taken.name))
-                .select((levels::number, levels::cases))
+            let level: Option<(u64, Option<Vec<u8>>)> = schema::levels::table
+                .filter(schema::levels::name.eq(&taken.name))
+                .select((schema::levels::number, schema::levels::cases))
                 .first(conn)
                 .await
                 .optional()?;

@@ -9,9 +9,9 @@ use diesel::dsl::{DuplicatedKeys, count_star, min, not};
 use diesel::prelude::*;
 use diesel_async::RunQueryDsl;
 
-use super::{Conn, Db, DbResult, ROWS_AT_ONCE};
-use crate::columns::{At, seconds_from_now};
-use crate::schema::outbox;
+use firstcome_shared::columns::{At, seconds_from_now};
+use firstcome_shared::mysql::{Conn, Db, DbResult, ROWS_AT_ONCE};
+use firstcome_shared::schema::outbox;
 
 /// Age from which messages are given up.
 const GIVE_UP: TimeDelta = TimeDelta::days(1);

@@ -9,13 +9,15 @@ use diesel::sql_query;
 use diesel::sql_types::{BigInt, Bool, Text, Unsigned};
 use diesel_async::RunQueryDsl;
 
-use super::alerts::{self, ListedAlert};
-use super::{Conn, Db, DbResult};
-use crate::columns::{At, Datetime};
-use crate::domain::{CouponId, DropId};
-use crate::report::AlertState;
-use crate::schema::{broken_promises, coupons, drops, outbox, reconcile_runs};
-use crate::subject::Subject;
+use firstcome_shared::columns::{At, Datetime};
+use firstcome_shared::domain::{CouponId, DropId};
+use firstcome_shared::http::views::ListedAlert;
+use firstcome_shared::mysql::{Conn, Db, DbResult};
+use firstcome_shared::report::AlertState;
+use firstcome_shared::schema::{broken_promises, coupons, drops, outbox, reconcile_runs};
+use firstcome_shared::subject::Subject;
+
+use crate::queries::alerts;
 
 /// Maximum number of sealed drops, and of targets with lost messages, that the mail lists. It shows
 /// only the number of the others.

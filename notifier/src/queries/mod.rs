@@ -1,0 +1,5 @@
+//! The statements that only the notifier runs.
+
+pub mod alerts;
+pub mod digest;
+pub mod outbox;
