@@ -7,6 +7,7 @@ use chrono::Utc;
 use crate::args::NotifyArgs;
 use crate::events::Event;
 use crate::mails;
+use crate::send::failure::Failure;
 use crate::send::mail::Mailer;
 use crate::send::webhook::WebhookArgs;
 use crate::settings::mail_to;
@@ -28,17 +29,9 @@ pub async fn test_email(
     for to in &recipients {
         let sent = mailer.send(&mail_to(to, &mail, now)).await;
         all_taken &= sent.is_ok();
-        let said = match sent {
-            Ok(()) => format!(
-                "ok     to {to}\n       the server took it; if it does not arrive, look at the \
-                server's log and the spam folder"
-            ),
-            Err(failure) => {
-                let advice = failure.advice;
-                format!("FAILED to {to}: {}\n       -> {advice}", failure.reason)
-            }
-        };
-        say(&said);
+        let taken = "\n       the server took it; if it does not arrive, look at the server's log \
+            and the spam folder";
+        say(&outcome(&format!("to {to}"), taken, sent));
     }
     Ok(all_taken)
 }
@@ -80,21 +73,19 @@ pub async fn test_webhook(
     let mut all_taken = true;
     for webhook in webhooks {
         let event = Event::test(now);
-        let name = &webhook.name;
         let body = event.body(webhook.format);
         let posted = webhook.post(&event.id, &body, now).await;
         all_taken &= posted.is_ok();
-        let said = match posted {
-            Ok(()) => format!("ok     webhook {name}"),
-            Err(failure) => {
-                let advice = failure.advice;
-                format!(
-                    "FAILED webhook {name}: {}\n       -> {advice}",
-                    failure.reason
-                )
-            }
-        };
-        say(&said);
+        say(&outcome(&format!("webhook {}", webhook.name), "", posted));
     }
     Ok(all_taken)
+}
+
+fn outcome(target: &str, taken: &str, sent: Result<(), Failure>) -> String {
+    match sent {
+        Ok(()) => format!("ok     {target}{taken}"),
+        Err(Failure { reason, advice, .. }) => {
+            format!("FAILED {target}: {reason}\n       -> {advice}")
+        }
+    }
 }

@@ -1,7 +1,7 @@
 //! Transactional outbox relay: a task that delivers each message at least once, with exponential
 //! backoff. A server or a receiver that is down, slow or silent delays only its own messages.
 
-mod failure;
+pub(crate) mod failure;
 pub(crate) mod mail;
 pub(crate) mod webhook;
 
