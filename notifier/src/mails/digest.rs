@@ -15,7 +15,7 @@ use super::phrases::{bounded, duration, placed, things, with_rest};
 use super::remedy::open_problems;
 use crate::queries::digest::DailyDigest;
 
-/// Maximum number of open problems, and of lines about repairs.
+/// Maximum number of open problems, of lost targets, and of lines about repairs.
 const LINES: usize = 20;
 
 /// Maximum number of campaigns that the subject names.
@@ -36,7 +36,7 @@ pub fn daily(day: &DailyDigest, links: &Links) -> anyhow::Result<Rendered> {
     parts.extend((total == 0).then(|| "no pass has ended".to_owned()));
     for (n, one, many) in [
         (
-            day.lost_total,
+            day.lost.len() as u64,
             "address misses mails",
             "addresses miss mails",
         ),
@@ -88,8 +88,7 @@ fn problems(day: &DailyDigest, open: Vec<String>, links: &Links) -> Vec<Block> {
             masked(target)
         )
     });
-    let lost = with_rest(lost.collect(), day.lost_total);
-    if let Some(lost) = Block::list(lost) {
+    if let Some(lost) = Block::list(bounded(lost.collect(), LINES)) {
         blocks.push(lost);
         let to_do = "Check ALERT_TO, SMTP_URL and WEBHOOK_URLS, then run: \
             firstcome-reconciler test-email, and test-webhook";

@@ -19,8 +19,7 @@ use firstcome_shared::subject::Subject;
 
 use crate::queries::alerts;
 
-/// Maximum number of sealed drops, and of targets with lost messages, that the mail lists. It shows
-/// only the number of the others.
+/// Maximum number of sealed drops that the mail lists. It shows only the number of the others.
 const LINES: u8 = 20;
 
 /// Time limit of all queries. With a pass every second, a day has about 86,000 runs.
@@ -55,7 +54,7 @@ pub struct DigestRepairs {
 }
 
 /// The daily digest of a period.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct DailyDigest {
     /// Start, inclusive.
     pub from: DateTime<Utc>,
@@ -79,11 +78,9 @@ pub struct DailyDigest {
     pub sent: u64,
     /// Messages that wait to be sent.
     pub waiting: u64,
-    /// Targets with messages that were given up in the period, at most `LINES`, each with the
-    /// number of these messages.
+    /// Targets with messages that were given up in the period, each with the number of these
+    /// messages.
     pub lost: Vec<(String, u64)>,
-    /// Number of all such targets.
-    pub lost_total: u64,
 }
 
 /// Reads the digest of a period.
@@ -96,7 +93,7 @@ pub async fn day(
     let open = alerts::list(db, Some(AlertState::Firing), None, 500).await?;
     db.within(LIMIT)
         .run("gather the day", async move |conn| {
-            let runs: Vec<(String, i64)> = reconcile_runs::table
+            let runs = reconcile_runs::table
                 .filter(reconcile_runs::started_at.ge(At(from)))
                 .filter(reconcile_runs::started_at.lt(At(to)))
                 .filter(reconcile_runs::finished_at.is_not_null())
@@ -122,11 +119,6 @@ pub async fn day(
             .bind::<Datetime, _>(At(to))
             .load(conn)
             .await?;
-            let drops = match subject {
-                Subject::Drop => DigestDrops::read(conn, from, to).await?,
-                // Its database has no such tables.
-                Subject::Campaign => DigestDrops::default(),
-            };
             let sent: i64 = outbox::table
                 .filter(outbox::sent_at.ge(Some(from)))
                 .filter(outbox::sent_at.lt(Some(to)))
@@ -139,7 +131,7 @@ pub async fn day(
                 .count()
                 .get_result(conn)
                 .await?;
-            let lost: Vec<(String, i64)> = outbox::table
+            let lost = outbox::table
                 .filter(outbox::given_up_at.ge(Some(from)))
                 .filter(outbox::given_up_at.lt(Some(to)))
                 .group_by(outbox::target)
@@ -147,56 +139,55 @@ pub async fn day(
                 .select((outbox::target, count_star()))
                 .load(conn)
                 .await?;
-            let lost_total = lost.len() as u64;
-            let counted = |(word, number)| (word, i64::cast_unsigned(number));
-            Ok(DailyDigest {
+            let mut day = DailyDigest {
                 from,
                 to,
                 open: open.alerts,
-                broken: drops.broken,
-                runs: runs.into_iter().map(counted).collect(),
+                runs: counted(runs),
                 last_success_at,
                 repairs,
-                sealed: drops.sealed,
-                sealed_total: drops.sealed_total,
                 sent: sent.cast_unsigned(),
                 waiting: waiting.cast_unsigned(),
-                lost: lost.into_iter().take(LINES.into()).map(counted).collect(),
-                lost_total,
-            })
+                lost: counted(lost),
+                ..DailyDigest::default()
+            };
+            match subject {
+                Subject::Drop => day.read_drops(conn).await?,
+                // Its database has no such tables.
+                Subject::Campaign => {}
+            }
+            Ok(day)
         })
         .await
 }
 
-/// What the digest says of Firstcome's own drops.
-#[derive(Default)]
-struct DigestDrops {
-    broken: u64,
-    sealed: Vec<DigestDrop>,
-    sealed_total: u64,
+fn counted(rows: Vec<(String, i64)>) -> Vec<(String, u64)> {
+    let rows = rows.into_iter();
+    rows.map(|(word, number)| (word, number.cast_unsigned()))
+        .collect()
 }
 
-impl DigestDrops {
-    async fn read(conn: &mut Conn, from: DateTime<Utc>, to: DateTime<Utc>) -> QueryResult<Self> {
-        let sealed = drops::table
-            .inner_join(coupons::table)
-            .filter(drops::sealed_at.ge(Some(from)))
-            .filter(drops::sealed_at.lt(Some(to)));
-        let sealed_total: i64 = sealed.count().get_result(conn).await?;
+impl DailyDigest {
+    /// Reads what it says of Firstcome's own drops.
+    async fn read_drops(&mut self, conn: &mut Conn) -> QueryResult<()> {
         let broken: i64 = broken_promises::table
             .filter(broken_promises::mended_at.is_null())
             .count()
             .get_result(conn)
             .await?;
-        Ok(Self {
-            broken: broken.cast_unsigned(),
-            sealed: sealed
-                .order(drops::sealed_at)
-                .limit(LINES.into())
-                .select(DigestDrop::as_select())
-                .load(conn)
-                .await?,
-            sealed_total: sealed_total.cast_unsigned(),
-        })
+        self.broken = broken.cast_unsigned();
+        let sealed = drops::table
+            .inner_join(coupons::table)
+            .filter(drops::sealed_at.ge(Some(self.from)))
+            .filter(drops::sealed_at.lt(Some(self.to)));
+        let total: i64 = sealed.count().get_result(conn).await?;
+        self.sealed_total = total.cast_unsigned();
+        self.sealed = sealed
+            .order(drops::sealed_at)
+            .limit(LINES.into())
+            .select(DigestDrop::as_select())
+            .load(conn)
+            .await?;
+        Ok(())
     }
 }
