@@ -81,8 +81,12 @@ pub enum Facts {
     Closed(BTreeSet<CouponId>),
     /// Passes over everything fail.
     Failing { cause: FailureCause, error: String },
-    /// A schedule is late.
-    Late(LateRun),
+    /// A scheduled run, or digest, did not happen in time.
+    Late {
+        schedule: ScheduledRun,
+        /// The pass that holds the lock.
+        holder: Option<LockHolder>,
+    },
     /// Settings that allow promises to be lost.
     Unsafe(Vec<UnsafeSetting>),
     /// Unread messages that no consumer reads.
@@ -102,14 +106,6 @@ pub struct StoreProblem {
     pub refusal: Option<StoreRefusal>,
     /// The error in the words of the store or of its driver.
     pub error: String,
-}
-
-/// A scheduled run, or digest, that did not happen in time.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct LateRun {
-    pub schedule: ScheduledRun,
-    /// The pass that holds the lock.
-    pub holder: Option<LockHolder>,
 }
 
 /// What a schedule starts.

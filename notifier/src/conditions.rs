@@ -7,15 +7,14 @@ use std::collections::{BTreeMap, BTreeSet};
 use chrono::{DateTime, TimeDelta, Utc};
 use firstcome_shared::domain::DropId;
 use firstcome_shared::hash::hash64;
-use firstcome_shared::mysql::levels::LevelRow;
 use firstcome_shared::mysql::processes::{FreshProcess, LockHolder};
 use firstcome_shared::process_state::{ConsumerState, ProcessState, StoreState};
 use firstcome_shared::report::{AlertKind, Kind};
 use serde_json::json;
 
-use crate::condition::{Cases, Condition, Facts, LateRun, ScheduledRun, Seen, StoreProblem};
-use crate::levels::LevelFacts;
+use crate::condition::{Cases, Condition, Facts, ScheduledRun, Seen, StoreProblem};
 use crate::queries::alerts::{OpenPromises, RepairsRow};
+use crate::queries::levels::LevelRow;
 use crate::times::Source;
 
 /// How late a scheduled run may be.
@@ -65,10 +64,9 @@ pub struct PromisesOfDrop {
 pub fn conditions(snapshot: &Snapshot, now: DateTime<Utc>) -> (Vec<Condition>, BTreeSet<Source>) {
     let mut all = Vec::new();
     let mut unknown = BTreeSet::new();
-    let mut note = |source, known| match known {
-        Observation::Unknown => drop(unknown.insert(source)),
-        Observation::Fine => {}
-        Observation::Wrong(condition) => all.push(condition),
+    let mut note = |source, known: Option<Vec<Condition>>| match known {
+        Some(found) => all.extend(found),
+        None => drop(unknown.insert(source)),
     };
     for (store, is_read) in [
         (REDIS, false),
@@ -79,19 +77,8 @@ pub fn conditions(snapshot: &Snapshot, now: DateTime<Utc>) -> (Vec<Condition>, B
     }
     note(Source::Gates, closed(snapshot));
     note(Source::Consumers, consumers(snapshot));
-    match unsafe_settings(snapshot) {
-        None => drop(unknown.insert(Source::Settings)),
-        Some(found) => all.extend(found),
-    }
-    if snapshot.schedules.is_empty() {
-        unknown.insert(Source::Schedules);
-    }
-    all.extend(
-        snapshot
-            .schedules
-            .iter()
-            .filter_map(|it| late(*it, snapshot, now)),
-    );
+    note(Source::Settings, unsafe_settings(snapshot));
+    note(Source::Schedules, late(snapshot, now));
     all.extend(snapshot.levels.iter().filter_map(of_level));
     all.extend(snapshot.promises.iter().map(of_promises));
     all.extend(repaired(snapshot, now));
@@ -101,11 +88,15 @@ pub fn conditions(snapshot: &Snapshot, now: DateTime<Utc>) -> (Vec<Condition>, B
     (all, unknown)
 }
 
-enum Observation {
-    /// Nobody says anything.
-    Unknown,
-    Fine,
-    Wrong(Condition),
+impl Snapshot {
+    /// What the processes say of one thing, without those that do not know it. `None` if none does.
+    fn says<'a, T: 'a>(
+        &'a self,
+        of: impl Fn(&'a ProcessState) -> Option<&'a T>,
+    ) -> Option<Vec<&'a T>> {
+        let all = self.processes.iter().filter_map(|it| of(&it.state));
+        Some(all.collect::<Vec<_>>()).filter(|all| !all.is_empty())
+    }
 }
 
 /// A store, and where its state and its kinds are.
@@ -141,15 +132,13 @@ const MYSQL: WatchedStore = WatchedStore {
     state: |state| state.mysql.as_ref(),
 };
 
-fn store_state(snapshot: &Snapshot, store: &WatchedStore, is_read: bool) -> Observation {
+/// What is wrong with a store. `None` if nobody says anything.
+fn store_state(snapshot: &Snapshot, store: &WatchedStore, is_read: bool) -> Option<Vec<Condition>> {
     let mut refusals = BTreeSet::new();
     let mut away = BTreeSet::new();
     let mut is_partly = false;
     let mut is_fine = is_read;
-    for process in &snapshot.processes {
-        let Some(state) = (store.state)(&process.state) else {
-            continue;
-        };
+    for state in snapshot.says(store.state).unwrap_or_default() {
         let (problems, refusal, error) = match state {
             StoreState::Fine => {
                 is_fine = true;
@@ -168,13 +157,11 @@ fn store_state(snapshot: &Snapshot, store: &WatchedStore, is_read: bool) -> Obse
         });
     }
     if !refusals.is_empty() {
-        Observation::Wrong(of_store(store.name, store.refuses, refusals))
+        Some(vec![of_store(store.name, store.refuses, refusals)])
     } else if !away.is_empty() && (is_partly || !is_fine) {
-        Observation::Wrong(of_store(store.name, store.away, away))
-    } else if is_fine {
-        Observation::Fine
+        Some(vec![of_store(store.name, store.away, away)])
     } else {
-        Observation::Unknown
+        is_fine.then(Vec::new)
     }
 }
 
@@ -203,61 +190,38 @@ fn now_is(name: &str, kind: AlertKind, facts: Facts) -> Condition {
 }
 
 /// The coupons that every daemon says are closed.
-fn closed(snapshot: &Snapshot) -> Observation {
-    let mut known = snapshot
-        .processes
-        .iter()
-        .filter_map(|it| it.state.closed.as_ref());
-    let Some(first) = known.next() else {
-        return Observation::Unknown;
-    };
-    let closed = known.fold(first.clone(), |all, other| &all & other);
+fn closed(snapshot: &Snapshot) -> Option<Vec<Condition>> {
+    let known = snapshot.says(|state| state.closed.as_ref())?.into_iter();
+    let closed = known.cloned().reduce(|all, other| &all & &other)?;
     if closed.is_empty() {
-        return Observation::Fine;
+        return Some(Vec::new());
     }
     let kind = AlertKind::AdmissionClosed;
-    Observation::Wrong(Condition {
+    Some(vec![Condition {
         // Each coupon is a case, by its id.
         cases: Cases::from_hashes(closed.iter().map(|coupon| coupon.0)),
         ..now_is(kind.word(), kind, Facts::Closed(closed))
-    })
+    }])
 }
 
-fn consumers(snapshot: &Snapshot) -> Observation {
-    let mut known = snapshot
-        .processes
-        .iter()
-        .filter_map(|it| it.state.consumers.as_ref());
-    let Some(first) = known.next() else {
-        return Observation::Unknown;
-    };
-    let all: Vec<&ConsumerState> = known.chain([first]).collect();
-    let stands = all.into_iter().map(|state| match state {
+fn consumers(snapshot: &Snapshot) -> Option<Vec<Condition>> {
+    let known = snapshot.says(|state| state.consumers.as_ref())?;
+    let stands = known.into_iter().map(|state| match state {
         ConsumerState::Fine => None,
         ConsumerState::Stands(standstill) => Some(standstill),
     });
     // Each sees the same positions: one that sees them move is right.
     let Some(stands) = stands.collect::<Option<Vec<_>>>() else {
-        return Observation::Fine;
+        return Some(Vec::new());
     };
-    let largest = stands.into_iter().max_by_key(|it| it.unread);
-    let Some(standstill) = largest.cloned() else {
-        return Observation::Unknown;
-    };
+    let largest = stands.into_iter().max_by_key(|it| it.unread)?.clone();
     let kind = AlertKind::ConsumerStands;
-    Observation::Wrong(now_is(kind.word(), kind, Facts::Standstill(standstill)))
+    Some(vec![now_is(kind.word(), kind, Facts::Standstill(largest))])
 }
 
-/// The parts with unsafe settings, or `None` if nobody knows.
+/// The parts with unsafe settings.
 fn unsafe_settings(snapshot: &Snapshot) -> Option<Vec<Condition>> {
-    let states = snapshot
-        .processes
-        .iter()
-        .map(|it| &it.state.unsafe_settings);
-    let known: Vec<_> = states.flatten().collect();
-    if known.is_empty() {
-        return None;
-    }
+    let known = snapshot.says(|state| state.unsafe_settings.as_ref())?;
     let mut by_part: BTreeMap<_, BTreeSet<_>> = BTreeMap::new();
     for setting in known.into_iter().flatten() {
         by_part
@@ -273,22 +237,21 @@ fn unsafe_settings(snapshot: &Snapshot) -> Option<Vec<Condition>> {
     Some(of_parts.collect())
 }
 
-fn late(seen: SeenSchedule, snapshot: &Snapshot, now: DateTime<Utc>) -> Option<Condition> {
-    let is_late = seen.due.is_some_and(|due| due + LATE < now);
-    let is_run = seen.schedule != ScheduledRun::Digest;
-    let holder = snapshot.holder.clone().filter(|_| is_run);
-    let is_working = (holder.as_ref()).is_some_and(|holder| now - holder.since < HANGS);
-    if !is_late || is_working {
-        return None;
-    }
-    let kind = AlertKind::RunMissed;
-    let schedule = seen.schedule;
-    let name = format!("{}.{}", kind.word(), schedule.setting());
-    Some(now_is(
-        &name,
-        kind,
-        Facts::Late(LateRun { schedule, holder }),
-    ))
+/// The schedules that are late. `None` if this process has none.
+fn late(snapshot: &Snapshot, now: DateTime<Utc>) -> Option<Vec<Condition>> {
+    let late = snapshot.schedules.iter().filter_map(|seen| {
+        seen.due.filter(|due| *due + LATE < now)?;
+        let schedule = seen.schedule;
+        let is_run = schedule != ScheduledRun::Digest;
+        let holder = snapshot.holder.clone().filter(|_| is_run);
+        if (holder.as_ref()).is_some_and(|holder| now - holder.since < HANGS) {
+            return None;
+        }
+        let kind = AlertKind::RunMissed;
+        let name = format!("{}.{}", kind.word(), schedule.setting());
+        Some(now_is(&name, kind, Facts::Late { schedule, holder }))
+    });
+    (!snapshot.schedules.is_empty()).then(|| late.collect())
 }
 
 fn of_level(level: &LevelRow) -> Option<Condition> {
@@ -306,9 +269,9 @@ fn of_level(level: &LevelRow) -> Option<Condition> {
             last: level.last_at,
         },
         facts: match serde_json::from_str(&level.facts) {
-            Ok(LevelFacts::Failing { cause, error }) => Facts::Failing { cause, error },
+            Ok(Some((cause, error))) => Facts::Failing { cause, error },
             // A later version may write others.
-            Ok(LevelFacts::Found) | Err(_) => Facts::Found {
+            Ok(None) | Err(_) => Facts::Found {
                 run_id: level.run_id.clone(),
             },
         },

@@ -19,7 +19,7 @@ use crate::alert::{set_told_cases, told_cases};
 use crate::condition::{Cases, Condition, Seen};
 use crate::explain::Causes;
 use crate::queries::alerts::ToldRow;
-use crate::times::{Policy, Source};
+use crate::times::{Policy, Source, says_over, source};
 
 /// Up to this number of cases, each further one is news. Beyond it, cases of a problem that is not
 /// critical are news when they have doubled.
@@ -99,7 +99,7 @@ pub fn decide(
     policy: &Policy,
     is_full: bool,
 ) -> Vec<Decision> {
-    let is_unknown = |kind| unknown.contains(&policy.times(kind).source);
+    let is_unknown = |kind| unknown.contains(&source(kind));
     let seen: Vec<&Condition> = seen.iter().filter(|it| !is_unknown(it.kind)).collect();
     let causes = Causes::new(&seen, known, &is_unknown, policy, now);
     let is_changed = |alert: &ToldRow| known.open(&alert.name) != Some(alert);
@@ -129,8 +129,7 @@ pub fn decide(
     // A new outage does not wait, and takes along what is due. That it lasts, changes or is over can
     // wait for some minutes.
     let mut told = decisions.iter();
-    let is_urgent =
-        told.any(|it| it.reason == Some(Reason::New) && is_about_store(&it.alert, policy));
+    let is_urgent = told.any(|it| it.reason == Some(Reason::New) && is_about_store(&it.alert));
     let may_tell = !is_full || is_urgent;
     for decision in &mut decisions {
         decision.reason = decision.reason.filter(|_| may_tell);
@@ -174,10 +173,9 @@ fn due_reason(
     policy: &Policy,
     now: DateTime<Utc>,
 ) -> Option<Reason> {
-    let times = policy.times(condition.kind);
     let lasted = condition.seen.lasted(alert.waits_from?, now);
     let is_waited_for = !policy.is_last || condition.seen != Seen::Now;
-    if is_waited_for && lasted < times.patience {
+    if is_waited_for && lasted < policy.patience(condition.kind) {
         return None;
     }
     let Some(told_at) = alert.told_at else {
@@ -193,7 +191,7 @@ fn due_reason(
         && !known.is_unsent(alert)
         && condition.seen.is_after(told_at);
     // What has no end is not repeated either: each repair is in one mail.
-    (times.says_over && may_repeat && since >= pause).then_some(Reason::Repeat)
+    (says_over(condition.kind) && may_repeat && since >= pause).then_some(Reason::Repeat)
 }
 
 /// Decides about an alert whose condition is not present. Of an unknown `kind` nobody can say so.
@@ -207,12 +205,12 @@ fn missed(
     if let Some(kind) = kind {
         alert.explained_by = None;
         let gone = now - *alert.gone_at.get_or_insert(now);
-        if gone >= policy.times(kind).gone_for {
+        if gone >= policy.gone_for(kind) {
             // What comes back has not lasted meanwhile.
             alert.waits_from = None;
         }
         if gone >= quiet(kind, alert.returns, policy) {
-            if alert.told_at.is_some() && policy.times(kind).says_over {
+            if alert.told_at.is_some() && says_over(kind) {
                 reason = Some(Reason::Over);
             } else {
                 alert.ended_at = Some(now);
@@ -266,7 +264,7 @@ fn interval(alert: &ToldRow, kind: AlertKind, policy: &Policy) -> TimeDelta {
 /// How long a condition must be gone until it is over. A look proves the end; what comes and goes
 /// must stay away longer each time.
 fn quiet(kind: AlertKind, returns: u32, policy: &Policy) -> TimeDelta {
-    let least = policy.times(kind).gone_for;
+    let least = policy.gone_for(kind);
     if returns == 0 {
         return least;
     }
@@ -304,8 +302,8 @@ fn begun(condition: &Condition, known: &Alerts, now: DateTime<Utc>) -> ToldRow {
     }
 }
 
-fn is_about_store(alert: &ToldRow, policy: &Policy) -> bool {
-    AlertKind::from_word(&alert.kind).is_some_and(|kind| policy.times(kind).is_store)
+fn is_about_store(alert: &ToldRow) -> bool {
+    AlertKind::from_word(&alert.kind).is_some_and(|kind| source(kind).is_store())
 }
 
 /// Notes that an alert is told.

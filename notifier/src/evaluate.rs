@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use chrono::{DateTime, TimeDelta, Utc};
 use diesel::QueryResult;
-use firstcome_shared::mysql::levels::{self as stored, LevelRow, NotifyRow};
+use firstcome_shared::mysql::levels::NotifyRow;
 use firstcome_shared::mysql::{Conn, Db, DbError, processes, runs};
 use firstcome_shared::report::AlertKind;
 use firstcome_shared::subject::Subject;
@@ -19,8 +19,9 @@ use crate::conditions::{PromisesOfDrop, SeenSchedule, Snapshot, conditions, prom
 use crate::decide::{Budget, Decision, decide};
 use crate::events;
 use crate::local::Local;
-use crate::mails::{AlertMail, Section, Sources};
+use crate::mails::{AlertMail, Sources};
 use crate::queries::alerts::{self, ToldRow};
+use crate::queries::levels::{self as stored, LevelRow};
 use crate::queries::outbox;
 use crate::settings::MailSettings;
 use crate::times::Source;
@@ -78,17 +79,12 @@ struct ReadTables {
 impl Evaluator {
     /// Evaluates, and returns whether anything was told. What this process told itself while MySQL
     /// was away becomes rows.
-    pub(crate) async fn evaluate(
-        &self,
-        cache: &mut Cache,
-        local: &Local,
-        at: Option<DateTime<Utc>>,
-    ) -> Result<bool, DbError> {
+    pub(crate) async fn evaluate(&self, cache: &mut Cache, local: &Local) -> Result<bool, DbError> {
         let evaluator = self.clone();
         let db = self.db.within(LIMIT);
         let mut own = std::mem::take(cache);
         let read = db.run("evaluate alerts", async move |conn| {
-            let read = evaluator.read(conn, &mut own, at).await?;
+            let read = evaluator.read(conn, &mut own).await?;
             Ok((read, own))
         });
         let (read, own) = read.await?;
@@ -107,7 +103,7 @@ impl Evaluator {
         let evaluator = self.clone();
         let told = db.transaction("tell alerts", async move |conn| {
             let row = NotifyRow::lock(conn, evaluator.subject()).await?;
-            let mut read = evaluator.read(conn, &mut Cache::default(), at).await?;
+            let mut read = evaluator.read(conn, &mut Cache::default()).await?;
             read.row = row;
             let taken = adopt(&mut read, adopted.clone());
             let mut decisions = evaluator.decide(&read);
@@ -116,7 +112,7 @@ impl Evaluator {
                     decisions.push(read.listed(alert));
                 }
             }
-            evaluator.write(conn, &read, &decisions).await
+            evaluator.write(conn, read, decisions).await
         });
         let is_told = told.await?;
         local.forget();
@@ -140,17 +136,9 @@ impl Evaluator {
     }
 
     /// Reads what is wrong and what was told: the tables only if they have changed.
-    async fn read(
-        &self,
-        conn: &mut Conn,
-        cache: &mut Cache,
-        at: Option<DateTime<Utc>>,
-    ) -> QueryResult<ReadTables> {
+    async fn read(&self, conn: &mut Conn, cache: &mut Cache) -> QueryResult<ReadTables> {
         let subject = self.subject();
-        let now = match at {
-            Some(at) => at,
-            None => stored::clock(conn).await?,
-        };
+        let now = self.settings.now(conn).await?;
         let row = NotifyRow::read(conn, subject).await?;
         if cache.version != Some(row.version) {
             cache.levels = stored::all(conn, subject).await?;
@@ -224,46 +212,39 @@ impl Evaluator {
     async fn write(
         &self,
         conn: &mut Conn,
-        read: &ReadTables,
-        decisions: &[Decision],
+        mut read: ReadTables,
+        mut decisions: Vec<Decision>,
     ) -> QueryResult<bool> {
         let subject = self.subject();
-        let sources = Sources::read(conn, decisions, read.given_up.clone()).await?;
+        for Decision { alert, .. } in &mut decisions {
+            subject.word().clone_into(&mut alert.subject);
+            alert.given_up = alert.ended_at.is_some() && read.given_up.contains(&alert.name);
+            read.known.put(alert.clone());
+        }
+        let sources = Sources::read(conn, &decisions).await?;
         let mut mail = AlertMail::empty(&self.settings.links, read.now);
-        for decision in decisions {
-            let is_over = decision.alert.ended_at.is_some();
-            let mut row = ToldRow {
-                subject: subject.word().to_owned(),
-                given_up: is_over && read.given_up.contains(&decision.alert.name),
-                ..decision.alert.clone()
-            };
+        for decision in &decisions {
+            let mut row = decision.alert.clone();
             let section = sources.section(decision);
-            if let Some(section) = section.as_ref().filter(|_| !is_over) {
-                row.summary.clone_from(&section.summary);
+            if let Some(section) = section.as_ref().filter(|_| row.ended_at.is_none()) {
+                row.summary.clone_from(&section.alert.summary);
             }
-            let alert_id = Some(alerts::write_told(conn, row).await?);
-            if let Some(section) = section.filter(|_| decision.reason.is_some()) {
-                mail.add(Section {
-                    alert_id,
-                    ..section
-                });
+            let id = alerts::write_told(conn, row).await?;
+            if let Some(mut section) = section.filter(|_| decision.reason.is_some()) {
+                section.alert.id = id;
+                mail.add(section);
             }
         }
-        let over = read.given_up.iter().filter(|name| {
-            let changed = decisions.iter().find(|it| it.alert.name == **name);
-            changed.map_or_else(
-                || read.known.open(name).is_none(),
-                |it| it.alert.ended_at.is_some(),
-            )
-        });
-        stored::delete(conn, &over.cloned().collect::<Vec<_>>()).await?;
+        let has_ended = |name: &&String| read.known.open(name).is_none();
+        let over: Vec<String> = read.given_up.iter().filter(has_ended).cloned().collect();
+        stored::delete(conn, &over).await?;
         let is_told = decisions.iter().any(|it| it.reason.is_some());
-        let mut row = read.row.clone();
+        let mut row = read.row;
         if is_told {
             let mut budget = Budget(row.mails);
             budget.count(read.now);
             row.mails = budget.0;
-            let found = mail.read(conn, &read.seen, &read.known, decisions, sources);
+            let found = mail.read(conn, &read.seen, &read.known, &decisions, sources);
             found.await?;
             self.enqueue(conn, &mail).await?;
         }

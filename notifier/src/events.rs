@@ -104,7 +104,9 @@ pub(crate) fn about_alerts(mail: &AlertMail<'_>) -> Vec<Event> {
     let drops = mail.drops();
     let told = mail.problems.iter().chain(&mail.over);
     told.map(|section| {
-        let drop = drops.iter().find(|drop| Some(drop.id) == section.drop_id);
+        let drop = drops
+            .iter()
+            .find(|drop| Some(drop.id) == section.alert.drop_id);
         about_alert(section, drop, mail)
     })
     .collect()
@@ -113,15 +115,15 @@ pub(crate) fn about_alerts(mail: &AlertMail<'_>) -> Vec<Event> {
 fn about_alert(section: &Section, drop: Option<&DescribedDrop<'_>>, mail: &AlertMail<'_>) -> Event {
     let coupon = drop.map(|drop| &drop.name);
     let place = coupon.map(|name| format!(" · {name}")).unwrap_or_default();
-    let id = section.alert_id;
+    let id = section.alert_id();
     let link = id
         .and_then(|id| mail.links.page(&Links::alert(id)))
         .unwrap_or_default();
-    let summary = &section.summary;
+    let summary = &section.alert.summary;
     let mut data = json!({
         "alert_id": id, "kind": section.kind.word(), "summary": summary,
-        "coupon_id": section.coupon_id, "coupon": coupon, "drop_id": section.drop_id,
-        "since": instant(section.began_at),
+        "coupon_id": section.alert.coupon_id, "coupon": coupon, "drop_id": section.alert.drop_id,
+        "since": instant(section.alert.began_at),
     });
     let status = match section.reason {
         Reason::New => "new",
@@ -129,7 +131,7 @@ fn about_alert(section: &Section, drop: Option<&DescribedDrop<'_>>, mail: &Alert
         Reason::Repeat => "repeated",
         Reason::Over => {
             data["status"] = json!("resolved");
-            data["resolved_at"] = json!(section.gone_at.map(instant));
+            data["resolved_at"] = json!(section.gone_at().map(instant));
             let text = format!("[firstcome] resolved: {summary}{place}. {link}");
             return Event::new("alert.resolved", mail.now, data, &text);
         }
@@ -243,7 +245,7 @@ mod tests {
             summary: "no consumer works: 5,000 messages are unread".to_owned(),
             ..ToldRow::default()
         };
-        let standstill = Section::over(&alert, kind, false);
+        let standstill = Section::over(&alert, kind);
         let links = Links::default();
         let mail = AlertMail::empty(&links, DateTime::UNIX_EPOCH);
         let event = about_alert(&standstill, None, &mail);

@@ -10,7 +10,7 @@ use firstcome_shared::report::AlertKind;
 use metrics::gauge;
 use tokio_util::sync::CancellationToken;
 
-use crate::queries::alerts::{CountedAlerts, CountedDrift, STATES, alerts_by_kind, drift_by_kind};
+use crate::queries::alerts::{STATES, alerts_by_kind, drift_by_kind};
 
 /// Interval of updates. Prometheus scrapes about as often.
 const PAUSE: Duration = Duration::from_secs(15);
@@ -18,7 +18,7 @@ const PAUSE: Duration = Duration::from_secs(15);
 /// The numbers of both gauges.
 struct Shown {
     /// By kind and state.
-    alerts: BTreeMap<(String, String), i64>,
+    alerts: BTreeMap<(String, &'static str), i64>,
     /// By kind of finding.
     drift: BTreeMap<String, i64>,
 }
@@ -53,7 +53,7 @@ impl Shown {
         let mut drift = BTreeMap::new();
         for kind in AlertKind::all() {
             let word = kind.word();
-            alerts.extend(STATES.map(|state| ((word.to_owned(), state.to_owned()), 0)));
+            alerts.extend(STATES.map(|state| ((word.to_owned(), state), 0)));
             if let AlertKind::Left(_) = kind {
                 drift.insert(word.to_owned(), 0);
             }
@@ -62,14 +62,14 @@ impl Shown {
     }
 
     /// Replaces the numbers. A kind without alerts stays as 0.
-    fn count(&mut self, alerts: Vec<CountedAlerts>, drift: Vec<CountedDrift>) {
+    fn count(&mut self, alerts: Vec<(String, &'static str)>, drift: Vec<(String, i64)>) {
         self.alerts.values_mut().for_each(|number| *number = 0);
         self.drift.values_mut().for_each(|number| *number = 0);
-        let alerts = alerts.into_iter();
-        self.alerts
-            .extend(alerts.map(|it| ((it.kind, it.state), it.number)));
+        for (kind, state) in alerts {
+            *self.alerts.entry((kind, state)).or_default() += 1;
+        }
         // Other levels are no findings, such as repairs that are to be mailed.
-        for CountedDrift { kind, number } in drift {
+        for (kind, number) in drift {
             self.drift.entry(kind).and_modify(|shown| *shown = number);
         }
     }
@@ -77,7 +77,7 @@ impl Shown {
     #[allow(clippy::cast_precision_loss)] // a gauge is a float; no table has 2^52 alerts
     fn export(&self) {
         for ((kind, state), number) in &self.alerts {
-            gauge!("firstcome_alerts", "kind" => kind.clone(), "state" => state.clone())
+            gauge!("firstcome_alerts", "kind" => kind.clone(), "state" => *state)
                 .set(*number as f64);
         }
         for (kind, number) in &self.drift {
@@ -94,17 +94,10 @@ mod tests {
     fn kind_whose_alerts_have_ended_stays_in_the_gauges_as_zero() {
         let mut shown = Shown::new();
         for kind in ["unissued", "stalled", "repaired"] {
-            let alerts = CountedAlerts {
-                kind: kind.to_owned(),
-                state: "firing".to_owned(),
-                number: 2,
-            };
-            let drift = CountedDrift {
-                kind: kind.to_owned(),
-                number: 3,
-            };
-            shown.count(vec![alerts], vec![drift]);
-            let firing = |kind: &str| shown.alerts[&(kind.to_owned(), "firing".to_owned())];
+            let alert = (kind.to_owned(), "firing");
+            let drift = (kind.to_owned(), 3);
+            shown.count(vec![alert.clone(), alert], vec![drift]);
+            let firing = |kind: &str| shown.alerts[&(kind.to_owned(), "firing")];
             assert_eq!(firing("unissued"), if kind == "unissued" { 2 } else { 0 });
             let left: i64 = shown.drift.values().sum();
             assert_eq!(left, if kind == "repaired" { 0 } else { 3 }, "{kind}");

@@ -5,91 +5,59 @@ use std::collections::BTreeMap;
 
 use chrono::{DateTime, Utc};
 use firstcome_shared::domain::{CouponId, DropId};
-use firstcome_shared::mysql::levels::LevelRow;
 use firstcome_shared::report::{
     ActionKind, AlertKind, Cause, FailureCause, Finding, Judgement, Kind, Outcome, Run, Trigger,
     wording,
 };
 use firstcome_shared::subject::Subject;
-use serde::{Deserialize, Serialize};
 
 use crate::condition::Cases;
+use crate::queries::alerts::RepairsRow;
+use crate::queries::levels::LevelRow;
 use crate::times::{Source, source};
 
-/// What deciding needs of a level.
-#[derive(Debug, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case")]
-pub(crate) enum LevelFacts {
-    /// The findings say everything.
-    Found,
-    /// Passes fail by this.
-    Failing { cause: FailureCause, error: String },
-}
+/// What is wrong, by name.
+pub type Levels = BTreeMap<String, LevelRow>;
 
-/// What a look changes.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Change {
-    /// Nothing but that a look saw it again.
-    Seen(String),
-    Put(LevelRow),
-    Gone(String),
-    GiveUp(String),
-}
-
-/// Returns what a run changes: the kinds that it judged are as it found them, the others as before.
-pub fn fold(
-    old: &BTreeMap<String, LevelRow>,
-    run: &Run,
-    subject: Subject,
-    now: DateTime<Utc>,
-) -> Vec<Change> {
+/// Returns what is wrong after a run: the kinds that it judged are as it found them, the others as
+/// before.
+pub fn fold(old: &Levels, run: &Run, subject: Subject, now: DateTime<Utc>) -> Levels {
     if run.dry_run {
-        return Vec::new();
+        return old.clone();
     }
-    let found = found(run, subject, now);
-    let put = found.values().map(|level| {
-        let known = old.get(&level.name).filter(|known| !known.given_up);
-        match known {
-            Some(known) if is_same(known, level) => Change::Seen(level.name.clone()),
-            Some(known) => Change::Put(LevelRow {
-                first_at: known.first_at,
-                ..level.clone()
-            }),
-            None => Change::Put(level.clone()),
+    let mut levels = found(run, subject, now);
+    for (name, known) in old {
+        if let Some(found) = levels.get_mut(name) {
+            if !known.given_up {
+                found.first_at = known.first_at;
+            }
+            continue;
         }
-    });
-    let missing = old
-        .values()
-        .filter(|level| !found.contains_key(&level.name));
-    let gone = missing.filter_map(|level| {
-        // A later version wrote it, and only that version sees it.
-        let kind = AlertKind::from_word(&level.kind)?;
-        match run.says(level.coupon_id, level.drop_id, kind) {
-            Judgement::Gone => Some(Change::Gone(level.name.clone())),
-            Judgement::GivenUp if level.given_up => None,
-            Judgement::GivenUp => Some(Change::GiveUp(level.name.clone())),
-            Judgement::Open => None,
-        }
-    });
-    put.chain(gone).collect()
+        // A later version wrote one of an unknown kind, and only that version sees it.
+        let kind = AlertKind::from_word(&known.kind);
+        let says = kind.map(|kind| run.says(known.coupon_id, known.drop_id, kind));
+        let given_up = match says {
+            Some(Judgement::Gone) => continue,
+            Some(Judgement::GivenUp) => true,
+            Some(Judgement::Open) | None => known.given_up,
+        };
+        let level = LevelRow {
+            given_up,
+            ..known.clone()
+        };
+        levels.insert(name.clone(), level);
+    }
+    levels
 }
 
-/// Whether a look found the same again.
-fn is_same(known: &LevelRow, found: &LevelRow) -> bool {
-    known.kind == found.kind
-        && known.number == found.number
-        && known.cases == found.cases
-        && known.facts == found.facts
-}
-
-/// Returns what a run found and did not repair, by name.
-pub(crate) fn found(run: &Run, subject: Subject, now: DateTime<Utc>) -> BTreeMap<String, LevelRow> {
-    let mut groups: BTreeMap<String, (LevelKey, Vec<&Finding>)> = BTreeMap::new();
+/// Returns what a run found and did not repair.
+pub(crate) fn found(run: &Run, subject: Subject, now: DateTime<Utc>) -> Levels {
+    let mut groups: BTreeMap<LevelKey, Vec<&Finding>> = BTreeMap::new();
     for (key, finding) in keyed(run) {
-        let group = groups.entry(key.name()).or_insert((key, Vec::new()));
-        group.1.push(finding);
+        groups.entry(key).or_default().push(finding);
     }
-    let levels = groups.into_iter().map(|(name, (key, findings))| {
+    let levels = groups.into_iter().map(|(key, findings)| {
+        let name = key.name();
         let cases = cases(&findings);
         let level = LevelRow {
             name: name.clone(),
@@ -99,7 +67,7 @@ pub(crate) fn found(run: &Run, subject: Subject, now: DateTime<Utc>) -> BTreeMap
             drop_id: key.drop,
             number: cases.number(),
             cases: cases.to_bytes(),
-            facts: serde_json::json!(facts(&findings)).to_string(),
+            facts: serde_json::json!(failure(&findings)).to_string(),
             run_id: run.run_id.clone(),
             first_at: now,
             last_at: now,
@@ -117,26 +85,18 @@ pub fn findings_of(name: &str, run: &Run) -> Vec<Finding> {
 }
 
 /// What a finding counts for.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 struct LevelKey {
     kind: AlertKind,
     coupon: Option<CouponId>,
     drop: Option<DropId>,
-    part: &'static str,
 }
 
 impl LevelKey {
     fn name(&self) -> String {
-        let Self {
-            kind,
-            coupon,
-            drop,
-            part,
-        } = self;
-        let mut parts = vec![kind.word().to_owned()];
-        parts.extend(coupon.map(|coupon| coupon.to_string()));
-        parts.extend(drop.map(|drop| drop.to_string()));
-        parts.extend((!part.is_empty()).then(|| (*part).to_owned()));
+        let mut parts = vec![self.kind.word().to_owned()];
+        parts.extend(self.coupon.map(|coupon| coupon.to_string()));
+        parts.extend(self.drop.map(|drop| drop.to_string()));
         parts.join(".")
     }
 }
@@ -167,7 +127,6 @@ fn keyed(run: &Run) -> impl Iterator<Item = (LevelKey, &Finding)> {
             kind,
             coupon: coupon.filter(|_| kind != AlertKind::RunFailed),
             drop,
-            part: finding.cause.part(),
         };
         Some((key, finding))
     })
@@ -187,10 +146,7 @@ fn tells_of_failure(run: &Run) -> bool {
 fn alert_kind(finding: &Finding) -> Option<AlertKind> {
     match (finding.kind, finding.result, &finding.cause) {
         (_, _, Cause::RunFailed(_)) => Some(AlertKind::RunFailed),
-        (_, _, Cause::ConsumerStands) => Some(match finding.coupon_id.map(CouponId::subject) {
-            Some(Subject::Campaign) => AlertKind::TheirsQueue,
-            Some(Subject::Drop) | None => AlertKind::ConsumerStands,
-        }),
+        (_, _, Cause::ConsumerStands) => Some(AlertKind::TheirsQueue),
         (Kind::Stalled, _, Cause::Unsafe(_)) => Some(AlertKind::UnsafeSetting),
         (Kind::FailedClaim, _, Cause::Forged) => Some(AlertKind::Forged),
         (Kind::Stalled, _, Cause::Away(store)) => Some(theirs(*store)),
@@ -216,12 +172,19 @@ const fn theirs(store: FailureCause) -> AlertKind {
 }
 
 /// Counts the repairs by drop and kind.
-pub fn repairs(run: &Run) -> BTreeMap<(Option<DropId>, Kind), u64> {
-    let mut counts = BTreeMap::new();
+pub fn repairs(run: &Run, now: DateTime<Utc>) -> Vec<RepairsRow> {
+    let mut counts: BTreeMap<(Option<DropId>, Kind), u64> = BTreeMap::new();
     for (drop, finding) in mailed_repairs(run) {
         *counts.entry((drop, finding.kind)).or_default() += finding.cause.number();
     }
-    counts
+    let rows = counts.into_iter().map(|((drop, kind), number)| RepairsRow {
+        run_id: run.run_id.clone(),
+        drop_id: drop.map_or(0, |drop| drop.0),
+        kind: kind.as_str().to_owned(),
+        number: u32::try_from(number).unwrap_or(u32::MAX),
+        repaired_at: now,
+    });
+    rows.collect()
 }
 
 /// Returns the repairs that a mail lists, with their drops.
@@ -243,11 +206,10 @@ fn cases(findings: &[&Finding]) -> Cases {
     Cases::from_hashes(findings.iter().map(|finding| finding.identity()))
 }
 
-fn facts(findings: &[&Finding]) -> LevelFacts {
-    let failing = findings.iter().rev().find_map(|finding| {
-        let cause = finding.failure()?;
+/// Why passes fail, if they do: what deciding needs beyond the cases.
+fn failure(findings: &[&Finding]) -> Option<(FailureCause, String)> {
+    findings.iter().rev().find_map(|finding| {
         let error = wording::line(&finding.detail, wording::LONGEST);
-        Some(LevelFacts::Failing { cause, error })
-    });
-    failing.unwrap_or(LevelFacts::Found)
+        Some((finding.failure()?, error))
+    })
 }

@@ -30,7 +30,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use chrono::{DateTime, SubsecRound as _, TimeDelta, Utc};
-use firstcome_shared::mysql::levels::{self as stored, NotifyRow};
+use firstcome_shared::mysql::levels::{NotifyRow, clock};
 use firstcome_shared::mysql::{Db, DbResult, processes, runs};
 use firstcome_shared::process_state::{SeenState, StoreState};
 pub use firstcome_shared::report::wording;
@@ -92,6 +92,7 @@ impl Notifier {
         let hooks = webhooks.iter().map(|it| (it.name.clone(), it.format));
         let domain = args.from().map(|from| from.email.domain().to_owned());
         let settings = MailSettings {
+            clock: clock.clone(),
             recipients: args.recipients().iter().map(ToString::to_string).collect(),
             domain: domain.unwrap_or_else(|| "localhost".to_owned()),
             links: args.links(),
@@ -161,12 +162,7 @@ impl Notifier {
     ///
     /// # Errors
     /// If MySQL fails. A second call with the same run changes nothing twice.
-    pub async fn note_look(
-        &self,
-        run: &Run,
-        stored_as: Option<&str>,
-        at: Option<DateTime<Utc>>,
-    ) -> anyhow::Result<()> {
+    pub async fn note_look(&self, run: &Run, stored_as: Option<&str>) -> anyhow::Result<()> {
         if run.dry_run || run.status == Status::Running {
             return Ok(());
         }
@@ -177,7 +173,6 @@ impl Notifier {
             },
             is_stored: stored_as.is_some(),
             settings: self.settings.clone(),
-            at,
         };
         let db = self.db.within(LIMIT);
         let noted = db.transaction("note a look", async move |conn| seen.note(conn).await);
@@ -191,18 +186,14 @@ impl Notifier {
     ///
     /// # Errors
     /// If MySQL fails.
-    pub async fn evaluate(
-        &self,
-        schedules: Vec<WatchedSchedule>,
-        at: Option<DateTime<Utc>>,
-    ) -> anyhow::Result<bool> {
+    pub async fn evaluate(&self, schedules: Vec<WatchedSchedule>) -> anyhow::Result<bool> {
         let evaluator = Evaluator {
             db: self.db.clone(),
             settings: self.settings.clone(),
             schedules,
         };
         let mut cache = self.cache.lock().await;
-        let is_told = evaluator.evaluate(&mut cache, &self.local, at).await?;
+        let is_told = evaluator.evaluate(&mut cache, &self.local).await?;
         drop(cache);
         if is_told {
             self.wake();
@@ -229,7 +220,7 @@ impl Notifier {
             let error = match seen.why_not_written() {
                 // An evaluation would hang, or leave another session that waits for its commit.
                 Some(error) => error,
-                None => match self.evaluate(schedules.clone(), None).await {
+                None => match self.evaluate(schedules.clone()).await {
                     Ok(_) => continue,
                     Err(error) => format!("{error:#}"),
                 },
@@ -259,10 +250,10 @@ impl Notifier {
     ///
     /// # Errors
     /// If MySQL fails.
-    pub async fn evaluate_last(&self, at: Option<DateTime<Utc>>) -> anyhow::Result<()> {
+    pub async fn evaluate_last(&self) -> anyhow::Result<()> {
         let subject = self.settings.links.subject();
         let fresh = self.db.run("look for daemons", async move |conn| {
-            let now = stored::clock(conn).await?;
+            let now = clock(conn).await?;
             processes::fresh(conn, subject, now).await
         });
         if fresh.await?.iter().any(processes::FreshProcess::evaluates) {
@@ -274,7 +265,7 @@ impl Notifier {
             settings: Arc::new(settings),
             ..self.clone()
         };
-        last.evaluate(Vec::new(), at).await?;
+        last.evaluate(Vec::new()).await?;
         Ok(())
     }
 
@@ -290,7 +281,7 @@ impl Notifier {
         let settings = self.settings.clone();
         let subject = settings.links.subject();
         let stored = self.db.state(LAST_DIGEST).await?;
-        let last = stored.as_deref().and_then(noted_time).unwrap_or(now);
+        let last = stored.and_then(|text| text.parse().ok()).unwrap_or(now);
         let from = last.clamp(now - TimeDelta::weeks(1), now - TimeDelta::hours(24));
         let day = digest::day(&self.db, subject, from, now).await?;
         let enqueued = self
@@ -299,8 +290,7 @@ impl Notifier {
                 let row = NotifyRow::lock(conn, subject).await?;
                 let last = runs::state(conn, LAST_DIGEST)
                     .await?
-                    .as_deref()
-                    .and_then(noted_time);
+                    .and_then(|text| text.parse::<DateTime<Utc>>().ok());
                 // A time more than a day ahead was written by a clock that has been set back since.
                 if last.is_some_and(|last| last >= due && last < now + TimeDelta::days(1)) {
                     return Ok(());
@@ -346,12 +336,6 @@ impl Notifier {
         );
         Ok(())
     }
-}
-
-/// Parses a time in `reconciler_state`.
-fn noted_time(text: &str) -> Option<DateTime<Utc>> {
-    let time = DateTime::parse_from_rfc3339(text).ok()?;
-    Some(time.with_timezone(&Utc))
 }
 
 fn seconds(n: u64) -> TimeDelta {

@@ -258,11 +258,13 @@ mod tests {
     use firstcome_shared::report::{COMMITS_HANG, FailureCause};
 
     use super::*;
+    use crate::clock::SystemClock;
     use crate::mails::Links;
     use crate::times::Policy;
 
     fn settings() -> MailSettings {
         MailSettings {
+            clock: Arc::new(SystemClock),
             recipients: vec!["a@example.org".to_owned()],
             domain: "example.org".to_owned(),
             links: Links::default(),

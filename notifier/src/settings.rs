@@ -1,8 +1,13 @@
 //! Settings of mails and webhooks, after parsing, and the messages that follow from them.
 
+use std::sync::Arc;
+
 use chrono::{DateTime, Utc};
+use diesel::QueryResult;
+use firstcome_shared::mysql::{Conn, levels};
 use uuid::Uuid;
 
+use crate::clock::Clock;
 use crate::events::{Event, Format};
 use crate::mails::{Links, Rendered};
 use crate::queries::outbox::{Channel, Outgoing};
@@ -11,6 +16,7 @@ use crate::times::Policy;
 /// Who gets mails and webhook events, how often, and the links in them.
 #[derive(Debug, Clone)]
 pub(crate) struct MailSettings {
+    pub(crate) clock: Arc<dyn Clock>,
     /// The recipients in the format of a header.
     pub(crate) recipients: Vec<String>,
     /// The part of message IDs after the `@`.
@@ -22,6 +28,14 @@ pub(crate) struct MailSettings {
 }
 
 impl MailSettings {
+    /// The time by which alerts are decided.
+    pub(crate) async fn now(&self, conn: &mut Conn) -> QueryResult<DateTime<Utc>> {
+        match self.clock.of_mysql() {
+            Some(at) => Ok(at),
+            None => levels::clock(conn).await,
+        }
+    }
+
     /// Whether anybody gets what this process mails or posts.
     pub(crate) fn has_readers(&self) -> bool {
         !self.recipients.is_empty() || !self.hooks.is_empty()

@@ -24,18 +24,11 @@ pub enum Source {
     Tables,
 }
 
-/// How a kind is told.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct AlertTimes {
-    pub source: Source,
-    /// How long it must last, unexplained, until it is mailed; for looks, the time between two.
-    pub patience: TimeDelta,
-    /// How long it must be gone until it is over.
-    pub gone_for: TimeDelta,
-    /// Whether its end is mailed.
-    pub says_over: bool,
+impl Source {
     /// Whether it is about a store: the first mail does not wait for the budget.
-    pub is_store: bool,
+    pub const fn is_store(self) -> bool {
+        matches!(self, Self::Redis | Self::Kafka | Self::Mysql)
+    }
 }
 
 /// Limits on how often mails are sent.
@@ -71,32 +64,33 @@ pub fn source(kind: AlertKind) -> Source {
     }
 }
 
+/// Whether the end of a kind is mailed.
+pub(crate) fn says_over(kind: AlertKind) -> bool {
+    kind != AlertKind::Repaired
+}
+
 impl Policy {
     /// A cause that was gone for less than this may be back in a moment.
     pub const fn settle(&self) -> TimeDelta {
         TimeDelta::milliseconds(self.patience.num_milliseconds() * 2)
     }
 
-    /// Returns how a kind is told.
-    pub fn times(&self, kind: AlertKind) -> AlertTimes {
-        let source = source(kind);
-        let is_store = matches!(source, Source::Redis | Source::Kafka | Source::Mysql);
-        let is_watched = matches!(source, Source::Gates | Source::Settings | Source::Consumers);
-        AlertTimes {
-            source,
-            patience: self.patience(kind),
+    /// How long a kind must be gone until it is over.
+    pub fn gone_for(&self, kind: AlertKind) -> TimeDelta {
+        match source(kind) {
+            Source::Redis
+            | Source::Kafka
+            | Source::Mysql
+            | Source::Gates
+            | Source::Settings
+            | Source::Consumers => self.settle(),
             // What looks and tables prove is over at once.
-            gone_for: if is_store || is_watched {
-                self.settle()
-            } else {
-                TimeDelta::zero()
-            },
-            says_over: kind != AlertKind::Repaired,
-            is_store,
+            Source::Looks | Source::Schedules | Source::Tables => TimeDelta::zero(),
         }
     }
 
-    fn patience(&self, kind: AlertKind) -> TimeDelta {
+    /// How long a kind must last, unexplained, until it is mailed; for looks, the time between two.
+    pub fn patience(&self, kind: AlertKind) -> TimeDelta {
         match kind {
             AlertKind::RedisUnreachable
             | AlertKind::RedisRefuses

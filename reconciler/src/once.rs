@@ -82,7 +82,7 @@ pub(crate) async fn mail_and_print(
 ) -> anyhow::Result<ExitCode> {
     if let Some(notifier) = notifier {
         if !run.dry_run
-            && let Err(error) = notifier.evaluate_last(None).await
+            && let Err(error) = notifier.evaluate_last().await
         {
             tracing::error!(
                 error = format!("{error:#}"),

@@ -296,7 +296,7 @@ pub(crate) fn note_end(run: &Run) {
 /// Notes what a run saw, for alerts. Returns whether that is done: a failure never affects the pass,
 /// but it repeats the run.
 pub(crate) async fn note_look(notifier: &Notifier, run: &Run, stored_as: Option<&str>) -> bool {
-    let noted = notifier.note_look(run, stored_as, None).await;
+    let noted = notifier.note_look(run, stored_as).await;
     if let Err(error) = &noted {
         let run_id = &run.run_id;
         let error = format!("{error:#}");

@@ -121,9 +121,9 @@ impl<'a> AlertMail<'a> {
     /// Returns what a problem means. A drop that is sealed gives no more slots, and a coupon with
     /// repairs that wait may be closed.
     pub(crate) fn facts(&self, problem: &Section, drop: Option<&DescribedDrop<'_>>) -> KindFacts {
-        let facts = self.links.facts(problem.kind, problem.coupon_id);
+        let facts = self.links.facts(problem.kind, problem.alert.coupon_id);
         let report = drop.and_then(|drop| drop.report);
-        let coupon = problem.coupon_id;
+        let coupon = problem.alert.coupon_id;
         match problem.kind {
             AlertKind::Left(Kind::BrokenPromise) if report.is_some_and(|it| it.sealed) => {
                 KindFacts {
@@ -146,7 +146,7 @@ impl<'a> AlertMail<'a> {
             .problems
             .iter()
             .chain(&self.over)
-            .filter_map(|it| Some((it.coupon_id, it.drop_id?)));
+            .filter_map(|it| Some((it.alert.coupon_id, it.alert.drop_id?)));
         let repaired = self
             .repairs
             .iter()
@@ -225,7 +225,7 @@ impl<'a> Content<'a> {
     fn drop(&self, section: &Section) -> Option<&DescribedDrop<'a>> {
         self.drops
             .iter()
-            .find(|drop| Some(drop.id) == section.drop_id)
+            .find(|drop| Some(drop.id) == section.alert.drop_id)
     }
 
     fn place(&self, section: &Section) -> Option<&str> {
@@ -282,7 +282,7 @@ impl<'a> Content<'a> {
     fn end(&self, over: &Section) -> String {
         let text = over.end();
         let is_promise = over.kind == AlertKind::Left(Kind::BrokenPromise);
-        let drop = over.drop_id.filter(|_| is_promise);
+        let drop = over.alert.drop_id.filter(|_| is_promise);
         let Some([kept, told]) = drop.and_then(|drop| self.mail.fates.get(&drop)) else {
             return text;
         };
@@ -344,7 +344,7 @@ impl<'a> Content<'a> {
             .as_ref()
             .is_some_and(|run| run.status == Status::Failed);
         let mut reports = self.drops.iter().filter_map(|drop| drop.report);
-        if mail.over.iter().any(|over| over.given_up) {
+        if mail.over.iter().any(|over| over.alert.given_up) {
             "Nothing compares it any more: what is left can only be repaired by hand."
         } else if has_failed || !reports.all(|report| report.exact) {
             "The next pass compares again, and a mail says if something is left."
@@ -383,12 +383,15 @@ impl<'a> Content<'a> {
 
     fn problem(&self, first: &Section, others: usize, has_room: bool) -> String {
         let longest = if has_room { 2 * NAME } else { NAME };
-        let mut what = line(&first.summary, longest);
+        let mut what = line(&first.alert.summary, longest);
         if others > 0 {
             what = format!("{what}, {others} more");
         }
         if first.reason == Reason::Repeat || first.kind.is_outage() {
-            what = format!("{what} (for {})", duration(self.mail.now - first.began_at));
+            what = format!(
+                "{what} (for {})",
+                duration(self.mail.now - first.alert.began_at)
+            );
         }
         what
     }
@@ -397,7 +400,7 @@ impl<'a> Content<'a> {
     fn ends(&self) -> String {
         match self.mail.over.as_slice() {
             [] => String::new(),
-            [one] => line(&one.summary, 80),
+            [one] => line(&one.alert.summary, 80),
             many => count(many.len() as u64, "problem", "problems"),
         }
     }

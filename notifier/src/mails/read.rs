@@ -33,20 +33,11 @@ const THREADS: usize = 10;
 pub(crate) struct Sources {
     runs: Vec<Run>,
     broken: Vec<BrokenPromise>,
-    /// The names of levels that no look can judge any more.
-    given_up: HashSet<String>,
 }
 
 impl Sources {
-    pub(crate) async fn read(
-        conn: &mut Conn,
-        decisions: &[Decision],
-        given_up: HashSet<String>,
-    ) -> QueryResult<Self> {
-        let mut sources = Self {
-            given_up,
-            ..Self::default()
-        };
+    pub(crate) async fn read(conn: &mut Conn, decisions: &[Decision]) -> QueryResult<Self> {
+        let mut sources = Self::default();
         let shown: Vec<&Condition> = decisions
             .iter()
             .filter(|it| it.is_shown())
@@ -76,8 +67,7 @@ impl Sources {
         let Some(condition) = &decision.condition else {
             decision.reason?;
             let kind = AlertKind::from_word(&alert.kind)?;
-            let given_up = self.given_up.contains(&alert.name);
-            return Some(Section::over(alert, kind, given_up));
+            return Some(Section::over(alert, kind));
         };
         if !decision.is_shown() {
             return None;
@@ -118,8 +108,8 @@ impl AlertMail<'_> {
         }
         for over in &self.over {
             let is_promise = over.kind == AlertKind::Left(Kind::BrokenPromise);
-            if let Some(drop) = over.drop_id.filter(|_| is_promise) {
-                let fate = alerts::mended(conn, drop, over.began_at).await?;
+            if let Some(drop) = over.alert.drop_id.filter(|_| is_promise) {
+                let fate = alerts::mended(conn, drop, over.alert.began_at).await?;
                 self.fates.insert(drop, fate);
             }
         }
@@ -131,7 +121,7 @@ impl AlertMail<'_> {
         let first = self
             .problems
             .first()
-            .and_then(|problem| seen.iter().find(|it| it.name == problem.name));
+            .and_then(|problem| seen.iter().find(|it| it.name == problem.alert.name));
         let id = last_repair.or_else(|| first?.run_id());
         let mut runs = sources.runs;
         let at = runs.iter().position(|run| Some(run.run_id.as_str()) == id);
@@ -146,8 +136,8 @@ impl AlertMail<'_> {
     pub(crate) fn threads(&self, domain: &str) -> Vec<String> {
         let told = self.problems.iter().chain(&self.over).take(THREADS);
         told.map(|section| {
-            let since = section.began_at.timestamp_millis();
-            format!("alert.{}.{since}@{domain}", section.name)
+            let since = section.alert.began_at.timestamp_millis();
+            format!("alert.{}.{since}@{domain}", section.alert.name)
         })
         .collect()
     }
@@ -168,11 +158,7 @@ fn explained(seen: &[Condition], known: &Alerts, decisions: &[Decision]) -> Vec<
     let mut lines = Vec::new();
     // Repairs are told afterwards, each in one mail.
     for condition in seen.iter().filter(|it| it.kind != AlertKind::Repaired) {
-        let changed = decisions
-            .iter()
-            .map(|it| &it.alert)
-            .filter(|alert| alert.name == condition.name);
-        let Some(alert) = changed.chain(known.open(&condition.name)).next() else {
+        let Some(alert) = known.open(&condition.name) else {
             continue;
         };
         let cause = alert.explained_by.as_deref();

@@ -24,7 +24,7 @@ impl Placed<'_> {
         let links = self.links;
         let mut blocks = Vec::new();
         blocks.extend(self.drop.map(|drop| Block::Paragraph(drop.place())));
-        match self.section.refusal().map(StoreRefusal::facts) {
+        match self.section.refusal.map(StoreRefusal::facts) {
             Some(refusal) => {
                 let [command, what] = refusal.command;
                 blocks.push(Block::Todo(refusal.to_do.to_owned()));
@@ -33,7 +33,7 @@ impl Placed<'_> {
             None => blocks.push(Block::Todo(self.facts.to_do.to_owned())),
         }
         blocks.extend(self.remedy());
-        if let Some(id) = self.section.alert_id {
+        if let Some(id) = self.section.alert_id() {
             blocks.extend(links.screen(&Links::alert(id), "Acknowledge it"));
             blocks.extend(links.acknowledge(id));
         }
@@ -51,9 +51,9 @@ impl Placed<'_> {
             .section
             .findings
             .iter()
-            .map(|it| (self.section.drop_id, it))
+            .map(|it| (self.section.alert.drop_id, it))
             .collect();
-        let state = match self.links.campaign(self.section.coupon_id) {
+        let state = match self.links.campaign(self.section.alert.coupon_id) {
             Some(campaign) if !campaign.is_repaired => FindingState::Observed,
             Some(_) | None => FindingState::Open,
         };
@@ -81,7 +81,7 @@ impl Placed<'_> {
             Remedy::Confirm => {
                 let label = "Pause the coupon, or list and confirm the repairs";
                 blocks.extend(self.screen(label));
-                if let Some(coupon) = self.section.coupon_id {
+                if let Some(coupon) = self.section.alert.coupon_id {
                     let what = "Pause the coupon: nobody can claim until it is resumed";
                     blocks.extend(links.coupon(&format!("pause {coupon}"), what));
                 }
@@ -101,7 +101,7 @@ impl Placed<'_> {
     /// Links to the drop or, without one, to the screen of passes.
     fn screen(&self, label: &str) -> Option<Block> {
         let links = self.links;
-        match self.section.coupon_id.zip(self.section.drop_id) {
+        match self.section.alert.coupon_id.zip(self.section.alert.drop_id) {
             Some((coupon, drop)) => links.screen(&format!("/coupons/{coupon}/drops/{drop}"), label),
             None => links.screen("/runs", "Run a pass over all live drops"),
         }
@@ -109,7 +109,7 @@ impl Placed<'_> {
 
     /// The command of a pass over its coupon, or over all.
     fn once(&self, options: &str) -> String {
-        match self.section.coupon_id {
+        match self.section.alert.coupon_id {
             Some(coupon) => format!("firstcome-reconciler once --coupon {coupon}{options}"),
             None => format!("firstcome-reconciler once{options}"),
         }
@@ -133,7 +133,7 @@ impl Placed<'_> {
 
     fn raise(&self) -> Vec<Block> {
         let links = self.links;
-        let Some(coupon) = self.section.coupon_id else {
+        let Some(coupon) = self.section.alert.coupon_id else {
             return Vec::new();
         };
         let report = self.drop.and_then(|drop| drop.report);
@@ -174,7 +174,7 @@ impl Placed<'_> {
             blocks.splice(0..0, plan);
             // The name of a daily drop says its day, too.
             let name = links
-                .campaign(self.section.coupon_id)
+                .campaign(self.section.alert.coupon_id)
                 .map_or(&drop.name, |campaign| &campaign.name);
             let campaign = wording::shell_word(name);
             let confirm = format!("{once} --campaign {campaign} --confirm RUN");

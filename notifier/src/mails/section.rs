@@ -3,12 +3,13 @@
 
 use chrono::{DateTime, Utc};
 use firstcome_shared::domain::{CouponId, DropId};
-use firstcome_shared::process_state::{Standstill, UnsafeSetting};
+use firstcome_shared::mysql::processes::LockHolder;
+use firstcome_shared::process_state::Standstill;
 use firstcome_shared::report::wording::{self, LONGEST, count, line};
 use firstcome_shared::report::{AlertKind, Cause, FailureCause, Finding, Kind, Run, StoreRefusal};
 
 use super::phrases::{duration, placed};
-use crate::condition::{Condition, Facts, LateRun, StoreProblem};
+use crate::condition::{Condition, Facts, StoreProblem};
 use crate::decide::Reason;
 use crate::levels::findings_of;
 use crate::queries::alerts::{BrokenPromise, ToldRow};
@@ -19,23 +20,14 @@ const QUOTED: usize = 100;
 /// One problem, or its end.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Section {
+    /// Its alert, with the summary that is told now: one line for an operator, without user IDs.
+    pub alert: ToldRow,
     pub kind: AlertKind,
-    /// The name of its alert.
-    pub name: String,
-    /// The id of its alert, if it is stored.
-    pub alert_id: Option<i64>,
-    pub coupon_id: Option<CouponId>,
-    pub drop_id: Option<DropId>,
     pub reason: Reason,
-    pub began_at: DateTime<Utc>,
-    /// When it was gone, if it is over.
-    pub gone_at: Option<DateTime<Utc>>,
-    /// It is over, and was not repaired.
-    pub given_up: bool,
-    /// One line for an operator, without user IDs.
-    pub summary: String,
     /// The number of cases.
     pub size: u64,
+    /// What a store refuses, if that is the problem.
+    pub refusal: Option<StoreRefusal>,
     /// The findings that it consists of, unless the summary says everything.
     pub findings: Vec<Finding>,
 }
@@ -54,18 +46,21 @@ impl Section {
             size: condition.cases.number().max(1),
             ..Self::empty(alert, condition.kind, reason)
         };
+        let summary = &mut section.alert.summary;
         match &condition.facts {
             Facts::Store(problems) => {
+                let mut refusals = problems.iter().filter_map(|problem| problem.refusal);
+                section.refusal = refusals.next();
                 section.findings = problems.iter().filter_map(refused).collect();
-                section.summary = of_store(condition.kind, problems);
+                *summary = of_store(condition.kind, problems);
             }
             Facts::Failing { cause, error } => {
                 let why = wording::plainly(Some(*cause), error);
-                section.summary = format!("passes fail: {why}");
+                *summary = format!("passes fail: {why}");
             }
-            Facts::Late(late) => {
-                section.findings.extend(holder(late));
-                section.summary = format!("a run of {} is late", late.schedule.setting());
+            Facts::Late { schedule, holder } => {
+                section.findings.extend(holder.as_ref().map(holding));
+                *summary = format!("a run of {} is late", schedule.setting());
             }
             Facts::Closed(coupons) => {
                 section.findings = coupons
@@ -74,13 +69,16 @@ impl Section {
                     .map(|label| Finding::report(Kind::RedisLost, label))
                     .collect();
                 let closed = count(section.size, "coupon is", "coupons are");
-                section.summary = format!("{closed} closed");
+                *summary = format!("{closed} closed");
             }
             Facts::Unsafe(settings) => {
-                section.findings = settings.iter().map(unsafe_setting).collect();
+                section.findings = settings
+                    .iter()
+                    .map(|setting| Finding::report(Kind::Stalled, setting.error.clone()))
+                    .collect();
                 section.summarize();
             }
-            Facts::Standstill(standstill) => section.summary = of_standstill(standstill),
+            Facts::Standstill(standstill) => *summary = of_standstill(standstill),
             Facts::Promises => {
                 let own = broken
                     .iter()
@@ -97,25 +95,25 @@ impl Section {
     /// Takes the findings from the run that stores them.
     fn find(&mut self, run: Option<&Run>) {
         if let Some(run) = run {
-            self.findings = findings_of(&self.name, run);
+            self.findings = findings_of(&self.alert.name, run);
         }
         self.findings.sort_by(|a, b| {
             (a.kind, a.slot, &a.user_id, &a.detail).cmp(&(b.kind, b.slot, &b.user_id, &b.detail))
         });
         let mut reports = run.into_iter().flat_map(|run| &run.drops);
-        let report = reports.find(|report| Some(report.drop_id) == self.drop_id);
+        let report = reports.find(|report| Some(report.drop_id) == self.alert.drop_id);
         let held_back = report.and_then(|report| report.held_back);
         match held_back.filter(|_| self.kind == AlertKind::Braked) {
             Some(repairs) => {
                 let users = count(repairs.users, "user", "users");
-                self.summary = format!("{users} would lose their slot, if confirmed");
+                self.alert.summary = format!("{users} would lose their slot, if confirmed");
             }
             None => self.summarize(),
         }
     }
 
     /// Describes an alert that is over, by what was told about it.
-    pub fn over(alert: &ToldRow, kind: AlertKind, given_up: bool) -> Self {
+    pub fn over(alert: &ToldRow, kind: AlertKind) -> Self {
         // The sentence of a standstill says how many wait, which is not so any more.
         let is_standstill = matches!(kind, AlertKind::ConsumerStands | AlertKind::TheirsQueue);
         let what = if kind.is_outage() || is_standstill {
@@ -123,34 +121,27 @@ impl Section {
         } else {
             alert.summary.as_str()
         };
-        let end = if given_up {
+        let end = if alert.given_up {
             " (not repaired, no longer compared)"
         } else {
             ""
         };
-        Self {
-            // It was gone then; the end is told later.
-            gone_at: alert.gone_at.or(alert.ended_at),
-            given_up,
-            summary: format!("{what}{end}"),
-            ..Self::empty(alert, kind, Reason::Over)
-        }
+        let mut section = Self::empty(alert, kind, Reason::Over);
+        section.alert.summary = format!("{what}{end}");
+        section
     }
 
     /// A section that says nothing yet.
     fn empty(alert: &ToldRow, kind: AlertKind, reason: Reason) -> Self {
         Self {
+            alert: ToldRow {
+                summary: String::new(),
+                ..alert.clone()
+            },
             kind,
-            name: alert.name.clone(),
-            alert_id: None,
-            coupon_id: alert.coupon_id,
-            drop_id: alert.drop_id,
             reason,
-            began_at: alert.began_at,
-            gone_at: None,
-            given_up: false,
-            summary: String::new(),
             size: 1,
+            refusal: None,
             findings: Vec::new(),
         }
     }
@@ -158,7 +149,7 @@ impl Section {
     /// Summarizes the findings: what the only one says, or how many there are.
     fn summarize(&mut self) {
         let [one, many] = self.kind.facts().noun;
-        self.summary = match self.kind {
+        self.alert.summary = match self.kind {
             kind if kind.is_outage() => self.findings.pop().map_or_else(String::new, their_outage),
             // Give no number: one dead letter may stand for many messages.
             AlertKind::Forged => "messages without our signature on the topic".to_owned(),
@@ -172,7 +163,7 @@ impl Section {
     fn sentence_or(&mut self, one: &str, many: &str) -> String {
         match self.findings.as_slice() {
             [found] if found.is_whole() => {
-                let text = detail_with_place(found, self.drop_id);
+                let text = detail_with_place(found, self.alert.drop_id);
                 self.findings.clear();
                 text
             }
@@ -184,7 +175,7 @@ impl Section {
     pub(super) fn title(&self, place: Option<&str>, now: DateTime<Utc>) -> String {
         let line = self.line(place);
         let what = line.trim_end_matches('.');
-        let lasts = duration(now - self.began_at);
+        let lasts = duration(now - self.alert.began_at);
         match self.reason {
             _ if self.kind.is_outage() => format!("{what} (for {lasts})."),
             Reason::New | Reason::Over => format!("{what}."),
@@ -195,41 +186,35 @@ impl Section {
 
     /// Where and what it is, in a list.
     pub(super) fn line(&self, place: Option<&str>) -> String {
-        placed(place, &self.summary)
+        placed(place, &self.alert.summary)
     }
 
     /// What was wrong, and for how long.
     pub(super) fn end(&self) -> String {
-        let lasted = self.gone_at.unwrap_or(self.began_at) - self.began_at;
-        let lasted = duration(lasted);
-        format!("Over after {lasted}: {}.", line(&self.summary, LONGEST))
+        let begun = self.alert.began_at;
+        let lasted = duration(self.gone_at().unwrap_or(begun) - begun);
+        format!(
+            "Over after {lasted}: {}.",
+            line(&self.alert.summary, LONGEST)
+        )
     }
 
-    /// Returns the refusal of a store, if the problem is one.
-    pub(super) fn refusal(&self) -> Option<StoreRefusal> {
-        let mut causes = self.findings.iter().map(|finding| &finding.cause);
-        causes.find_map(|cause| match cause {
-            Cause::Refused(refusal) => Some(*refusal),
-            _ => None,
-        })
+    /// When it was gone. Its end is told later.
+    pub(crate) fn gone_at(&self) -> Option<DateTime<Utc>> {
+        self.alert.gone_at.or(self.alert.ended_at)
+    }
+
+    /// The id of its alert, if it is stored.
+    pub(crate) fn alert_id(&self) -> Option<i64> {
+        Some(self.alert.id).filter(|id| *id != 0)
     }
 }
 
 /// Quotes a store that refuses.
 fn refused(problem: &StoreProblem) -> Option<Finding> {
-    let cause = Cause::Refused(problem.refusal?);
+    problem.refusal?;
     let error = line(&problem.error, LONGEST);
-    Some(Finding {
-        cause,
-        ..Finding::report(Kind::Stalled, error)
-    })
-}
-
-fn unsafe_setting(setting: &UnsafeSetting) -> Finding {
-    Finding {
-        cause: Cause::Unsafe(setting.part),
-        ..Finding::report(Kind::Stalled, setting.error.clone())
-    }
+    Some(Finding::report(Kind::Stalled, error))
 }
 
 fn of_standstill(standstill: &Standstill) -> String {
@@ -266,13 +251,12 @@ fn of_store(kind: AlertKind, problems: &[StoreProblem]) -> String {
     }
 }
 
-fn holder(late: &LateRun) -> Option<Finding> {
-    let holder = late.holder.as_ref()?;
+fn holding(holder: &LockHolder) -> Finding {
     let since = holder.since.format("%Y-%m-%d %H:%M:%S UTC");
     let run = &holder.run_id;
     let owner = &holder.owner;
     let text = format!("a pass has been running since {since} (run {run} of process {owner})");
-    Some(Finding::report(Kind::Stalled, text))
+    Finding::report(Kind::Stalled, text)
 }
 
 fn broken_promise(promise: &BrokenPromise) -> Finding {

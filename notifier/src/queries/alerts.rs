@@ -9,18 +9,18 @@ use chrono::{DateTime, TimeDelta, Utc};
 use diesel::dsl::{DuplicatedKeys, count_star, min};
 use diesel::prelude::*;
 use diesel::sql_query;
-use diesel::sql_types::{BigInt, Text, Unsigned};
+use diesel::sql_types::{BigInt, Unsigned};
 use diesel_async::RunQueryDsl;
 use firstcome_shared::columns::{At, Datetime};
 use firstcome_shared::coupon::Drop;
 use firstcome_shared::domain::{CouponId, DropId};
 use firstcome_shared::http::views::{Alert, AlertPage, ListedAlert};
-use firstcome_shared::mysql::levels::{self, NotifyRow};
+use firstcome_shared::mysql::levels::{NotifyRow, clock};
 use firstcome_shared::mysql::ops_actions::{Operator, OperatorAct};
 use firstcome_shared::mysql::{Conn, Db, DbResult};
 use firstcome_shared::report::{AlertKind, AlertState, DropReport, Numbers};
 use firstcome_shared::schema::{
-    self, broken_promises, coupons, drops, issued_coupons, outbox, reconcile_findings, repairs,
+    broken_promises, coupons, drops, issued_coupons, levels, outbox, reconcile_findings, repairs,
     told,
 };
 use firstcome_shared::subject::Subject;
@@ -429,51 +429,44 @@ pub async fn find(db: &Db, id: i64) -> DbResult<Option<ListedAlert>> {
     Ok(newest.alerts.into_iter().find(|alert| alert.id == id))
 }
 
-/// The number of open alerts of a kind in a state of `firstcome_alerts`.
-#[derive(Debug, Clone, PartialEq, Eq, QueryableByName)]
-pub struct CountedAlerts {
-    #[diesel(sql_type = Text)]
-    pub kind: String,
-    /// One of [`STATES`].
-    #[diesel(sql_type = Text)]
-    pub state: String,
-    #[diesel(sql_type = BigInt)]
-    pub number: i64,
-}
+/// The states of `firstcome_alerts`.
+pub const STATES: [&str; 4] = ["firing", "quiet", "explained", "acknowledged"];
 
-/// The number of cases of a kind.
-#[derive(Debug, QueryableByName)]
-pub struct CountedDrift {
-    #[diesel(sql_type = Text)]
-    pub kind: String,
-    #[diesel(sql_type = BigInt)]
-    pub number: i64,
-}
-
-/// Counts open alerts by kind and state.
-pub async fn alerts_by_kind(db: &Db) -> DbResult<Vec<CountedAlerts>> {
-    let open = sql_query(
-        "SELECT kind, CASE WHEN gone_at IS NOT NULL THEN 'quiet' \
-             WHEN explained_by IS NOT NULL THEN 'explained' \
-             WHEN acknowledged_at IS NOT NULL THEN 'acknowledged' ELSE 'firing' END AS state, \
-             COUNT(*) AS number FROM told WHERE open_name IS NOT NULL \
-         AND told_at IS NOT NULL AND kind <> ? GROUP BY kind, state",
-    )
-    .bind::<Text, _>(AlertKind::Repaired.word());
-    db.rows("count alerts", open).await
+/// Returns the kind and the state of each open alert that was mailed.
+pub async fn alerts_by_kind(db: &Db) -> DbResult<Vec<(String, &'static str)>> {
+    let open = told::table
+        .filter(told::open_name.is_not_null())
+        .filter(told::told_at.is_not_null())
+        .filter(told::kind.ne(AlertKind::Repaired.word()))
+        .select((
+            told::kind,
+            told::gone_at.is_not_null(),
+            told::explained_by.is_not_null(),
+            told::acknowledged_at.is_not_null(),
+        ));
+    let rows: Vec<(String, bool, bool, bool)> = db.rows("count alerts", open).await?;
+    let state = |(kind, is_gone, is_explained, is_acknowledged)| {
+        let [firing, quiet, explained, acknowledged] = STATES;
+        let state = match (is_gone, is_explained, is_acknowledged) {
+            (true, _, _) => quiet,
+            (_, true, _) => explained,
+            (_, _, true) => acknowledged,
+            (false, false, false) => firing,
+        };
+        (kind, state)
+    };
+    Ok(rows.into_iter().map(state).collect())
 }
 
 /// Counts what is wrong by kind, as looks saw it last.
-pub async fn drift_by_kind(db: &Db) -> DbResult<Vec<CountedDrift>> {
-    let levels = sql_query(
-        "SELECT kind, CAST(SUM(number) AS SIGNED) AS number FROM levels \
-         WHERE NOT given_up GROUP BY kind",
-    );
+pub async fn drift_by_kind(db: &Db) -> DbResult<Vec<(String, i64)>> {
+    let number = diesel::dsl::sql::<BigInt>("CAST(SUM(number) AS SIGNED)");
+    let levels = levels::table
+        .filter(levels::given_up.eq(false))
+        .group_by(levels::kind)
+        .select((levels::kind, number));
     db.rows("count what is wrong", levels).await
 }
-
-/// The states of `firstcome_alerts`.
-pub const STATES: [&str; 4] = ["firing", "quiet", "explained", "acknowledged"];
 
 /// Acknowledges an alert that is open, so that it is not mailed again until it changes or is over.
 /// Changes nothing if it is not open. Returns the alert afterwards, or `None` if there is no such
@@ -496,7 +489,7 @@ pub async fn acknowledge(
         let Some(row) = row.optional()? else {
             return Ok(());
         };
-        let now = levels::clock(conn).await?;
+        let now = clock(conn).await?;
         let is_untold = row.told_at.is_none();
         let mut taken = ToldRow {
             acknowledged_at: Some(now),
@@ -506,9 +499,9 @@ pub async fn acknowledge(
         if is_untold {
             // Who has seen it on the page needs no mail about it.
             taken.told_at = Some(now);
-            let level: Option<(u64, Option<Vec<u8>>)> = schema::levels::table
-                .filter(schema::levels::name.eq(&taken.name))
-                .select((schema::levels::number, schema::levels::cases))
+            let level: Option<(u64, Option<Vec<u8>>)> = levels::table
+                .filter(levels::name.eq(&taken.name))
+                .select((levels::number, levels::cases))
                 .first(conn)
                 .await
                 .optional()?;

@@ -2,4 +2,5 @@
 
 pub mod alerts;
 pub mod digest;
+pub mod levels;
 pub mod outbox;

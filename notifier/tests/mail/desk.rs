@@ -61,6 +61,10 @@ impl Clock for TestClock {
     fn now(&self) -> DateTime<Utc> {
         at(self.0.load(Ordering::SeqCst))
     }
+
+    fn of_mysql(&self) -> Option<DateTime<Utc>> {
+        Some(self.now())
+    }
 }
 
 pub(crate) struct Desk {
@@ -135,28 +139,22 @@ impl Desk {
 
     /// Handles a pass that ends now: stores it, notes what it saw, and evaluates.
     pub(crate) async fn after_pass(&self, notifier: &Notifier, run: &Run) {
-        let now = self.clock.now();
         let run = judged(run);
         let is_new = self.store(&run).await;
         let stored = is_new.then_some(run.run_id.as_str());
-        notifier.note_look(&run, stored, Some(now)).await.unwrap();
-        notifier.evaluate(Vec::new(), Some(now)).await.unwrap();
+        notifier.note_look(&run, stored).await.unwrap();
+        notifier.evaluate(Vec::new()).await.unwrap();
     }
 
     /// Evaluates now.
     pub(crate) async fn evaluate(&self) {
-        let now = self.clock.now();
         let notifier = self.notifier();
-        notifier.evaluate(Vec::new(), Some(now)).await.unwrap();
+        notifier.evaluate(Vec::new()).await.unwrap();
     }
 
     /// Evaluates now, with schedules of this process, then sends everything that is due.
     pub(crate) async fn evaluate_with(&self, schedules: Vec<WatchedSchedule>) {
-        let now = self.clock.now();
-        self.notifier()
-            .evaluate(schedules, Some(now))
-            .await
-            .unwrap();
+        self.notifier().evaluate(schedules).await.unwrap();
         self.flush().await;
     }
 

@@ -165,13 +165,12 @@ async fn repairs_of_an_hour_are_mailed_together_and_completely() {
 #[tokio::test]
 async fn two_processes_that_see_the_same_drift_mail_it_once() {
     let desk = Desk::new(A).await;
-    let now = desk.clock.now();
     desk.heartbeat("daemon", &ProcessState::default()).await;
     let one = desk.notifier();
     let two = desk.notifier();
     desk.after_pass(&without_recipients(&desk), &drift("r1", &[3]))
         .await;
-    let evaluate = |it: Notifier| async move { it.evaluate(Vec::new(), Some(now)).await };
+    let evaluate = |it: Notifier| async move { it.evaluate(Vec::new()).await };
     let (first, second) = tokio::join!(evaluate(one), evaluate(two));
     let tells = [first.unwrap(), second.unwrap()];
     assert_ne!(tells[0], tells[1], "one of them tells it");
@@ -372,10 +371,9 @@ async fn evaluation_without_a_change_writes_nothing_and_reads_few_rows() {
         desk.heartbeat(host, &ProcessState::default()).await;
     }
     let notifier = desk.notifier();
-    let now = desk.clock.now();
-    notifier.evaluate(Vec::new(), Some(now)).await.unwrap();
+    notifier.evaluate(Vec::new()).await.unwrap();
     let before = rows_touched(&desk).await;
-    notifier.evaluate(Vec::new(), Some(now)).await.unwrap();
+    notifier.evaluate(Vec::new()).await.unwrap();
     let after = rows_touched(&desk).await;
     let [read, written] = [0, 1].map(|at| after[at] - before[at]);
     assert!(read <= 3 + 10, "{read} rows were read");
@@ -448,7 +446,7 @@ async fn notice_about_broken_promises_says_what_became_of_them() {
     desk.pass(&clean("r1")).await;
     assert!(desk.subjects(A).is_empty(), "it may be kept in a moment");
     let once = desk.notifier();
-    once.evaluate_last(Some(desk.clock.now())).await.unwrap();
+    once.evaluate_last().await.unwrap();
     desk.flush().await;
     desk.run(
         "INSERT INTO issued_coupons (drop_id, slot, coupon_id, user_id, code, claimed_at, issued_by, slot_limit, person_scope) \

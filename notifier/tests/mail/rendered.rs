@@ -3,13 +3,13 @@ mod harmless;
 mod ids;
 mod product_texts;
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::HashMap;
 
 use chrono::{DateTime, TimeDelta, Utc};
 use firstcome_notifier::condition::{Cases, Condition, Facts, Seen};
 use firstcome_notifier::conditions::{PromisesOfDrop, Snapshot, conditions};
 use firstcome_notifier::decide::{Alerts, Decision, Reason, decide};
-use firstcome_notifier::levels::{self, Change, fold};
+use firstcome_notifier::levels::{Levels, fold, repairs};
 use firstcome_notifier::mails::{AlertMail, AttachedCampaign, Links, Rendered, Section, daily};
 use firstcome_notifier::queries::alerts::{BrokenPromise, OpenPromises, RepairsRow, ToldRow};
 use firstcome_notifier::queries::digest::{DailyDigest, DigestDrop, DigestRepairs};
@@ -17,7 +17,6 @@ use firstcome_notifier::times::Policy;
 use firstcome_notifier::wording;
 use firstcome_shared::domain::{CouponId, DropId, HIDDEN};
 use firstcome_shared::http::views::{Alert, ListedAlert};
-use firstcome_shared::mysql::levels::LevelRow;
 use firstcome_shared::process_state::Standstill;
 use firstcome_shared::report::{
     ActionKind, AlertKind, Cause, DropReport, FailureCause, Finding, Kind, Outcome, Run, Status,
@@ -40,18 +39,6 @@ const POLICY: Policy = Policy {
     patience: TimeDelta::zero(),
     is_last: false,
 };
-
-/// Returns what a run repaired, as the table has it.
-fn repairs(now: DateTime<Utc>, run: &Run) -> Vec<RepairsRow> {
-    let row = |((drop, kind), n): ((Option<DropId>, Kind), u64)| RepairsRow {
-        run_id: run.run_id.clone(),
-        drop_id: drop.map_or(0, |drop| drop.0),
-        kind: kind.as_str().to_owned(),
-        number: u32::try_from(n).unwrap(),
-        repaired_at: now,
-    };
-    levels::repairs(run).into_iter().map(row).collect()
-}
 
 /// Judges the runs in order, and renders the mail of the last. What they repaired is not mailed
 /// yet. Fails if no pass writes such findings.
@@ -78,11 +65,11 @@ fn mail_of_any(
     }
     let (now, run) = runs.last()?;
     let problems = told.problems.into_iter().zip(41..);
-    let problems = problems.map(|(section, id)| Section {
-        alert_id: Some(id),
-        ..section
+    let problems = problems.map(|(mut section, id)| {
+        section.alert.id = id;
+        section
     });
-    let unmailed = runs.iter().flat_map(|(now, run)| repairs(*now, run));
+    let unmailed = runs.iter().flat_map(|(now, run)| repairs(run, *now));
     let unmailed: Vec<RepairsRow> = unmailed.collect();
     let pass = AlertMail {
         run: Some((*run).clone()),
@@ -100,7 +87,7 @@ fn mail_of_any(
 /// What the tables would have after some runs, and what the last one tells.
 #[derive(Default)]
 struct Told {
-    levels: BTreeMap<String, LevelRow>,
+    levels: Levels,
     known: Alerts,
     problems: Vec<Section>,
     over: Vec<Section>,
@@ -109,14 +96,7 @@ struct Told {
 impl Told {
     fn after(&mut self, run: &Run, broken: &[BrokenPromise], now: DateTime<Utc>) {
         let run = &world::judged(run);
-        for change in fold(&self.levels, run, Subject::Drop, now) {
-            match change {
-                Change::Seen(name) => self.levels.get_mut(&name).unwrap().last_at = now,
-                Change::Put(level) => drop(self.levels.insert(level.name.clone(), level)),
-                Change::Gone(name) => drop(self.levels.remove(&name)),
-                Change::GiveUp(name) => self.levels.get_mut(&name).unwrap().given_up = true,
-            }
-        }
+        self.levels = fold(&self.levels, run, Subject::Drop, now);
         let mut snapshot = Snapshot {
             levels: self.levels.values().cloned().collect(),
             ..Snapshot::default()
@@ -143,16 +123,16 @@ impl Told {
         self.over.clear();
         for decision in decisions {
             let mut alert = decision.alert;
+            let level = self.levels.get(&alert.name);
+            alert.given_up = level.is_some_and(|level| level.given_up);
             if let Some(reason) = decision.reason {
                 if let Some(condition) = &decision.condition {
                     let section = Section::new(condition, &alert, reason, Some(run), broken);
-                    alert.summary.clone_from(&section.summary);
+                    alert.summary.clone_from(&section.alert.summary);
                     self.problems.push(section);
                 } else {
                     let kind = AlertKind::from_word(&alert.kind).unwrap();
-                    let level = self.levels.get(&alert.name);
-                    let given_up = level.is_some_and(|level| level.given_up);
-                    self.over.push(Section::over(&alert, kind, given_up));
+                    self.over.push(Section::over(&alert, kind));
                 }
             }
             self.known.put(alert);
@@ -400,17 +380,16 @@ fn mail_about_broken_promises_matches_its_snapshot() {
 fn outage(kind: AlertKind, summary: &str, why: &[&str]) -> Section {
     let why = why.iter().map(|why| Finding::report(Kind::Stalled, *why));
     Section {
+        alert: ToldRow {
+            name: kind.word().to_owned(),
+            began_at: at(0),
+            summary: summary.to_owned(),
+            ..ToldRow::default()
+        },
         kind,
-        name: kind.word().to_owned(),
-        alert_id: None,
-        coupon_id: None,
-        drop_id: None,
         reason: Reason::New,
-        began_at: at(0),
-        gone_at: None,
-        given_up: false,
-        summary: summary.to_owned(),
         size: 1,
+        refusal: None,
         findings: why.collect(),
     }
 }
@@ -442,16 +421,11 @@ fn standstill() -> Section {
 /// Compares the mail about an outage with its snapshot.
 fn keep_outage(name: &str, section: &Section, now: DateTime<Utc>) {
     product_texts::assert_written(&section.findings);
-    let alert_id = match section.kind {
-        AlertKind::ConsumerStands | AlertKind::UnsafeSetting | AlertKind::KafkaUnreachable => {
-            Some(41)
-        }
-        AlertKind::AdmissionClosed | AlertKind::RedisUnreachable => Some(42),
-        _ => None,
-    };
-    let section = Section {
-        alert_id,
-        ..section.clone()
+    let mut section = section.clone();
+    section.alert.id = match section.kind {
+        AlertKind::ConsumerStands | AlertKind::UnsafeSetting | AlertKind::KafkaUnreachable => 41,
+        AlertKind::AdmissionClosed | AlertKind::RedisUnreachable => 42,
+        _ => 0,
     };
     let links = linked();
     let mail = AlertMail {
@@ -504,7 +478,7 @@ fn mail_about_the_end_of_an_outage_matches_its_snapshot() {
         gone_at: Some(at(720)),
         ..ToldRow::default()
     };
-    let over = Section::over(&alert, AlertKind::KafkaUnreachable, false);
+    let over = Section::over(&alert, AlertKind::KafkaUnreachable);
     let (clean, links) = (clean(), linked());
     let mail = AlertMail {
         run: Some(clean),

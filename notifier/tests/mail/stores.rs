@@ -4,7 +4,7 @@
 use std::collections::BTreeSet;
 
 use chrono::{TimeDelta, Utc};
-use firstcome_notifier::Clock as _;
+use firstcome_notifier::{Clock as _, Notifier};
 use firstcome_shared::domain::CouponId;
 use firstcome_shared::mysql::{Db, DbSettings};
 use firstcome_shared::process_state::{ConsumerState, ProcessState, SeenState, StoreState};
@@ -208,7 +208,7 @@ async fn daemons_mail_an_outage_of_mysql_and_one_of_them_its_end() {
         let mut proxies = Vec::new();
         for _ in 0..daemons {
             let (proxy, db) = behind_proxy(&desk).await;
-            let notifier = desk.notifier_with(&db, &desk.args);
+            let notifier = Notifier::new(db, &desk.args, &desk.webhooks).unwrap();
             let seen = SeenState::default();
             tokio::spawn(notifier.watch(seen, Vec::new(), stop.clone()));
             proxies.push(proxy);

@@ -1,10 +1,8 @@
 //! What looks leave behind: a look replaces what it judged, and nothing else.
 
-use std::collections::BTreeMap;
-
-use firstcome_notifier::levels::{Change, fold};
+use firstcome_notifier::levels::{Levels, fold};
+use firstcome_notifier::queries::levels::LevelRow;
 use firstcome_shared::domain::{CouponId, DropId};
-use firstcome_shared::mysql::levels::LevelRow;
 use firstcome_shared::report::{
     AlertKind, DropReport, Finding, Judged, Judgement, Kind, Kinds, Run, Trigger,
 };
@@ -12,8 +10,6 @@ use firstcome_shared::subject::Subject;
 use proptest::prelude::*;
 
 use super::at;
-
-type Levels = BTreeMap<String, LevelRow>;
 
 const KINDS: [Kind; 3] = [Kind::Unissued, Kind::FailedClaim, Kind::SlotConflict];
 
@@ -72,15 +68,7 @@ fn look() -> impl Strategy<Value = Look> {
 }
 
 fn apply(levels: &mut Levels, run: &Run, second: i64) {
-    let now = at(second);
-    for change in fold(levels, run, Subject::Drop, now) {
-        match change {
-            Change::Seen(name) => levels.get_mut(&name).unwrap().last_at = now,
-            Change::Put(level) => drop(levels.insert(level.name.clone(), level)),
-            Change::Gone(name) => drop(levels.remove(&name)),
-            Change::GiveUp(name) => levels.get_mut(&name).unwrap().given_up = true,
-        }
-    }
+    *levels = fold(levels, run, Subject::Drop, at(second));
 }
 
 fn level(levels: &Levels, drop: i64, kind: Kind) -> Option<&LevelRow> {
@@ -161,14 +149,18 @@ fn clean_look_changes_nothing_and_the_same_look_only_its_time() {
         slots: vec![Vec::new(); 3],
         dry_run: false,
     };
-    assert_eq!(fold(&Levels::new(), &clean.run(), Subject::Drop, at(0)), []);
+    let mut levels = Levels::new();
+    apply(&mut levels, &clean.run(), 0);
+    assert_eq!(levels, Levels::new());
     let found = Look {
         slots: vec![vec![3], Vec::new(), Vec::new()],
         ..clean
     };
-    let mut levels = Levels::new();
     apply(&mut levels, &found.run(), 0);
-    let name = levels.keys().next().unwrap().clone();
-    let again = fold(&levels, &found.run(), Subject::Drop, at(30));
-    assert_eq!(again, [Change::Seen(name)]);
+    let mut again = levels.clone();
+    apply(&mut again, &found.run(), 30);
+    for level in levels.values_mut() {
+        level.last_at = at(30);
+    }
+    assert_eq!(again, levels);
 }

@@ -24,11 +24,10 @@ use chrono::{DateTime, TimeDelta, Utc};
 use firstcome_notifier::condition::{Cases, ScheduledRun};
 use firstcome_notifier::conditions::{PromisesOfDrop, SeenSchedule, Snapshot, conditions};
 use firstcome_notifier::decide::{Alerts, Budget, Reason, decide};
-use firstcome_notifier::levels::{Change, fold};
+use firstcome_notifier::levels::{Levels, fold};
 use firstcome_notifier::queries::alerts::{OpenPromises, RepairsRow, ToldRow};
 use firstcome_notifier::times::Policy;
 use firstcome_shared::domain::{CouponId, DropId};
-use firstcome_shared::mysql::levels::LevelRow;
 use firstcome_shared::mysql::processes::{FreshProcess, LockHolder};
 use firstcome_shared::process_state::{
     ConsumerState, ProcessState, Standstill, StoreState, UnsafeSetting,
@@ -47,7 +46,7 @@ const FRESH: i64 = 25;
 
 #[derive(Default)]
 struct Player {
-    levels: BTreeMap<String, LevelRow>,
+    levels: Levels,
     /// When each process wrote its row, and what it says.
     processes: BTreeMap<String, (i64, ProcessState)>,
     known: Alerts,
@@ -162,15 +161,7 @@ impl Player {
     }
 
     fn look(&mut self, run: &Run, second: i64) {
-        let now = at(second);
-        for change in fold(&self.levels, run, Subject::Drop, now) {
-            match change {
-                Change::Seen(name) => self.levels.get_mut(&name).unwrap().last_at = now,
-                Change::Put(level) => drop(self.levels.insert(level.name.clone(), level)),
-                Change::Gone(name) => drop(self.levels.remove(&name)),
-                Change::GiveUp(name) => self.levels.get_mut(&name).unwrap().given_up = true,
-            }
-        }
+        self.levels = fold(&self.levels, run, Subject::Drop, at(second));
     }
 
     fn snapshot(&self, tick: &Tick<'_>) -> Snapshot {

@@ -4,7 +4,7 @@
 use serde::{Deserialize, Serialize};
 use strum::IntoStaticStr;
 
-use super::{FailureCause, StoreRefusal};
+use super::FailureCause;
 
 /// Why a finding exists, beyond its kind. Stored with the finding as JSON.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Hash, IntoStaticStr, Serialize, Deserialize)]
@@ -24,8 +24,6 @@ pub enum Cause {
     ConsumerStands,
     /// A store's settings allow promises to be lost.
     Unsafe(UnsafePart),
-    /// A store answers and refuses.
-    Refused(StoreRefusal),
     /// A message on the topic is not signed by an API of this installation.
     Forged,
     /// A store of an attached system is away.
@@ -78,7 +76,6 @@ impl Cause {
         let part = match self {
             Self::RunFailed(store) | Self::Away(store) => store.as_str(),
             Self::Unsafe(part) => part.into(),
-            Self::Refused(refusal) => refusal.alert().word(),
             Self::MoreLeft(_) => return Self::Plain.identity(),
             Self::Plain
             | Self::RowRefused
@@ -100,18 +97,6 @@ impl Cause {
             | Self::LeftToOthers => "",
         };
         [self.into(), part]
-    }
-
-    /// Returns the last part of an alert's name, which tells alerts of the same kind, coupon and
-    /// drop apart; empty if they are one alert.
-    pub fn part(&self) -> &'static str {
-        if let Self::Unsafe(part) = self {
-            part.into()
-        } else if *self == Self::ConsumerStands {
-            self.into()
-        } else {
-            ""
-        }
     }
 
     /// Returns the number of findings that it represents.
@@ -154,7 +139,7 @@ mod tests {
                 sealed_with: u64::MAX,
                 rows: u64::MAX - 1,
             },
-            Cause::Refused(StoreRefusal::MysqlReadOnly),
+            Cause::Unsafe(UnsafePart::Topic),
         ] {
             let text = cause.to_stored();
             assert!(text.len() <= 255, "{text}");

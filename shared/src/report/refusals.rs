@@ -4,7 +4,7 @@
 use serde::{Deserialize, Serialize};
 use strum::VariantArray;
 
-use super::{AlertKind, FailureCause};
+use super::FailureCause;
 
 /// A refusal of a store that answers: those that have a remedy of their own, and the others, whose
 /// words the mail quotes.
@@ -227,17 +227,6 @@ impl StoreRefusal {
             facts.store == store
                 && (has_code || facts.texts.iter().any(|text| error.contains(text)))
         })
-    }
-
-    /// Returns the kind of the alert about it: all refusals of one store share it, so that an
-    /// outage during which the refusals change is one alert.
-    pub const fn alert(self) -> AlertKind {
-        match self.facts().store {
-            FailureCause::Redis => AlertKind::RedisRefuses,
-            FailureCause::Mysql => AlertKind::MysqlRefuses,
-            FailureCause::Kafka => AlertKind::KafkaRefuses,
-            FailureCause::Other => AlertKind::RunFailed,
-        }
     }
 
     /// Returns the sentence, what to do, and the command, for one line.

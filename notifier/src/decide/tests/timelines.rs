@@ -13,7 +13,7 @@ use proptest::prelude::*;
 
 use super::oracle::{self, Broken, Moment, Most, Oracle};
 use super::*;
-use crate::condition::{Facts, LateRun, ScheduledRun};
+use crate::condition::{Facts, ScheduledRun};
 
 const HOURS: i64 = 8;
 
@@ -132,7 +132,7 @@ impl Trouble {
             dice.pick(&KINDS[2..])
         };
         let number = i64::try_from(at).unwrap();
-        let source = POLICY.times(kind).source;
+        let source = source(kind);
         let coupon = of_coupon.then_some(CouponId(number % 5 + 1));
         let cause = dice.pick(&[
             FailureCause::Redis,
@@ -144,10 +144,10 @@ impl Trouble {
                 cause,
                 error: String::new(),
             },
-            AlertKind::RunMissed => Facts::Late(LateRun {
+            AlertKind::RunMissed => Facts::Late {
                 schedule: ScheduledRun::Reconcile,
                 holder: None,
-            }),
+            },
             _ => Facts::Store(Vec::new()),
         };
         let name = match (source, kind) {
@@ -514,8 +514,8 @@ fn play(seed: u64, mutant: Option<Mutant>) -> Result<usize, Broken> {
             second,
             seen: &seen,
             unknown: &unknown,
-            source: &|kind| POLICY.times(kind).source,
-            patience: &|kind| POLICY.times(kind).patience.num_seconds(),
+            source: &source,
+            patience: &|kind| POLICY.patience(kind).num_seconds(),
             looks: world.looks,
             open: &open,
             told: &told,
@@ -605,7 +605,7 @@ fn explanations_are_a_partial_order_without_less_severe_causes() {
                 if !hides {
                     continue;
                 }
-                let is_store = POLICY.times(*cause).is_store;
+                let is_store = source(*cause).is_store();
                 assert!(is_store || cause.facts().severity <= kind.facts().severity);
                 for hidden in &all {
                     let follows = crate::explain::hides(*kind, *hidden, facts);
