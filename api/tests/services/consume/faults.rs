@@ -1,5 +1,7 @@
 //! MySQL that is down, slow or silent: no claim is lost or becomes a dead letter.
 
+use std::time::Duration;
+
 use firstcome_stack::ProxyFault;
 
 use super::world::{ConsumeWorld, until};
@@ -46,6 +48,29 @@ async fn consumer_waiting_for_mysql_hands_its_partitions_to_another() {
     proxy.set(ProxyFault::Pass).await.unwrap();
     world.claim(drop, 201..=400).await;
     world.ends_exact(400, [stuck, able]).await;
+}
+
+/// Each write takes longer than the loop waits before it pauses and polls, so that rebalances
+/// happen during writes.
+#[tokio::test(flavor = "multi_thread")]
+async fn rebalances_during_slow_writes_lose_nothing() {
+    let (world, drop, proxy, through) = ConsumeWorld::behind_proxy(600).await;
+    let arguments = [&*through, "--consume-batch-max=25"];
+    world.claim(drop, 1..=600).await;
+    let first = world.consumer(&arguments);
+    until("some rows", async || world.rows().await > 0).await;
+    proxy
+        .set(ProxyFault::Delay(Duration::from_millis(60)))
+        .await
+        .unwrap();
+    let second = world.consumer(&arguments);
+    until("more rows", async || world.rows().await > 150).await;
+    let third = world.consumer(&arguments);
+    until("more rows", async || world.rows().await > 300).await;
+    first.stop().await;
+    until("more rows", async || world.rows().await > 450).await;
+    second.stop().await;
+    world.ends_exact(600, [third]).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]

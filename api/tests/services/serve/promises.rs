@@ -306,3 +306,80 @@ pub(crate) async fn move_window(
     let words: Vec<&str> = set.split(' ').collect();
     world.ask_redis::<()>(&words).await;
 }
+
+#[tokio::test]
+async fn retry_after_closing_finds_its_claim_and_takes_no_slot_of_the_next_drop() {
+    const HOUR: i64 = 3_600_000;
+    let (world, api) = ServeWorld::with_api().await;
+    let (id, first, second) = two_days(&world, &api, "drop").await;
+    move_window(&world, id, DropId(second), [HOUR, 2 * HOUR]).await;
+    api.claim(id, "u-1").await.is(202, "accepted");
+    api.claim(id, "early").await.is(202, "accepted");
+    let held = json!({"status": "already_claimed", "drop_id": first, "slot": 1});
+
+    move_window(&world, id, DropId(first), [-HOUR, -1]).await;
+    until("the drop is closed", async || {
+        api.claim(id, "u-2").await.code() == (409, "not_open")
+    })
+    .await;
+    assert_eq!(
+        api.claim(id, "u-1").await.json,
+        held,
+        "the retry finds the closed drop"
+    );
+
+    // Seal the drop, as a pass does seconds after it closed.
+    world.issue(id, DropId(first), 1, "u-1").await;
+    let sealed = "sealed_at = UTC_TIMESTAMP(3), sealed_rows = 1";
+    world
+        .sql(&format!(
+            "UPDATE {{db}}.drops SET {sealed} WHERE id = {first}"
+        ))
+        .await;
+    let path = format!("/v1/coupons/{id}");
+    until("the drop is sealed", async || {
+        api.get(&path).await.json["current_drop"]["state"] == "sealed"
+    })
+    .await;
+    assert_eq!(api.claim(id, "u-1").await.json, held, "sealed");
+    api.claim(id, "u-2").await.is(409, "not_open");
+
+    // The next drop follows without a gap. The claim of a user who was admitted long before closing
+    // is for the next drop.
+    let times = world.keys(id, DropId(first)).times;
+    let [now, long_ago] = [0, 30].map(|minutes| {
+        let at = Utc::now() - TimeDelta::minutes(minutes);
+        at.timestamp_millis().to_string()
+    });
+    let set = ["HSET", &times, "1", &now, "2", &long_ago];
+    world.ask_redis::<()>(&set).await;
+    move_window(&world, id, DropId(first), [-HOUR, -10]).await;
+    move_window(&world, id, DropId(second), [-10, HOUR]).await;
+    until("the next drop is open", async || {
+        api.get(&path).await.json["current_drop"]["id"] == second
+    })
+    .await;
+    assert_eq!(
+        api.claim(id, "u-1").await.json,
+        held,
+        "a retry, not a claim on the next drop"
+    );
+    let early = api.claim(id, "early").await;
+    assert_eq!(
+        (early.code(), &early.json["drop_id"]),
+        ((202, "accepted"), &json!(second))
+    );
+    assert_eq!(api.claim(id, "u-2").await.json["drop_id"], second);
+
+    // After a loss of Redis, sealed drops are not loaded again.
+    move_window(&world, id, DropId(second), [HOUR, 2 * HOUR]).await;
+    until("the next drop is not open", async || {
+        api.get(&path).await.json["current_drop"]["id"] == first
+    })
+    .await;
+    for key in world.keys(id, DropId(first)).own() {
+        world.ask_redis::<()>(&["DEL", key]).await;
+    }
+    api.claim(id, "u-1").await.is(409, "not_open");
+    assert_eq!(api.mine(id, "u-1").await.json["status"], "issued");
+}

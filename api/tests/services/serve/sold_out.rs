@@ -2,6 +2,7 @@
 //! answers a crowd from memory for a moment.
 
 use firstcome_shared::domain::DropId;
+use firstcome_stack::{RedisOptions, RedisServer};
 use futures_util::future::join_all;
 use serde_json::Value;
 
@@ -51,6 +52,32 @@ async fn claims_at_other_processes_see_a_change_immediately() {
     set(&world, &["HSET", &meta, "closes_at_ms", "1"]).await;
     api.claim(id, "u-4").await.is(410, "closed");
     api.claim(id, "u-3").await.is(200, "already_claimed");
+}
+
+#[tokio::test]
+async fn sold_out_is_never_answered_with_a_closed_gate_or_without_redis() {
+    let redis = RedisServer::start(RedisOptions::default()).await.unwrap();
+    let world = ServeWorld::closed().await.on_redis(&redis.url());
+    world.open_gate().await;
+    let api = world.with("store-timeout-ms", 1_500).api().await;
+    let (id, drop) = sold_out(&api, open(2)).await;
+    set(&world, &["SCRIPT", "FLUSH"]).await;
+    api.claim(id, "u-3").await.is(409, "sold_out");
+    set(&world, &["DEL", &world.keys(id, DropId(drop)).gate]).await;
+    api.claim(id, "u-3").await.is(503, "unavailable");
+    world.open_gate().await;
+    api.claim(id, "u-3").await.is(409, "sold_out");
+
+    redis.freeze().await.unwrap();
+    api.claim(id, "u-3").await.is(503, "unavailable");
+    redis.thaw().await.unwrap();
+    until("Redis answers again", async || {
+        api.claim(id, "u-3").await.code() == (409, "sold_out")
+    })
+    .await;
+
+    set(&world, &["FLUSHALL"]).await;
+    api.claim(id, "u-3").await.is(503, "unavailable");
 }
 
 /// Claims for many users at once. Returns how many got `sold_out`.
