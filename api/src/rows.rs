@@ -11,8 +11,8 @@ use firstcome_shared::domain::{CouponId, DropId, Slot};
 use firstcome_shared::model::DeadLetterReason;
 use firstcome_shared::mysql::catalogue::rules_of_drops;
 use firstcome_shared::mysql::codes::CodeKey;
-use firstcome_shared::mysql::issued::{TakenOut, insert, of_users, on_slots};
-use firstcome_shared::mysql::void::void_among;
+use firstcome_shared::mysql::issued::{InsertOutcome, insert, of_users, on_slots};
+use firstcome_shared::mysql::void::are_void;
 use firstcome_shared::mysql::{Conn, DataRefusal, refusal};
 use firstcome_shared::quoted::without_values;
 
@@ -24,11 +24,11 @@ use self::classify::classify;
 /// unchanged, the claims are compared with the rows of the same slots and users.
 pub(crate) async fn write_rows(
     conn: &mut Conn,
-    claims: &[Claim],
+    claims: &[&Claim],
     key: &CodeKey,
     by: IssuedBy,
 ) -> QueryResult<Vec<WriteOutcome>> {
-    match insert_all(conn, claims.to_vec(), key, by).await {
+    match insert_all(conn, claims, key, by).await {
         Err(error) if refusal(&error).is_some() => {}
         written => return written,
     }
@@ -36,8 +36,8 @@ pub(crate) async fn write_rows(
     let accepted: Vec<usize> = (0..outcomes.len())
         .filter(|at| outcomes[*at] == WriteOutcome::Issued)
         .collect();
-    let all = accepted.iter().map(|at| claims[*at].clone()).collect();
-    match insert_all(conn, all, key, by).await {
+    let all: Vec<&Claim> = accepted.iter().map(|at| claims[*at]).collect();
+    match insert_all(conn, &all, key, by).await {
         Ok(written) => {
             for (at, outcome) in accepted.into_iter().zip(written) {
                 outcomes[at] = outcome;
@@ -46,7 +46,7 @@ pub(crate) async fn write_rows(
         // Another process has written in the meantime, or MySQL refuses the data of a claim.
         Err(error) if refusal(&error).is_some() => {
             for at in accepted {
-                outcomes[at] = write_one(conn, &claims[at], key, by).await?;
+                outcomes[at] = write_one(conn, claims[at], key, by).await?;
             }
         }
         Err(error) => return Err(error),
@@ -60,8 +60,7 @@ async fn write_one(
     key: &CodeKey,
     by: IssuedBy,
 ) -> QueryResult<WriteOutcome> {
-    let one = std::slice::from_ref(claim);
-    let error = match insert_all(conn, one.to_vec(), key, by).await {
+    let error = match insert_all(conn, &[claim], key, by).await {
         Err(error) => error,
         Ok(written) => return Ok(written.into_iter().next().unwrap_or(WriteOutcome::Void)),
     };
@@ -72,45 +71,36 @@ async fn write_one(
         Some(DataRefusal::Duplicate | DataRefusal::BadData) => DeadLetterReason::BadData,
     };
     // Usually a row that another process has just written explains the refusal.
-    let judged = judged(conn, one).await?.into_iter().next();
+    let judged = judged(conn, &[claim]).await?.into_iter().next();
     Ok(judged
         .filter(|outcome| *outcome != WriteOutcome::Issued)
         .unwrap_or_else(|| WriteOutcome::Refused(reason, without_values(&error))))
 }
 
-/// Inserts all claims with one statement, in the order of the primary key: of two processes that
-/// write the same rows, one then waits for the other instead of deadlocking with it.
 async fn insert_all(
     conn: &mut Conn,
-    claims: Vec<Claim>,
+    claims: &[&Claim],
     key: &CodeKey,
     by: IssuedBy,
 ) -> QueryResult<Vec<WriteOutcome>> {
-    let places: Vec<(DropId, Slot)> = claims.iter().map(|it| (it.drop_id, it.slot)).collect();
-    let mut sorted = claims;
-    sorted.sort_unstable_by_key(|claim| (claim.drop_id, claim.slot));
-    let taken_out = insert(conn, &sorted, key, by).await?;
-    Ok(places
-        .iter()
-        .map(|place| match taken_out.get(place) {
-            None => WriteOutcome::Issued,
-            Some(TakenOut::Void) => WriteOutcome::Void,
-            Some(TakenOut::Fault(fault)) => {
-                WriteOutcome::Refused((*fault).into(), fault.explanation().to_owned())
-            }
+    let inserted = insert(conn, claims, key, by).await?;
+    Ok(inserted
+        .into_iter()
+        .map(|outcome| match outcome {
+            InsertOutcome::Issued => WriteOutcome::Issued,
+            InsertOutcome::Void => WriteOutcome::Void,
+            InsertOutcome::Fault(fault) => fault.into(),
         })
         .collect())
 }
 
 /// Compares claims with revocations, with the rows of the same slots and users, and with the rules
 /// of their drops. `Issued` means that a claim may become a row.
-async fn judged(conn: &mut Conn, claims: &[Claim]) -> QueryResult<Vec<WriteOutcome>> {
-    let void = void_among(conn, &claims.iter().collect::<Vec<_>>()).await?;
-    let is_void = |claim: &Claim| void.iter().any(|one| std::ptr::eq(*one, claim));
-    let valid: Vec<&Claim> = claims.iter().filter(|claim| !is_void(claim)).collect();
+async fn judged(conn: &mut Conn, claims: &[&Claim]) -> QueryResult<Vec<WriteOutcome>> {
+    let void = are_void(conn, claims).await?;
     let mut slots: BTreeMap<DropId, Vec<Slot>> = BTreeMap::new();
     let mut people: BTreeMap<CouponId, Vec<&str>> = BTreeMap::new();
-    for claim in &valid {
+    for claim in claims {
         slots.entry(claim.drop_id).or_default().push(claim.slot);
         let people = people.entry(claim.coupon_id).or_default();
         people.push(claim.user_id.as_str());
@@ -124,12 +114,5 @@ async fn judged(conn: &mut Conn, claims: &[Claim]) -> QueryResult<Vec<WriteOutco
     }
     let drops: Vec<DropId> = slots.into_keys().collect();
     let rules = rules_of_drops(conn, &drops).await?;
-    let mut verdicts = classify(&valid, &rows, &rules).into_iter();
-    Ok(claims
-        .iter()
-        .map(|claim| {
-            let verdict = (!is_void(claim)).then(|| verdicts.next());
-            verdict.flatten().unwrap_or(WriteOutcome::Void)
-        })
-        .collect())
+    Ok(classify(claims, &void, &rows, &rules))
 }

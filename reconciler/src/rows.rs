@@ -10,8 +10,8 @@ use diesel_async::RunQueryDsl;
 use firstcome_shared::claim::{Claim, IssuedBy};
 use firstcome_shared::columns::inserted;
 use firstcome_shared::crash::{Point, crash_point};
-use firstcome_shared::domain::{Slot, UserId};
-use firstcome_shared::mysql::issued::{has_later_era, insert};
+use firstcome_shared::domain::UserId;
+use firstcome_shared::mysql::issued::{InsertOutcome, has_later_era, insert};
 use firstcome_shared::mysql::sealed::rows_changed;
 use firstcome_shared::mysql::{DataRefusal, DbError};
 use firstcome_shared::schema::broken_promises;
@@ -84,34 +84,32 @@ async fn insert_fenced(drop: DropPass<'_>, due: &[DueRow]) -> Result<Vec<RowEnd>
     let id = drop.id();
     let run_id = drop.ctx.run_id.clone();
     let key = drop.db().code_key().await?;
-    let mut claims: Vec<Claim> = due.iter().map(|due| claim(drop, due)).collect();
-    // In the order of the primary key, like the consumer, so that the two wait for each other
-    // instead of deadlocking.
-    claims.sort_unstable_by_key(|claim| claim.slot);
-    let resolutions: Vec<(Slot, Resolution)> = due.iter().filter_map(issued).collect();
+    let claims: Vec<Claim> = due.iter().map(|due| claim(drop, due)).collect();
+    let resolutions: Vec<Option<Resolution>> = due.iter().map(issued).collect();
     let db = drop.db().of_primary();
     let written = db.transaction("issue rows", async move |conn| {
         if has_later_era(conn, coupon, era).await? {
             return Ok(None);
         }
-        let void = insert(conn, &claims, &key, IssuedBy::Reconciler).await?;
-        let rows = i64::try_from(claims.len() - void.len()).unwrap_or(i64::MAX);
-        rows_changed(conn, id.0, rows).await?;
-        let resolved: Vec<Resolution> = resolutions
-            .into_iter()
-            .filter(|(slot, _)| !void.contains_key(&(id, *slot)))
-            .map(|(_, how)| how)
+        let claims: Vec<&Claim> = claims.iter().collect();
+        let outcomes = insert(conn, &claims, &key, IssuedBy::Reconciler).await?;
+        let is_issued = |outcome: &InsertOutcome| *outcome == InsertOutcome::Issued;
+        let issued = outcomes.iter().filter(|outcome| is_issued(outcome)).count();
+        rows_changed(conn, id.0, i64::try_from(issued).unwrap_or(i64::MAX)).await?;
+        let resolutions: Vec<Resolution> = std::iter::zip(&outcomes, resolutions)
+            .filter_map(|(outcome, resolution)| resolution.filter(|_| is_issued(outcome)))
             .collect();
-        resolve(conn, &resolved, &run_id).await?;
-        Ok(Some(void))
+        resolve(conn, &resolutions, &run_id).await?;
+        Ok(Some(outcomes))
     });
-    let void = written.await?;
-    Ok(due
-        .iter()
-        .map(|due| match &void {
-            None => RowEnd::Stale,
-            Some(void) if void.contains_key(&(id, due.slot)) => RowEnd::Overtaken,
-            Some(_) => RowEnd::Issued,
+    let Some(outcomes) = written.await? else {
+        return Ok(vec![RowEnd::Stale; due.len()]);
+    };
+    Ok(outcomes
+        .into_iter()
+        .map(|outcome| match outcome {
+            InsertOutcome::Issued => RowEnd::Issued,
+            InsertOutcome::Void | InsertOutcome::Fault(_) => RowEnd::Overtaken,
         })
         .collect())
 }
@@ -126,11 +124,11 @@ fn claim(drop: DropPass<'_>, due: &DueRow) -> Claim {
     }
 }
 
-fn issued(due: &DueRow) -> Option<(Slot, Resolution)> {
+fn issued(due: &DueRow) -> Option<Resolution> {
     let id = due.letter?;
     let how = "issued";
     let detail = format!("issued in slot {}", due.slot);
-    Some((due.slot, Resolution { id, how, detail }))
+    Some(Resolution { id, how, detail })
 }
 
 /// Distinguishes a row that another row or the quantity rules out from one that MySQL refuses for

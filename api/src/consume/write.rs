@@ -82,11 +82,7 @@ async fn insert(
     records: &[Record],
     key: &CodeKey,
 ) -> QueryResult<Vec<WriteOutcome>> {
-    let claims: Vec<Claim> = records
-        .iter()
-        .flat_map(|record| &record.claim)
-        .cloned()
-        .collect();
+    let claims: Vec<&Claim> = records.iter().flat_map(|record| &record.claim).collect();
     let written = write_rows(conn, &claims, key, IssuedBy::Consumer).await?;
     crash_point(Point::RowsInserted);
     let mut written = written.into_iter();

@@ -5,6 +5,7 @@ use std::collections::HashMap;
 
 use chrono::{DateTime, Utc};
 use firstcome_shared::claim::Claim;
+use firstcome_shared::coupon::ClaimFault;
 use firstcome_shared::domain::{CouponId, DropId, OncePer, Slot};
 use firstcome_shared::model::DeadLetterReason;
 use firstcome_shared::mysql::catalogue::DropRules;
@@ -30,9 +31,16 @@ impl WriteOutcome {
     }
 }
 
-/// Classifies claims in order: if two exclude each other, the first is issued.
+impl From<ClaimFault> for WriteOutcome {
+    fn from(fault: ClaimFault) -> Self {
+        Self::Refused(fault.into(), fault.explanation().to_owned())
+    }
+}
+
+/// Classifies claims in order: if two exclude each other, the first that is not void is issued.
 pub(super) fn classify<'a>(
     claims: &[&'a Claim],
+    void: &[bool],
     rows: &'a [IssuedRow],
     rules: &HashMap<DropId, DropRules>,
 ) -> Vec<WriteOutcome> {
@@ -45,9 +53,15 @@ pub(super) fn classify<'a>(
         let coupon = CouponId(row.coupon_id);
         holders.add(DropId(row.drop_id), row.slot, coupon, holder);
     }
+    let claims = claims.iter().zip(void);
     claims
-        .iter()
-        .map(|claim| holders.judge(claim, rules))
+        .map(|(claim, is_void)| {
+            if *is_void {
+                WriteOutcome::Void
+            } else {
+                holders.judge(claim, rules)
+            }
+        })
         .collect()
 }
 
@@ -112,7 +126,7 @@ impl<'a> SlotHolders<'a> {
             return WriteOutcome::Refused(DeadLetterReason::AlreadyHasOne, why);
         }
         if let Some(fault) = rule.window.fault(claim.claimed_at) {
-            return WriteOutcome::Refused(fault.into(), fault.explanation().to_owned());
+            return fault.into();
         }
         if holder.is_some() {
             let why = format!("slot {slot} of drop {drop} is another person's");
@@ -184,6 +198,11 @@ mod tests {
         once.into_iter().chain(each).collect()
     }
 
+    /// Classifies claims of which none is void.
+    fn verdicts(claims: &[&Claim], rows: &[IssuedRow]) -> Vec<WriteOutcome> {
+        classify(claims, &vec![false; claims.len()], rows, &rules())
+    }
+
     fn words(claims: &[Claim], rows: &[IssuedRow]) -> Vec<&'static str> {
         let claims: Vec<&Claim> = claims.iter().collect();
         let word = |verdict| match verdict {
@@ -192,10 +211,7 @@ mod tests {
             WriteOutcome::Void => "void",
             WriteOutcome::Refused(reason, _) => reason.as_str(),
         };
-        classify(&claims, rows, &rules())
-            .into_iter()
-            .map(word)
-            .collect()
+        verdicts(&claims, rows).into_iter().map(word).collect()
     }
 
     #[test]
@@ -293,10 +309,27 @@ mod tests {
     }
 
     #[test]
+    fn void_claim_takes_neither_its_slot_nor_its_user() {
+        let void = claim(1, "ann", 10, 1);
+        let same_slot = claim(1, "bob", 10, 1);
+        let same_user = claim(1, "ann", 10, 2);
+        let claims = [&void, &same_slot, &same_user];
+        let expected = [
+            WriteOutcome::Void,
+            WriteOutcome::Issued,
+            WriteOutcome::Issued,
+        ];
+        assert_eq!(
+            classify(&claims, &[true, false, false], &[], &rules()),
+            expected
+        );
+    }
+
+    #[test]
     fn explanation_names_the_slot_that_the_user_holds_but_no_user() {
         let ann = claim(1, "ann", 10, 3);
         let rows = [row(1, "ann", 10, 1), row(1, "bob", 10, 3)];
-        let [WriteOutcome::Refused(_, error)] = &classify(&[&ann], &rows, &rules())[..] else {
+        let [WriteOutcome::Refused(_, error)] = &verdicts(&[&ann], &rows)[..] else {
             panic!("not refused")
         };
         assert_eq!(error, "this user holds slot 1 of drop 10");
@@ -319,7 +352,7 @@ mod tests {
             let mut rows: Vec<IssuedRow> = Vec::new();
             for part in [earlier, later] {
                 let part: Vec<&Claim> = part.iter().collect();
-                let verdicts = classify(&part, &rows, &rules);
+                let verdicts = verdicts(&part, &rows);
                 for (claim, _) in part.iter().zip(&verdicts).filter(|(_, verdict)| **verdict == WriteOutcome::Issued) {
                     rows.push(row(claim.coupon_id.0, claim.user_id.as_str(), claim.drop_id.0, claim.slot));
                 }
@@ -334,7 +367,7 @@ mod tests {
                 prop_assert!(people.insert((row.coupon_id, row.user_id.clone(), scope)));
             }
             let all: Vec<&Claim> = claims.iter().collect();
-            prop_assert!(!classify(&all, &rows, &rules).contains(&WriteOutcome::Issued));
+            prop_assert!(!verdicts(&all, &rows).contains(&WriteOutcome::Issued));
         }
     }
 }

@@ -10,8 +10,8 @@ use diesel_async::{RunQueryDsl, SimpleAsyncConnection as _};
 
 use super::codes::CodeKey;
 use super::slot_limits::SlotLimits;
+pub use super::take_out::InsertOutcome;
 use super::take_out::take_out;
-pub use super::take_out::{TakenOut, TakenOutRows};
 use super::{Conn, Prepared, ascii, json};
 use crate::claim::{Claim, IssuedBy};
 use crate::domain::{CouponId, DropId, Slot, UserId};
@@ -35,23 +35,29 @@ pub struct IssuedRow {
 }
 
 /// Inserts claims with one multi-row statement, atomically, then deletes the rows that must not
-/// stay, and returns them. Must be called in a transaction.
+/// stay, and returns the outcome of each claim, in the order of the claims. Must be called in a
+/// transaction.
+///
+/// The rows are inserted in the order of the primary key: of two processes that write the same
+/// rows, one then waits for the other instead of deadlocking with it.
 ///
 /// The statement is text, not prepared: for a thousand rows, a prepared statement has several
 /// thousand parameters, each of which MySQL describes in a separate packet before the values are
 /// sent, although the statement is used only once (measurements: docs/PERFORMANCE.md).
 pub async fn insert(
     conn: &mut Conn,
-    claims: &[Claim],
+    claims: &[&Claim],
     key: &CodeKey,
     by: IssuedBy,
-) -> QueryResult<TakenOutRows> {
+) -> QueryResult<Vec<InsertOutcome>> {
     if claims.is_empty() {
-        return Ok(TakenOutRows::default());
+        return Ok(Vec::new());
     }
     let now = Utc::now();
     let limits = SlotLimits::read(conn, claims).await?;
-    conn.batch_execute(&statement(claims, key, &limits, by, now))
+    let mut sorted = claims.to_vec();
+    sorted.sort_unstable_by_key(|claim| (claim.drop_id, claim.slot));
+    conn.batch_execute(&statement(&sorted, key, &limits, by, now))
         .await?;
     take_out(conn, claims, by).await
 }
@@ -59,7 +65,7 @@ pub async fn insert(
 /// Builds the statement. Its values are numbers, timestamps, and strings without characters that
 /// have a meaning in SQL (see [`push_text`]).
 fn statement(
-    claims: &[Claim],
+    claims: &[&Claim],
     key: &CodeKey,
     limits: &SlotLimits,
     by: IssuedBy,

@@ -122,7 +122,7 @@ impl SlotLimits {
     /// first that is not below the highest one, or its last one. Does not lock them, so that new
     /// drops do not wait. If a limit is deleted before the rows are inserted, the schema's foreign
     /// key refuses the rows.
-    pub(super) async fn read(conn: &mut Conn, claims: &[Claim]) -> QueryResult<Self> {
+    pub(super) async fn read(conn: &mut Conn, claims: &[&Claim]) -> QueryResult<Self> {
         let mut claimed: HashMap<i64, (Slot, Slot)> = HashMap::new();
         for Claim { drop_id, slot, .. } in claims {
             let (lowest, highest) = claimed.entry(drop_id.0).or_insert((*slot, *slot));

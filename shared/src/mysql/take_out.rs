@@ -9,54 +9,53 @@ use diesel::sql_query;
 use diesel::sql_types::{BigInt, Bool, Nullable, Text};
 use diesel_async::RunQueryDsl;
 
-use super::void::void_among;
+use super::void::are_void;
 use super::{Conn, Prepared, json};
 use crate::claim::{Claim, IssuedBy};
 use crate::columns::Datetime;
 use crate::coupon::{ClaimFault, DropWindow};
-use crate::domain::{DropId, Slot};
+use crate::domain::DropId;
 use crate::schema::issued_coupons;
 
-/// Why a row was deleted right after its insertion.
+/// Whether the inserted row of a claim stays, and if not, why it was deleted right away.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum TakenOut {
+pub enum InsertOutcome {
+    Issued,
     /// A revocation voids the claim.
     Void,
     /// The claim is not possible in its drop.
     Fault(ClaimFault),
 }
 
-/// The claims whose rows were deleted, by drop and slot.
-pub type TakenOutRows = HashMap<(DropId, Slot), TakenOut>;
-
 /// Deletes the rows of void claims and, unless a reconciler inserted them, of claims that are
 /// impossible in their drop.
 pub(super) async fn take_out(
     conn: &mut Conn,
-    claims: &[Claim],
+    claims: &[&Claim],
     by: IssuedBy,
-) -> QueryResult<TakenOutRows> {
+) -> QueryResult<Vec<InsertOutcome>> {
     let (windows, has_revocations) = read_windows(conn, claims, by).await?;
-    let mut taken = TakenOutRows::default();
-    if has_revocations {
-        let void = void_among(conn, &claims.iter().collect::<Vec<_>>())
-            .await?
-            .into_iter();
-        taken.extend(void.map(|claim| ((claim.drop_id, claim.slot), TakenOut::Void)));
-    }
-    for claim in claims {
+    let void = if has_revocations {
+        are_void(conn, claims).await?
+    } else {
+        vec![false; claims.len()]
+    };
+    let mut outcomes = Vec::with_capacity(claims.len());
+    for (claim, is_void) in claims.iter().zip(void) {
         let window = windows.get(&claim.drop_id);
-        if let Some(fault) = window.and_then(|window| window.fault(claim.claimed_at)) {
-            let place = (claim.drop_id, claim.slot);
-            taken.entry(place).or_insert(TakenOut::Fault(fault));
+        let outcome = match window.and_then(|window| window.fault(claim.claimed_at)) {
+            _ if is_void => InsertOutcome::Void,
+            Some(fault) => InsertOutcome::Fault(fault),
+            None => InsertOutcome::Issued,
+        };
+        if outcome != InsertOutcome::Issued {
+            diesel::delete(issued_coupons::table.find((claim.drop_id, claim.slot)))
+                .execute(conn)
+                .await?;
         }
+        outcomes.push(outcome);
     }
-    for (drop, slot) in taken.keys() {
-        diesel::delete(issued_coupons::table.find((drop, slot)))
-            .execute(conn)
-            .await?;
-    }
-    Ok(taken)
+    Ok(outcomes)
 }
 
 /// The windows of the drops.
@@ -81,7 +80,7 @@ struct SeenWindow {
 /// one of the two transactions waits for the other and sees its row.
 async fn read_windows(
     conn: &mut Conn,
-    claims: &[Claim],
+    claims: &[&Claim],
     by: IssuedBy,
 ) -> QueryResult<(Windows, bool)> {
     let coupons: BTreeSet<i64> = claims.iter().map(|claim| claim.coupon_id.0).collect();

@@ -15,33 +15,31 @@ use crate::claim::Claim;
 use crate::domain::{CouponId, DropId, Slot, UserId};
 use crate::schema::revoked_coupons;
 
-/// Returns the void claims among these. Locks the revocations it reads until the transaction ends.
-pub async fn void_among<'c>(conn: &mut Conn, claims: &[&'c Claim]) -> QueryResult<Vec<&'c Claim>> {
-    let mut void = Vec::new();
-    let coupons: BTreeSet<CouponId> = claims.iter().map(|claim| claim.coupon_id).collect();
-    for coupon in coupons {
-        let own = claims.iter().filter(|claim| claim.coupon_id == coupon);
-        let users: BTreeSet<&UserId> = own.clone().map(|claim| &claim.user_id).collect();
-        let revoked = lock_of_users(conn, coupon, &users).await?;
-        void.extend(own.filter(|claim| {
-            revoked.iter().any(|revoked| {
-                let until = revoked.again_from;
-                revoked.user_id == claim.user_id
-                    && (revoked.person_scope == 0 || revoked.person_scope == claim.drop_id.0)
-                    && until.is_none_or(|until| claim.claimed_at.is_some_and(|at| at <= until))
-            })
-        }));
-    }
-    let mut of_drops: BTreeMap<(CouponId, DropId), Vec<&'c Claim>> = BTreeMap::new();
+/// Returns which of these claims are void, in their order. Locks the revocations it reads until the
+/// transaction ends.
+pub async fn are_void(conn: &mut Conn, claims: &[&Claim]) -> QueryResult<Vec<bool>> {
+    let mut void = vec![false; claims.len()];
+    let mut users: BTreeMap<CouponId, BTreeSet<&UserId>> = BTreeMap::new();
+    let mut slots: BTreeMap<(CouponId, DropId), Vec<Slot>> = BTreeMap::new();
     for claim in claims {
-        let of_drop = of_drops.entry((claim.coupon_id, claim.drop_id));
-        of_drop.or_default().push(claim);
+        let coupon = claim.coupon_id;
+        users.entry(coupon).or_default().insert(&claim.user_id);
+        let of_drop = slots.entry((coupon, claim.drop_id));
+        of_drop.or_default().push(claim.slot);
     }
-    for (drop, own) in of_drops {
-        let slots: Vec<Slot> = own.iter().map(|claim| claim.slot).collect();
+    for (coupon, users) in users {
+        let revoked = lock_of_users(conn, coupon, &users).await?;
+        for (void, claim) in void.iter_mut().zip(claims) {
+            let is_of = |scope: &RevokedScope| scope.is_of(claim);
+            *void |= claim.coupon_id == coupon && revoked.iter().any(is_of);
+        }
+    }
+    for (drop, slots) in slots {
         let erased = erased_on_slots(conn, drop, &slots).await?;
-        let own = own.into_iter();
-        void.extend(own.filter(|claim| erased.iter().any(|one| one.is_of(claim))));
+        for (void, claim) in void.iter_mut().zip(claims) {
+            let is_of = |revocation: &ErasedRevocation| revocation.is_of(claim);
+            *void |= (claim.coupon_id, claim.drop_id) == drop && erased.iter().any(is_of);
+        }
     }
     Ok(void)
 }
@@ -53,6 +51,17 @@ struct RevokedScope {
     user_id: UserId,
     person_scope: i64,
     again_from: Option<DateTime<Utc>>,
+}
+
+impl RevokedScope {
+    /// Whether the revocation, which is of the claim's coupon, voids the claim.
+    fn is_of(&self, claim: &Claim) -> bool {
+        self.user_id == claim.user_id
+            && (self.person_scope == 0 || self.person_scope == claim.drop_id.0)
+            && self
+                .again_from
+                .is_none_or(|until| claim.claimed_at.is_some_and(|at| at <= until))
+    }
 }
 
 /// A revocation whose user is erased. A message that is read again still names the user.

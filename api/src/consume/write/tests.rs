@@ -156,7 +156,7 @@ async fn user_id_is_stored_unchanged_and_one_that_does_not_fit_is_refused() {
             claimed_at: None,
         };
         let inserted = db.run("insert", async move |conn| {
-            insert(conn, &[claim], &key, IssuedBy::Consumer).await
+            insert(conn, &[&claim], &key, IssuedBy::Consumer).await
         });
         match inserted.await {
             Ok(_) => assert!(fits, "{name}"),

@@ -172,6 +172,7 @@ impl SecondStore {
                 if has_later_era(conn, call.coupon, call.era).await? {
                     return Ok(vec![false; claims.len()]);
                 }
+                let claims: Vec<&Claim> = claims.iter().collect();
                 let outcomes = write_rows(conn, &claims, &key, IssuedBy::Api).await?;
                 Ok(outcomes.iter().map(WriteOutcome::has_row).collect())
             });
