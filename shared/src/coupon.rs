@@ -36,8 +36,9 @@ pub use self::patch::CouponPatch;
     Selectable,
     QueryableByName,
     Insertable,
+    AsChangeset,
 )]
-#[diesel(table_name = coupons, treat_none_as_default_value = false)]
+#[diesel(table_name = coupons, treat_none_as_default_value = false, treat_none_as_null = true)]
 #[serde(deny_unknown_fields)]
 #[schema(as = NewCouponBody)]
 pub struct CouponSettings {
@@ -58,6 +59,7 @@ pub struct CouponSettings {
     pub paused: bool,
     /// Codes can be used before this time; null: no such end.
     #[serde(default, deserialize_with = "instants::or_none")]
+    #[diesel(skip_update)] // `AsChangeset` takes no optional time: `mysql/change.rs` writes it
     pub valid_until: Option<DateTime<Utc>>,
     /// Codes can be used for this many times 24 hours from the claim; null: no such end. At most
     /// one of `valid_until` and `valid_days` can be set.

@@ -4,16 +4,13 @@
 
 use std::collections::HashMap;
 
-use chrono::{DateTime, Utc};
-
 use crate::StoreError;
-use crate::coupon::{Coupon, CouponSettings, Drop};
+use crate::coupon::{Coupon, Drop};
 use crate::domain::{CouponId, DropId};
 use crate::mysql::Db;
 use crate::mysql::change::difference;
 use crate::redis::Redis;
 use crate::redis::keys::DropMeta;
-use crate::schedule::Schedule;
 
 /// A coupon's settings that MySQL has lost.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -66,58 +63,23 @@ pub async fn recover(
     }))
 }
 
-/// Overrides settings with those in Redis, which stores neither the name, a schedule's days nor the
-/// end of codes.
+/// Overrides settings with those in Redis.
 fn by_redis(
     before: &Coupon,
     drops: &[Drop],
     known: &HashMap<DropId, DropMeta>,
 ) -> (Coupon, Vec<Drop>) {
     let mut coupon = before.clone();
-    let CouponSettings {
-        name: _,
-        quantity,
-        once_per: _, // never changes
-        waiting_list,
-        paused,
-        valid_until: _,
-        valid_days: _,
-        schedule,
-        allow,
-    } = &mut coupon.settings;
     let mut drops = drops.to_vec();
     for drop in &mut drops {
-        let Some(meta) = known.get(&drop.id) else {
-            continue;
-        };
-        let opens_at = instant(Some(meta.opens_at_ms));
-        let closes_at = instant(meta.closes_at_ms);
-        let window = (opens_at.unwrap_or(drop.opens_at), closes_at);
-        if before.quantity == drop.quantity {
-            *quantity = meta.quantity;
+        if let Some(meta) = known.get(&drop.id) {
+            meta.restore(&mut coupon.settings, drop);
         }
-        // Also if the drop's times are the same: a restore from Redis has corrected only the drop.
-        if let Some(Schedule::Once { time_zone, .. }) = *schedule {
-            *schedule = Some(Schedule::Once {
-                time_zone,
-                opens_at: window.0,
-                closes_at,
-            });
-        }
-        (drop.opens_at, drop.closes_at) = window;
-        drop.quantity = meta.quantity;
-        drop.closed_early = meta.closed_early;
-        *waiting_list = meta.waiting_list;
-        allow.clone_from(&meta.allow);
     }
     if !known.is_empty() {
-        *paused = known.values().all(|meta| meta.paused);
+        coupon.settings.paused = known.values().all(|meta| meta.paused);
     }
     (coupon, drops)
-}
-
-fn instant(ms: Option<i64>) -> Option<DateTime<Utc>> {
-    ms.and_then(DateTime::from_timestamp_millis)
 }
 
 #[cfg(test)]
@@ -125,9 +87,10 @@ mod tests {
     use serde_json::json;
 
     use super::*;
-    use crate::coupon::{Allow, AllowList};
-    use crate::domain::OncePer;
-    use crate::schedule::Tz;
+    use crate::coupon::AllowList;
+    use crate::redis::keys::instant;
+    use crate::redis::keys::tests::meta;
+    use crate::schedule::{Schedule, Tz};
 
     #[test]
     fn recovery_uses_every_setting_stored_in_redis() {
@@ -155,16 +118,7 @@ mod tests {
             sealed_at: None,
             sealed_rows: None,
         };
-        let known = DropMeta {
-            quantity: 20,
-            opens_at_ms: 6,
-            closes_at_ms: Some(9),
-            paused: true,
-            once_per: OncePer::Drop,
-            waiting_list: 7,
-            closed_early: true,
-            allow: Some(Allow::List),
-        };
+        let known = meta();
         let moved = Drop {
             opens_at: instant(Some(6)).unwrap(),
             closes_at: instant(Some(9)),

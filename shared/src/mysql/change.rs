@@ -14,7 +14,7 @@ use super::ops_actions::{Operator, OperatorAct};
 use super::slot_limits::follow_quantity;
 use super::{Conn, Db, DbResult};
 use crate::columns::At;
-use crate::coupon::{Coupon, CouponPatch, CouponSettings, Drop};
+use crate::coupon::{Coupon, CouponPatch, Drop};
 use crate::domain::{CouponId, DropId};
 use crate::model::is_one_lost;
 use crate::schema::{coupons, drops};
@@ -195,28 +195,10 @@ async fn locked(conn: &mut Conn, id: CouponId) -> QueryResult<Option<u64>> {
 
 /// Writes the settings of a coupon at its revision, and those of these drops.
 async fn write(conn: &mut Conn, coupon: &Coupon, drops: &[Drop]) -> QueryResult<()> {
-    let CouponSettings {
-        name,
-        quantity,
-        once_per,
-        waiting_list,
-        paused,
-        valid_until,
-        valid_days,
-        schedule,
-        allow,
-    } = &coupon.settings;
     diesel::update(coupons::table.find(coupon.id))
         .set((
-            coupons::name.eq(name),
-            coupons::quantity.eq(quantity),
-            coupons::once_per.eq(once_per),
-            coupons::waiting_list.eq(waiting_list),
-            coupons::paused.eq(paused),
-            coupons::valid_until.eq(valid_until),
-            coupons::valid_days.eq(valid_days),
-            coupons::schedule.eq(schedule),
-            coupons::allow_rule.eq(allow),
+            &coupon.settings,
+            coupons::valid_until.eq(coupon.valid_until),
             coupons::revision.eq(coupon.revision),
         ))
         .execute(conn)

@@ -49,8 +49,11 @@
 
 use std::collections::HashMap;
 
+use chrono::{DateTime, Utc};
+
 use crate::coupon::{Allow, Coupon, CouponSettings, Drop};
 use crate::domain::{CouponId, DropId, OncePer, Slot};
+use crate::schedule::Schedule;
 
 /// Prefix of every key if `REDIS_KEY_PREFIX` is not set.
 pub const DEFAULT_PREFIX: &str = "fc";
@@ -192,6 +195,42 @@ impl DropMeta {
         }
     }
 
+    /// Overrides the settings of a coupon and of one of its drops with these. Redis stores neither
+    /// the name, a schedule's days nor the end of codes.
+    pub(crate) fn restore(&self, settings: &mut CouponSettings, drop: &mut Drop) {
+        let CouponSettings {
+            name: _,
+            quantity,
+            once_per: _, // never changes
+            waiting_list,
+            paused,
+            valid_until: _,
+            valid_days: _,
+            schedule,
+            allow,
+        } = settings;
+        let opens_at = instant(Some(self.opens_at_ms)).unwrap_or(drop.opens_at);
+        let closes_at = instant(self.closes_at_ms);
+        if *quantity == drop.quantity {
+            *quantity = self.quantity;
+        }
+        // Also if the drop's times are the same: a restore from Redis has corrected only the drop.
+        if let Some(Schedule::Once { time_zone, .. }) = *schedule {
+            *schedule = Some(Schedule::Once {
+                time_zone,
+                opens_at,
+                closes_at,
+            });
+        }
+        *waiting_list = self.waiting_list;
+        *paused = self.paused;
+        allow.clone_from(&self.allow);
+        drop.opens_at = opens_at;
+        drop.closes_at = closes_at;
+        drop.quantity = self.quantity;
+        drop.closed_early = self.closed_early;
+    }
+
     /// Alternating fields and values, as `HSET` expects them.
     pub fn fields(&self) -> Vec<String> {
         let Self {
@@ -246,9 +285,27 @@ impl DropMeta {
     }
 }
 
+pub(crate) fn instant(ms: Option<i64>) -> Option<DateTime<Utc>> {
+    ms.and_then(DateTime::from_timestamp_millis)
+}
+
 #[cfg(test)]
-mod tests {
+pub(crate) mod tests {
     use super::*;
+
+    /// Settings that all differ from those of a new coupon.
+    pub(crate) fn meta() -> DropMeta {
+        DropMeta {
+            quantity: 20,
+            opens_at_ms: 6,
+            closes_at_ms: Some(9),
+            paused: true,
+            once_per: OncePer::Drop,
+            waiting_list: 7,
+            closed_early: true,
+            allow: Some(Allow::List),
+        }
+    }
 
     #[test]
     fn keys_match_the_documented_names() {
@@ -263,17 +320,7 @@ mod tests {
 
     #[test]
     fn restore_from_redis_reads_every_field_of_meta() {
-        let meta = DropMeta {
-            quantity: 3,
-            opens_at_ms: 5,
-            closes_at_ms: None,
-            paused: false,
-            once_per: OncePer::Drop,
-            waiting_list: 2,
-            closed_early: false,
-            allow: None,
-        };
-        let fields = meta.fields();
+        let fields = meta().fields();
         let names: Vec<&str> = fields.iter().step_by(2).map(String::as_str).collect();
         let script = include_str!("../../../deploy/restore/from-redis.sh");
         let listed = format!("\nfields=({})\n", names.join(" "));
@@ -284,14 +331,10 @@ mod tests {
     fn settings_in_meta_round_trip() {
         for closes_at_ms in [None, Some(9)] {
             let meta = DropMeta {
-                quantity: 3,
-                opens_at_ms: 5,
                 closes_at_ms,
-                paused: true,
-                once_per: OncePer::Drop,
-                waiting_list: 2,
                 closed_early: closes_at_ms.is_some(),
                 allow: closes_at_ms.map(|_| Allow::List),
+                ..meta()
             };
             let fields = meta.fields();
             let pairs = fields.chunks(2).map(|p| (p[0].clone(), p[1].clone()));

@@ -4,14 +4,14 @@ use std::collections::BTreeMap;
 use std::time::Duration;
 
 use chrono::{DateTime, Utc};
-use firstcome_shared::coupon::CouponSettings;
-use firstcome_shared::domain::{CouponId, OncePer, Slot};
+use firstcome_shared::domain::{CouponId, Slot};
 use firstcome_shared::mysql::issued::insert;
 use firstcome_shared::mysql::ops_actions::Operator;
 use firstcome_shared::mysql::refusal;
 use firstcome_shared::mysql::{DbSettings, migrations};
 use firstcome_shared::schedule::Schedule;
 use firstcome_stack::{MysqlServer, StackOptions, Tables};
+use serde_json::json;
 use tokio::sync::OnceCell;
 
 use super::*;
@@ -107,19 +107,9 @@ async fn shop(database: &str, quantity: Slot) -> (&'static MysqlServer, Db, Coup
         opens_at: Utc::now(),
         closes_at: None,
     };
-    let name = "Winter".into();
-    let once_per = OncePer::Coupon;
-    let new = CouponSettings {
-        name,
-        quantity,
-        once_per,
-        waiting_list: 0,
-        valid_until: None,
-        valid_days: None,
-        schedule: Some(schedule),
-        paused: false,
-        allow: None,
-    };
+    let new =
+        json!({"name": "Winter", "quantity": quantity, "once_per": "coupon", "schedule": schedule});
+    let new = serde_json::from_value(new).unwrap();
     let (coupon, drops) = db
         .create_coupon(new, None, Utc::now(), Operator::default())
         .await

@@ -187,9 +187,10 @@ pub(crate) fn instant(ms: i64) -> DateTime<Utc> {
 
 #[cfg(test)]
 pub(crate) mod tests {
-    use firstcome_shared::coupon::{AllowList, CouponSettings};
+    use firstcome_shared::coupon::AllowList;
     use firstcome_shared::domain::CouponId;
     use firstcome_shared::redis::{RedisDurability, RedisMode, RedisSettings};
+    use serde_json::json;
 
     use super::*;
 
@@ -199,7 +200,7 @@ pub(crate) mod tests {
 
     /// Creates coupon 1 with drops 1, 2, … that open and close at the given minutes.
     pub(crate) fn coupon(windows: &[(i64, i64)]) -> CouponWithDrops {
-        let settings = RedisSettings {
+        let redis = RedisSettings {
             url: "redis://127.0.0.1:1".to_owned().into(),
             prefix: "fc".into(),
             timeout: std::time::Duration::from_secs(1),
@@ -217,24 +218,15 @@ pub(crate) mod tests {
             sealed_at: None,
             sealed_rows: None,
         });
+        let settings = json!({"name": "Winter", "quantity": 10, "once_per": "coupon"});
         let coupon = Coupon {
             id: CouponId(1),
-            settings: CouponSettings {
-                name: "Winter".into(),
-                quantity: 10,
-                once_per: OncePer::Coupon,
-                waiting_list: 0,
-                paused: false,
-                valid_until: None,
-                valid_days: None,
-                schedule: None,
-                allow: None,
-            },
+            settings: serde_json::from_value(settings).unwrap(),
             revision: 1,
             era: 0,
             allow_list: AllowList::default(),
         };
-        CouponWithDrops::new(&Redis::new(&settings).unwrap(), coupon, drops.collect())
+        CouponWithDrops::new(&Redis::new(&redis).unwrap(), coupon, drops.collect())
     }
 
     #[tokio::test]

@@ -5,7 +5,6 @@ use std::collections::BTreeMap;
 use chrono::{DateTime, TimeDelta, Utc};
 use firstcome_api::consume;
 use firstcome_shared::claim::Claim;
-use firstcome_shared::coupon::CouponSettings;
 use firstcome_shared::domain::{CouponId, DropId, NamedDrop, OncePer, Slot, UserId};
 use firstcome_shared::kafka::{KafkaSettings, Security, Signing};
 use firstcome_shared::mysql::ops_actions::Operator;
@@ -16,6 +15,7 @@ use rdkafka::consumer::{BaseConsumer, CommitMode, Consumer as _};
 use rdkafka::message::ToBytes;
 use rdkafka::producer::{FutureProducer, FutureRecord};
 use rdkafka::{Offset, TopicPartitionList};
+use serde_json::json;
 use tokio_util::sync::CancellationToken;
 
 pub(crate) use crate::support::{LIMIT, until};
@@ -120,17 +120,8 @@ impl ConsumeWorld {
             opens_at: Utc::now() - TimeDelta::hours(1),
             closes_at: None,
         };
-        let new = CouponSettings {
-            name: "Winter".into(),
-            quantity,
-            once_per,
-            waiting_list: 0,
-            valid_until: None,
-            valid_days: None,
-            schedule: Some(schedule),
-            paused: false,
-            allow: None,
-        };
+        let new = json!({"name": "Winter", "quantity": quantity, "once_per": once_per, "schedule": schedule});
+        let new = serde_json::from_value(new).unwrap();
         let (coupon, drops) = self
             .db
             .create_coupon(new, None, Utc::now(), Operator::default())
