@@ -55,7 +55,7 @@ pub const LEASE: Duration = Duration::from_millis(200);
 #[derive(Debug)]
 pub struct Admissions {
     /// One reply per user in the same order, or `None` for a reply that cannot be parsed.
-    pub replies: Vec<Option<AdmissionReply>>,
+    pub replies: Vec<Option<Admission>>,
     /// The lease of the open candidate, if the caller asked for it and Redis grants it.
     pub lease: Option<LeaseReply>,
 }
@@ -71,14 +71,12 @@ pub struct LeaseReply {
     pub version: i64,
 }
 
-/// The result of a claim.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct AdmissionReply {
-    pub admission: Admission,
-    /// The candidate that was open at that time; it admitted the user if the claim was accepted.
-    pub open_drop: Option<DropId>,
-    /// When the holder of the slot was admitted, in Unix milliseconds by Redis's clock, or `None` if
-    /// unknown.
+/// A slot of a user.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct AdmittedSlot {
+    pub drop: DropId,
+    pub slot: Slot,
+    /// When the user was admitted, in Unix milliseconds by Redis's clock, or `None` if unknown.
     pub admitted_at_ms: Option<i64>,
 }
 
@@ -86,10 +84,11 @@ pub struct AdmissionReply {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, IntoStaticStr)]
 #[strum(serialize_all = "snake_case")]
 pub enum Admission {
-    Accepted(Slot),
-    /// This user already holds a slot, perhaps in another drop of the coupon.
+    /// A slot of the open candidate.
+    Accepted(AdmittedSlot),
+    /// The slot that this user already holds, perhaps in another drop of the coupon.
     #[strum(serialize = "already_claimed")]
-    Already(DropId, Slot),
+    Already(AdmittedSlot),
     /// A position in the waiting list; 1 is next.
     Waiting(u32),
     /// No slot is left and the waiting list is full, or the drop is leased, so that a freed slot is
@@ -222,47 +221,36 @@ fn read_replies(value: &Value, people: usize) -> Option<Admissions> {
     })
 }
 
-fn read_answer(answer: &Value, open_drop: Option<DropId>, now_ms: i64) -> Option<AdmissionReply> {
+fn read_answer(answer: &Value, open_drop: Option<DropId>, now_ms: i64) -> Option<Admission> {
     let parts = match answer {
+        Value::Int(0) => return Some(Admission::SoldOut),
+        Value::Int(slot) => {
+            return Some(Admission::Accepted(AdmittedSlot {
+                drop: open_drop?,
+                slot: Slot::try_from(*slot).ok()?,
+                admitted_at_ms: Some(now_ms),
+            }));
+        }
         Value::Array(parts) => parts.as_slice(),
         one => std::slice::from_ref(one),
     };
     let number = |at| part::<i64>(parts, at);
-    let mut admitted_at_ms = None;
-    let admission = if let Value::Int(slot) = answer {
-        match Slot::try_from(*slot).ok()? {
-            0 => Admission::SoldOut,
-            slot => {
-                open_drop?;
-                admitted_at_ms = Some(now_ms);
-                Admission::Accepted(slot)
-            }
-        }
-    } else {
-        match part::<String>(parts, 0)?.as_str() {
-            "paused" => Admission::Paused,
-            "revoked" => Admission::Revoked,
-            "not_allowed" => Admission::NotAllowed,
-            "unverified" => Admission::Unverified,
-            "waiting" => Admission::Waiting(part(parts, 1)?),
-            "not_open" => Admission::NotOpen(number(1)?),
-            "closed" => Admission::Closed(number(1)?),
-            "unloaded" => Admission::Unloaded(DropId(number(1)?)),
-            "group" => Admission::ForGroup,
-            "already" => {
-                admitted_at_ms = Some(number(3)?).filter(|ms| *ms > 0);
-                Admission::Already(
-                    DropId(part::<String>(parts, 1)?.parse().ok()?),
-                    part(parts, 2)?,
-                )
-            }
-            _ => return None,
-        }
-    };
-    Some(AdmissionReply {
-        admission,
-        open_drop,
-        admitted_at_ms,
+    Some(match part::<String>(parts, 0)?.as_str() {
+        "paused" => Admission::Paused,
+        "revoked" => Admission::Revoked,
+        "not_allowed" => Admission::NotAllowed,
+        "unverified" => Admission::Unverified,
+        "waiting" => Admission::Waiting(part(parts, 1)?),
+        "not_open" => Admission::NotOpen(number(1)?),
+        "closed" => Admission::Closed(number(1)?),
+        "unloaded" => Admission::Unloaded(DropId(number(1)?)),
+        "group" => Admission::ForGroup,
+        "already" => Admission::Already(AdmittedSlot {
+            drop: DropId(part::<String>(parts, 1)?.parse().ok()?),
+            slot: part(parts, 2)?,
+            admitted_at_ms: Some(number(3)?).filter(|ms| *ms > 0),
+        }),
+        _ => return None,
     })
 }
 

@@ -9,7 +9,7 @@ use firstcome_stack::RedisServer;
 
 use crate::command::Start;
 use crate::gate::ask;
-use crate::world::{DROP, ScriptWorld, only, server};
+use crate::world::{DROP, ScriptWorld, accepted, already, only, server, timeless};
 
 fn users(names: &[&str]) -> Vec<UserId> {
     names.iter().map(|name| name.parse().unwrap()).collect()
@@ -136,18 +136,18 @@ async fn group_coupon_asks_for_memberships_that_the_caller_did_not_state() {
         let claims = world
             .redis
             .claim_all(only(&world.keys), world.era, &claimants, false);
-        claims.await.unwrap().replies.remove(0).unwrap().admission
+        timeless(claims.await.unwrap().replies.remove(0).unwrap())
     };
     // Holders get their slot, and waiting users their position, regardless of their groups. An
     // unrestricted coupon ignores groups.
     for (allow, user, group, expected) in [
-        ("group:vip", "a", vip_member, Admission::Accepted(1)),
+        ("group:vip", "a", vip_member, accepted(DROP, 1)),
         ("group:vip", "b", vip_other, Admission::NotAllowed),
         ("group:vip", "c", None, Admission::ForGroup),
         ("group:vip", "d", staff_member, Admission::ForGroup),
         ("group:vip", "e", staff_other, Admission::ForGroup),
-        ("group:vip", "a", vip_other, Admission::Already(DROP, 1)),
-        ("", "b", vip_other, Admission::Accepted(2)),
+        ("group:vip", "a", vip_other, already(DROP, 1)),
+        ("", "b", vip_other, accepted(DROP, 2)),
         ("", "c", None, Admission::Waiting(1)),
         ("group:vip", "c", vip_other, Admission::Waiting(1)),
     ] {

@@ -1,13 +1,13 @@
 //! Tests the choice between two candidate drops, by Redis's time and the windows in `meta`.
 
 use firstcome_shared::domain::{DropId, OncePer};
-use firstcome_shared::redis::admission::{Admission, AdmissionReply, Candidates};
+use firstcome_shared::redis::admission::{Admission, Candidates};
 use firstcome_shared::redis::keys::DropKeys;
 use firstcome_stack::RedisServer;
 
 use crate::command::Start;
 use crate::gate::ask;
-use crate::world::{DROP, ScriptWorld, server};
+use crate::world::{DROP, ScriptWorld, server, word};
 
 const NEXT: DropId = DropId(4);
 const MINUTE: i64 = 60_000;
@@ -24,7 +24,7 @@ const EARLY: Windows = [[MINUTE, 2 * MINUTE], [2 * MINUTE, 3 * MINUTE]];
 
 use OncePer::{Coupon, Drop};
 
-/// What happened before, who claims, and the answers with the drop that is open. What happened:
+/// What happened before, who claims, and the answers, with the drop that gave slots. What happened:
 /// `a=1,5000` was admitted to slot 1 of drop 3 that many milliseconds ago; `elsewhere:b` holds a
 /// slot of another drop; `revoked:a`; and `paused`, `listed` or `lost` settings of a drop.
 #[rustfmt::skip]
@@ -44,17 +44,17 @@ const CASES: [(OncePer, Windows, &str, &str, &str); 24] = [
     (Drop, LONG_AFTER_MIDNIGHT, "lost:3", "b", "Accepted(1) of 4"),
     (Drop, BETWEEN, "a=1,90000 lost:4", "ab", "Already(DropId(3), 1) Unloaded(DropId(4))"),
     (Drop, LONG_AFTER_MIDNIGHT, "paused:3 listed:3", "a", "Accepted(1) of 4"),
-    (Drop, LONG_AFTER_MIDNIGHT, "paused:4", "b", "Paused of 4"),
+    (Drop, LONG_AFTER_MIDNIGHT, "paused:4", "b", "Paused"),
     // A holder of a coupon that is given once keeps the slot in all later windows.
     (Coupon, FIRST_IS_OPEN, "", "a", "Accepted(1) of 3"),
-    (Coupon, FIRST_IS_OPEN, "a=1,0 elsewhere:b", "ab", "Already(DropId(3), 1) Already(DropId(99), 1) of 3"),
-    (Coupon, JUST_AFTER_MIDNIGHT, "a=1,0 elsewhere:b", "ab", "Already(DropId(3), 1) Already(DropId(99), 1) of 4"),
-    (Coupon, LONG_AFTER_MIDNIGHT, "a=1,0 elsewhere:b", "ab", "Already(DropId(3), 1) Already(DropId(99), 1) of 4"),
+    (Coupon, FIRST_IS_OPEN, "a=1,0 elsewhere:b", "ab", "Already(DropId(3), 1) Already(DropId(99), 1)"),
+    (Coupon, JUST_AFTER_MIDNIGHT, "a=1,0 elsewhere:b", "ab", "Already(DropId(3), 1) Already(DropId(99), 1)"),
+    (Coupon, LONG_AFTER_MIDNIGHT, "a=1,0 elsewhere:b", "ab", "Already(DropId(3), 1) Already(DropId(99), 1)"),
     (Coupon, BETWEEN, "a=1,0 elsewhere:b", "ab", "Already(DropId(3), 1) Already(DropId(99), 1)"),
     (Coupon, OVER, "a=1,0 elsewhere:b", "ab", "Already(DropId(3), 1) Already(DropId(99), 1)"),
-    (Coupon, FIRST_IS_OPEN, "a=1,0 revoked:a", "a", "Revoked of 3"),
-    (Coupon, JUST_AFTER_MIDNIGHT, "a=1,0 revoked:a", "a", "Revoked of 4"),
-    (Coupon, LONG_AFTER_MIDNIGHT, "a=1,0 revoked:a", "a", "Revoked of 4"),
+    (Coupon, FIRST_IS_OPEN, "a=1,0 revoked:a", "a", "Revoked"),
+    (Coupon, JUST_AFTER_MIDNIGHT, "a=1,0 revoked:a", "a", "Revoked"),
+    (Coupon, LONG_AFTER_MIDNIGHT, "a=1,0 revoked:a", "a", "Revoked"),
     (Coupon, BETWEEN, "a=1,0 revoked:a", "a", "Revoked"),
     (Coupon, OVER, "a=1,0 revoked:a", "a", "Revoked"),
 ];
@@ -128,25 +128,25 @@ impl TwoDays<'_> {
 
     /// Returns an answer in words. Who holds a slot of drop 3 is told the time of the admission:
     /// the API publishes the claim again, with this time.
-    async fn shown(&self, reply: &AdmissionReply) -> String {
-        match reply.admission {
+    async fn shown(&self, admission: Admission) -> String {
+        match admission {
             Admission::NotOpen(at) => {
                 let minutes = (at - self.now_ms().await + MINUTE / 2) / MINUTE;
                 format!("NotOpen({minutes})")
             }
             Admission::Closed(_) => "Closed".to_owned(),
-            Admission::Already(drop, slot) => {
-                let times = ["HGET", &self.world.keys.times, &slot.to_string()];
+            Admission::Already(held) => {
+                let times = ["HGET", &self.world.keys.times, &held.slot.to_string()];
                 let at: Option<i64> = ask(self.server, &times).await;
-                let at = at.filter(|_| drop == DROP);
-                assert_eq!(reply.admitted_at_ms, at, "{:?}", reply.admission);
-                format!("{:?}", reply.admission)
+                let at = at.filter(|_| held.drop == DROP);
+                assert_eq!(held.admitted_at_ms, at, "{held:?}");
+                word(&admission)
             }
-            other => format!("{other:?}"),
+            other => word(&other),
         }
     }
 
-    /// Returns the answers and the open drop. The order of the candidates must not matter: a caller
+    /// Returns the answers and the drop that gave slots. The order of the candidates must not matter: a caller
     /// may name the wrong drop first, because an operator moved the windows or the caller's clock is
     /// wrong.
     async fn claim(&self, people: &str) -> String {
@@ -154,20 +154,24 @@ impl TwoDays<'_> {
         let among = async |first, second| {
             let second = Some(second);
             let candidates = Candidates { first, second };
-            self.world.claim_among(candidates, people).await.unwrap()
+            let said = self.world.admissions(candidates, people, false).await;
+            let replies = said.unwrap().replies.into_iter();
+            replies.map(Option::unwrap).collect::<Vec<_>>()
         };
-        let replies = among(first, next).await;
+        let answers = among(first, next).await;
         let again = among(next, first).await;
-        let open = replies[0].open_drop;
+        let mut open = None;
         let mut told = Vec::new();
-        for (reply, again) in replies.iter().zip(&again) {
-            assert_eq!([reply.open_drop, again.open_drop], [open; 2]);
-            let expected = match (reply.admission, open) {
-                (Admission::Accepted(slot), Some(drop)) => Admission::Already(drop, slot),
-                (answer, _) => answer,
+        for (answer, again) in answers.into_iter().zip(again) {
+            let expected = match answer {
+                Admission::Accepted(given) => {
+                    open = Some(given.drop);
+                    Admission::Already(given)
+                }
+                other => other,
             };
-            assert_eq!(again.admission, expected);
-            told.push(self.shown(reply).await);
+            assert_eq!(again, expected);
+            told.push(self.shown(answer).await);
         }
         told.extend(open.map(|drop| format!("of {}", drop.0)));
         told.join(" ")

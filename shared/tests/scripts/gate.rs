@@ -5,14 +5,16 @@ use std::time::Duration;
 
 use firstcome_shared::domain::{CouponId, OncePer};
 use firstcome_shared::redis::RedisMode;
-use firstcome_shared::redis::admission::{Admission, AdmissionError, AdmissionReply};
+use firstcome_shared::redis::admission::{Admission, AdmissionError};
 use firstcome_shared::redis::gate::{Gate, Opened};
 use firstcome_shared::redis::settings::Written;
 use firstcome_stack::{ProxyFault, RedisCluster, RedisOptions, RedisServer, eventually_some};
 use redis::FromRedisValue;
 
 use crate::command::Start;
-use crate::world::{DROP, ScriptWorld, begun, connect, connect_to, gate_of, opened, server};
+use crate::world::{
+    DROP, ScriptWorld, accepted, already, begun, connect, connect_to, gate_of, opened, server,
+};
 
 const LIMIT: Duration = Duration::from_secs(30);
 
@@ -161,7 +163,7 @@ async fn happens(
 }
 
 /// Retries errors of the connection that broke together with the server process.
-async fn answered(world: &ScriptWorld) -> Result<AdmissionReply, AdmissionError> {
+async fn answered(world: &ScriptWorld) -> Result<Admission, AdmissionError> {
     let asked = async {
         loop {
             let answer = world.claim("a").await;
@@ -181,7 +183,7 @@ async fn gate_stays_open_only_after_events_that_lose_nothing() {
         let server = RedisServer::start(RedisOptions::default()).await.unwrap();
         let mut world = ScriptWorld::open(&server.url(), 1, &start).await;
         let first = world.claim("a").await.unwrap();
-        assert_eq!(first.admission, Admission::Accepted(1), "{event:?}");
+        assert_eq!(first, accepted(DROP, 1), "{event:?}");
         let (asked, _lives) = happens(event, &server, &mut world).await;
         if let Some(asked) = &asked {
             world.redis = connect(&asked.url());
@@ -194,7 +196,7 @@ async fn gate_stays_open_only_after_events_that_lose_nothing() {
 /// data may have been lost are refused.
 async fn assert_gate(event: &str, world: &ScriptWorld, expected: After) {
     let found = match answered(world).await {
-        Ok(reply) if reply.admission == Admission::Already(DROP, 1) => After::Open,
+        Ok(admission) if admission == already(DROP, 1) => After::Open,
         Err(AdmissionError::Closed) => After::Closed,
         Err(AdmissionError::AnotherEra) => After::AnotherEra,
         other => panic!("{event}: {other:?}"),
@@ -290,7 +292,7 @@ async fn gate_in_a_cluster_stays_open_only_after_events_that_lose_nothing() {
         let redis = connect_to(&cluster.urls(), RedisMode::Cluster);
         let mut world = ScriptWorld::open_on(redis, coupon, &start).await;
         let first = world.claim("a").await.unwrap();
-        assert_eq!(first.admission, Admission::Accepted(1), "{event:?}");
+        assert_eq!(first, accepted(DROP, 1), "{event:?}");
         happens_in(&cluster, event, &mut world).await;
         assert_gate(&format!("{event:?}"), &world, expected).await;
     }

@@ -133,8 +133,7 @@ async fn lease(world: &ScriptWorld, second: Option<&DropKeys>) -> Option<LeaseRe
         second,
     };
     let said = world.admissions(candidates, "b", true).await.unwrap();
-    let reply = said.replies[0].as_ref().unwrap();
-    assert_eq!(reply.admission, Admission::SoldOut);
+    assert_eq!(said.replies, [Some(Admission::SoldOut)]);
     said.lease
 }
 

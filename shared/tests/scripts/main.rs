@@ -120,8 +120,8 @@ async fn play(
 /// more slots are left than users wait, or the drop is leased.
 fn admitted_rightly(before: &Model, admission: Admission) -> Result<(), TestCaseError> {
     let is_right = match admission {
-        Admission::Accepted(slot) => {
-            let slot = i64::from(slot);
+        Admission::Accepted(given) => {
+            let slot = i64::from(given.slot);
             let is_in_quantity = (1..=before.quantity().unwrap_or(0)).contains(&slot);
             before.adds_up() && is_in_quantity && !before.is_held(slot)
         }

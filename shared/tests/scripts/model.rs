@@ -12,7 +12,7 @@ use crate::command::{
     FencedCommand, PAGE_SLOTS, Row, RowTime, ScriptCommand, Start, Tamper, UserLetter,
 };
 use crate::leases::BEGUN_AT_MS;
-use crate::world::{ENDED_AT_MS, Shown};
+use crate::world::{ENDED_AT_MS, Shown, accepted, admissions_in_words, already};
 
 #[derive(Debug, Clone)]
 pub(crate) struct Model {
@@ -291,7 +291,7 @@ impl Model {
         if answers.iter().any(is_given) {
             self.change_version();
         }
-        words(&answers)
+        admissions_in_words(&answers)
     }
 
     fn field(&self, person: UserLetter) -> String {
@@ -351,7 +351,7 @@ impl Model {
             return Admission::Revoked;
         }
         if let Some(slot) = self.users.get(&person) {
-            return Admission::Already(DropId(DROP), narrow(*slot));
+            return already(DropId(DROP), narrow(*slot));
         }
         let elsewhere = self
             .claimants
@@ -362,7 +362,7 @@ impl Model {
             if *drop == DROP {
                 return Admission::Unverified;
             }
-            return Admission::Already(DropId(*drop), narrow(*slot));
+            return already(DropId(*drop), narrow(*slot));
         }
         let lacks_claimants = self.once_per_coupon() && self.claimants.len() < self.users.len();
         if !self.adds_up() || lacks_claimants || self.has_lost_users() {
@@ -374,7 +374,7 @@ impl Model {
         let may_give = self.waiting.is_empty() && !self.is_leased();
         if let Some(slot) = self.next(quantity).filter(|_| may_give) {
             self.give(person, slot);
-            return Admission::Accepted(narrow(slot));
+            return accepted(DropId(DROP), narrow(slot));
         }
         let place = self.waiting.iter().position(|(_, waits)| *waits == person);
         // The list accepts at least as many waiting users as there are slots left.

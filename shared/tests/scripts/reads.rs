@@ -21,7 +21,7 @@ async fn come_and_go(world: &ScriptWorld, redis: Redis, name: char, done: &Atomi
         number += 1;
         let user: UserId = format!("{name}-{number}").parse().unwrap();
         let reply = claim(&redis, &world.keys, world.era, &user).await;
-        let admission = reply.unwrap().admission;
+        let admission = reply.unwrap();
         let Admission::Accepted(_) = admission else {
             panic!("{admission:?}")
         };

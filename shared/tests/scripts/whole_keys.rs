@@ -156,7 +156,7 @@ impl Case {
             second: self.other.as_ref(),
         };
         match self.world.claim_among(candidates, people).await {
-            Ok(replies) => replies.into_iter().map(|reply| reply.admission).collect(),
+            Ok(admissions) => admissions,
             // The gate is lost.
             Err(AdmissionError::Closed) => Vec::new(),
             Err(error) => panic!("{error}"),
@@ -167,10 +167,11 @@ impl Case {
     async fn admit(&mut self, people: &str) {
         for user in people.chars() {
             let given = self.claims(&user.to_string()).await;
-            let [Admission::Accepted(slot)] = given[..] else {
+            let [Admission::Accepted(given)] = given[..] else {
                 panic!("{user}: {given:?}");
             };
-            self.rows.insert((self.open.drop, slot), user.to_string());
+            let row = (self.open.drop, given.slot);
+            self.rows.insert(row, user.to_string());
         }
     }
 
@@ -208,8 +209,8 @@ impl Case {
         for people in ["a", "b", "c", "abcd", "fe", strangers, "g", "abcdefg"] {
             let given = self.claims(people).await;
             for (user, answer) in people.chars().zip(given) {
-                if let Admission::Accepted(slot) = answer {
-                    wrong.extend(self.insert(slot, &user.to_string()));
+                if let Admission::Accepted(given) = answer {
+                    wrong.extend(self.insert(given.slot, &user.to_string()));
                 }
             }
         }

@@ -8,7 +8,7 @@ use chrono::DateTime;
 use firstcome_shared::domain::{CouponId, DropId, OncePer, Slot, UserId};
 use firstcome_shared::model::Revocation;
 use firstcome_shared::redis::admission::{
-    Admission, AdmissionError, AdmissionReply, Admissions, Candidates, Claimant,
+    Admission, AdmissionError, Admissions, AdmittedSlot, Candidates, Claimant,
 };
 use firstcome_shared::redis::gate::{Fence, Gate, Opened};
 use firstcome_shared::redis::keys::{DropKeys, DropMeta};
@@ -97,13 +97,53 @@ pub(crate) async fn claim(
     keys: &DropKeys,
     era: u64,
     user: &UserId,
-) -> Result<AdmissionReply, AdmissionError> {
+) -> Result<Admission, AdmissionError> {
     let mut replies = redis
         .claim_all(only(keys), era, &[ungrouped(user)], false)
         .await?
         .replies;
     let reply = replies.pop().flatten();
-    reply.ok_or(AdmissionError::Unexpected)
+    reply.map(timeless).ok_or(AdmissionError::Unexpected)
+}
+
+/// A slot of the drop whose time of admission is not compared.
+fn held(drop: DropId, slot: Slot) -> AdmittedSlot {
+    AdmittedSlot {
+        drop,
+        slot,
+        admitted_at_ms: None,
+    }
+}
+
+pub(crate) fn accepted(drop: DropId, slot: Slot) -> Admission {
+    Admission::Accepted(held(drop, slot))
+}
+
+pub(crate) fn already(drop: DropId, slot: Slot) -> Admission {
+    Admission::Already(held(drop, slot))
+}
+
+/// Returns the admission without its time, so that it equals an expected one.
+pub(crate) fn timeless(admission: Admission) -> Admission {
+    match admission {
+        Admission::Accepted(given) => accepted(given.drop, given.slot),
+        Admission::Already(held) => already(held.drop, held.slot),
+        other => other,
+    }
+}
+
+/// Returns an admission in words.
+pub(crate) fn word(admission: &Admission) -> String {
+    match admission {
+        Admission::Accepted(given) => format!("Accepted({})", given.slot),
+        Admission::Already(held) => format!("Already({:?}, {})", held.drop, held.slot),
+        other => words(other),
+    }
+}
+
+pub(crate) fn admissions_in_words(admissions: &[Admission]) -> String {
+    let words: Vec<String> = admissions.iter().map(word).collect();
+    format!("[{}]", words.join(", "))
 }
 
 pub(crate) fn user(person: UserLetter) -> UserId {
@@ -213,7 +253,7 @@ impl ScriptWorld {
     }
 
     /// Claims for one user, and returns admission's result.
-    pub(crate) async fn claim(&self, person: &str) -> Result<AdmissionReply, AdmissionError> {
+    pub(crate) async fn claim(&self, person: &str) -> Result<Admission, AdmissionError> {
         let user = person.parse().unwrap();
         claim(&self.redis, &self.keys, self.era, &user).await
     }
@@ -223,9 +263,10 @@ impl ScriptWorld {
         &self,
         candidates: Candidates<'_>,
         people: &str,
-    ) -> Result<Vec<AdmissionReply>, AdmissionError> {
+    ) -> Result<Vec<Admission>, AdmissionError> {
         let said = self.admissions(candidates, people, false).await?;
-        Ok(said.replies.into_iter().map(Option::unwrap).collect())
+        let replies = said.replies.into_iter().map(Option::unwrap);
+        Ok(replies.map(timeless).collect())
     }
 
     /// Claims for several users in one call.
@@ -261,9 +302,8 @@ impl ScriptWorld {
                     Err(AdmissionError::Closed) => return ("Closed".into(), Vec::new()),
                     Err(error) => panic!("{error}"),
                 };
-                let replies = said.replies.into_iter().flatten();
-                let replies: Vec<_> = replies.map(|reply| reply.admission).collect();
-                let mut answer = words(&replies);
+                let replies: Vec<_> = said.replies.into_iter().flatten().collect();
+                let mut answer = admissions_in_words(&replies);
                 if let Some(lease) = said.lease {
                     let left = lease.left.as_millis();
                     answer = format!("{answer} lease {left} of {}", lease.version);

@@ -15,7 +15,7 @@ use std::time::Duration;
 use arc_swap::ArcSwapOption;
 use firstcome_shared::domain::{Slot, UserId};
 use firstcome_shared::redis::Redis;
-use firstcome_shared::redis::admission::{Admission, AdmissionReply, CandidateIds, LeaseReply};
+use firstcome_shared::redis::admission::{Admission, CandidateIds, LeaseReply};
 use firstcome_shared::redis::holders::SLOTS_OF_PAGE;
 use firstcome_shared::redis::keys::DropKeys;
 use firstcome_shared::tuning::Tuning;
@@ -153,13 +153,13 @@ impl Losers {
     }
 
     /// Counts the losers of a call.
-    pub(crate) fn count(&self, replies: &[Option<AdmissionReply>], now: Instant) {
+    pub(crate) fn count(&self, replies: &[Option<Admission>], now: Instant) {
         if !self.may_lease {
             return;
         }
         let mut losers = self.answered.swap(0, Relaxed);
         for reply in replies.iter().flatten() {
-            losers += u32::from(reply.admission == Admission::SoldOut);
+            losers += u32::from(*reply == Admission::SoldOut);
         }
         self.memory.lock().count(losers, now);
     }
@@ -431,12 +431,7 @@ mod tests {
 
     #[test]
     fn lease_is_wanted_while_there_is_a_crowd_of_losers() {
-        let sold_out = AdmissionReply {
-            admission: Admission::SoldOut,
-            open_drop: None,
-            admitted_at_ms: None,
-        };
-        let many = |many| vec![Some(sold_out.clone()); many];
+        let many = |many| vec![Some(Admission::SoldOut); many];
         let losers = losers();
         let begun = Instant::now();
         for (at, count, is_wanted) in [

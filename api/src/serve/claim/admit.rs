@@ -139,7 +139,7 @@ fn sealed_drop<'a>(
     candidates: DropCandidates<'a>,
 ) -> Option<&'a Drop> {
     let asked = match reply {
-        Ok(answered) if let Admission::Unloaded(drop) = answered.reply.admission => drop,
+        Ok(answered) if let Admission::Unloaded(drop) = answered.admission => drop,
         Err(ClaimRefusal::NotAnswered(error))
             if matches!(**error, AdmissionError::Closed | AdmissionError::AnotherEra) =>
         {
@@ -152,21 +152,18 @@ fn sealed_drop<'a>(
 }
 
 /// Acknowledges a slot only if a second store holds the claim.
-fn acknowledge(StoredReply { reply, store }: StoredReply) -> Result<ClaimAnswer, ClaimRefusal> {
-    match reply.admission {
-        Admission::Accepted(slot) => {
-            let store = store.ok_or(ClaimRefusal::NotDurable)?;
-            let drop_id = reply.open_drop.ok_or(ClaimRefusal::NotDurable)?;
-            Ok(ClaimAnswer::Accepted {
-                drop_id,
-                slot,
-                queued: store == StoredIn::Kafka,
-            })
-        }
-        Admission::Already(drop_id, slot) => {
-            store.ok_or(ClaimRefusal::NotDurable)?;
-            Ok(ClaimAnswer::AlreadyClaimed { drop_id, slot })
-        }
+fn acknowledge(StoredReply { admission, store }: StoredReply) -> Result<ClaimAnswer, ClaimRefusal> {
+    let store = store.ok_or(ClaimRefusal::NotDurable);
+    match admission {
+        Admission::Accepted(held) => Ok(ClaimAnswer::Accepted {
+            drop_id: held.drop,
+            slot: held.slot,
+            queued: store? == StoredIn::Kafka,
+        }),
+        Admission::Already(held) => store.map(|_| ClaimAnswer::AlreadyClaimed {
+            drop_id: held.drop,
+            slot: held.slot,
+        }),
         Admission::Waiting(position) => Ok(ClaimAnswer::Waiting { position }),
         refused => Err(ClaimRefusal::Refused(refused)),
     }

@@ -15,9 +15,9 @@ use std::sync::Arc;
 use firstcome_shared::claim::Claim;
 use firstcome_shared::coupon::Allow;
 use firstcome_shared::crash::{Point, crash_point};
-use firstcome_shared::domain::{DropId, Slot};
+use firstcome_shared::domain::DropId;
 use firstcome_shared::redis::admission::{
-    Admission, AdmissionError, AdmissionReply, Admissions, Candidates, Claimant,
+    Admission, AdmissionError, Admissions, Candidates, Claimant,
 };
 use metrics::histogram;
 use tokio::sync::oneshot;
@@ -153,13 +153,13 @@ async fn call(app: &App, candidates: Candidates<'_>, mut batch: Vec<PendingClaim
 fn deliver(
     app: &App,
     call: Call,
-    replies: impl Iterator<Item = (PendingClaim, Option<AdmissionReply>)>,
+    replies: impl Iterator<Item = (PendingClaim, Option<Admission>)>,
 ) -> Option<JoinHandle<()>> {
     let mut holders: HashMap<DropId, (Vec<_>, Vec<Claim>)> = HashMap::new();
     let mut admitting = None;
     for (pending, reply) in replies {
         // A damaged entry of one user in Redis must not affect the claims of other users.
-        let Some(reply) = reply else {
+        let Some(admission) = reply else {
             tracing::error!(
                 coupon = %call.coupon,
                 "the admission script's reply to one claim could not be parsed"
@@ -167,31 +167,31 @@ fn deliver(
             refuse(vec![pending], AdmissionError::Unexpected);
             continue;
         };
-        let Some((drop_id, slot)) = slot(&reply) else {
-            pending.answer(reply, None);
+        let (Admission::Accepted(held) | Admission::Already(held)) = admission else {
+            pending.answer(admission, None);
             continue;
         };
-        if let Admission::Accepted(_) = reply.admission {
+        if let Admission::Accepted(_) = admission {
             crash_point(Point::ClaimAdmitted);
-            admitting = Some(drop_id);
+            admitting = Some(held.drop);
         }
-        let (waiting, claims) = holders.entry(drop_id).or_default();
+        let (waiting, claims) = holders.entry(held.drop).or_default();
         claims.push(Claim {
             coupon_id: call.coupon,
-            drop_id,
-            slot,
+            drop_id: held.drop,
+            slot: held.slot,
             user_id: pending.user.clone(),
-            claimed_at: reply.admitted_at_ms.map(instant),
+            claimed_at: held.admitted_at_ms.map(instant),
         });
-        waiting.push((pending, reply));
+        waiting.push((pending, admission));
     }
     let mut storing = None;
     for (drop_id, (waiting, claims)) in holders {
         let this = App::clone(app);
         let task = app.in_flight.spawn(async move {
             let stored = this.second_store.ensure(call, &claims).await;
-            for ((pending, reply), stored) in waiting.into_iter().zip(stored) {
-                pending.answer(reply, stored);
+            for ((pending, admission), stored) in waiting.into_iter().zip(stored) {
+                pending.answer(admission, stored);
             }
         });
         if admitting == Some(drop_id) {
@@ -199,22 +199,4 @@ fn deliver(
         }
     }
     storing
-}
-
-/// Returns the slot that a claim got, or that the user already holds.
-fn slot(reply: &AdmissionReply) -> Option<(DropId, Slot)> {
-    match reply.admission {
-        Admission::Accepted(slot) => Some((reply.open_drop?, slot)),
-        Admission::Already(drop, slot) => Some((drop, slot)),
-        Admission::Waiting(_)
-        | Admission::SoldOut
-        | Admission::NotOpen(_)
-        | Admission::Closed(_)
-        | Admission::Paused
-        | Admission::Revoked
-        | Admission::NotAllowed
-        | Admission::ForGroup
-        | Admission::Unloaded(_)
-        | Admission::Unverified => None,
-    }
 }

@@ -151,7 +151,7 @@ fn refused(admission: Admission) -> (&'static str, Code, &'static str) {
         | Admission::Unloaded(_)
         | Admission::Unverified
         | Admission::Accepted(_)
-        | Admission::Already(..)
+        | Admission::Already(_)
         | Admission::Waiting(_) => (Code::Unavailable, "this coupon is being checked; try again"),
     };
     (admission.into(), code, detail)

@@ -4,17 +4,17 @@ use std::sync::Arc;
 
 use firstcome_shared::coupon::Group;
 use firstcome_shared::domain::UserId;
-use firstcome_shared::redis::admission::{AdmissionError, AdmissionReply, Claimant};
+use firstcome_shared::redis::admission::{Admission, AdmissionError, Claimant};
 use tokio::sync::{OwnedSemaphorePermit, oneshot};
 use tokio::time::Instant;
 
 use super::second_store::StoredIn;
 use crate::serve::catalogue::losers::Losers;
 
-/// The script's reply to one claim, and the second store that holds the claim.
+/// Admission's answer to one claim, and the second store that holds the claim.
 #[derive(Debug)]
 pub(super) struct StoredReply {
-    pub(super) reply: AdmissionReply,
+    pub(super) admission: Admission,
     /// The second store that holds the claim if it got a slot; `None` if no store took it in time.
     pub(super) store: Option<StoredIn>,
 }
@@ -43,9 +43,9 @@ impl PendingClaim {
         }
     }
 
-    pub(super) fn answer(self, reply: AdmissionReply, store: Option<StoredIn>) {
+    pub(super) fn answer(self, admission: Admission, store: Option<StoredIn>) {
         // Sending fails if nobody waits for the answer any more. The client can retry.
-        let _ = self.reply.send(Ok(StoredReply { reply, store }));
+        let _ = self.reply.send(Ok(StoredReply { admission, store }));
     }
 }
 
