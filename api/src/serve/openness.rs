@@ -51,7 +51,7 @@ pub(crate) async fn openness(services: &Services) -> Result<Openness, RedisError
     let coupons: Vec<CouponId> = live
         .iter()
         .filter(|(id, one)| {
-            let now = services.now(**id);
+            let now = services.clock.now(**id);
             one.drops
                 .iter()
                 .any(|drop| drop.sealed_at.is_none() && drop.is_open_at(now))

@@ -84,10 +84,3 @@ impl RedisClock {
 fn after(offset_ms: i64) -> DateTime<Utc> {
     (Utc::now() + TimeDelta::milliseconds(offset_ms)).trunc_subsecs(3)
 }
-
-impl Services {
-    /// Returns Redis's time for a coupon.
-    pub(crate) fn now(&self, coupon: CouponId) -> DateTime<Utc> {
-        self.clock.now(coupon)
-    }
-}

@@ -1,8 +1,6 @@
 //! Admission of one claim. A call to Redis that may have had an effect is not repeated here: the
 //! client retries and, if the first call gave the user a slot, gets `already_claimed`.
 
-use std::sync::Arc;
-
 use firstcome_shared::coupon::Drop;
 use firstcome_shared::domain::CouponId;
 use firstcome_shared::http::problem::Code;
@@ -54,30 +52,14 @@ async fn answer(
     requester: &Requester,
 ) -> Result<ClaimAnswer, ClaimRefusal> {
     let coupon = app.catalogue.find(id).await?;
-    if is_loser(app, &coupon, requester) {
-        return Err(ClaimRefusal::Refused(Admission::SoldOut));
+    if let Some(candidates) = coupon.candidates(app.clock.now(id)) {
+        let losers = candidates.first.losers;
+        if losers.include(candidates.ids(), &requester.user, Instant::now()) {
+            return Err(ClaimRefusal::Refused(Admission::SoldOut));
+        }
     }
     // Boxed, so that the claims of losers stay small: each is moved several times.
-    Box::pin(answer_by_redis(app, coupon, requester)).await
-}
-
-/// Whether the user gets `sold_out` without a call to Redis.
-fn is_loser(app: &App, coupon: &CouponWithDrops, requester: &Requester) -> bool {
-    coupon
-        .candidates(app.now(coupon.coupon.id))
-        .is_some_and(|candidates| {
-            let losers = candidates.first.losers;
-            losers.include(candidates.ids(), &requester.user, Instant::now())
-        })
-}
-
-async fn answer_by_redis(
-    app: &App,
-    coupon: Arc<CouponWithDrops>,
-    requester: &Requester,
-) -> Result<ClaimAnswer, ClaimRefusal> {
-    let id = coupon.coupon.id;
-    let answer = claim_with(app, &coupon, requester).await;
+    let answer = Box::pin(claim_with(app, &coupon, requester)).await;
     // Perhaps Redis was rebuilt, or the coupon restricted to a group, and this process has not read
     // that yet. In these cases, the script changed nothing.
     let may_be_outdated = match &answer {
@@ -101,7 +83,7 @@ async fn claim_with(
     coupon: &CouponWithDrops,
     requester: &Requester,
 ) -> Result<ClaimAnswer, ClaimRefusal> {
-    let now = app.now(coupon.coupon.id);
+    let now = app.clock.now(coupon.coupon.id);
     let is_copy = app.catalogue.is_copy();
     let Some(candidates) = coupon.candidates(now) else {
         return Err(if coupon.is_over(now) && !is_copy {

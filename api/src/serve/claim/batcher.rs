@@ -99,7 +99,7 @@ async fn call(app: &App, candidates: Candidates<'_>, mut batch: Vec<PendingClaim
     let era = newest.era;
     let losers = Arc::clone(&newest.losers);
     let people: Vec<Claimant<'_>> = batch.iter().map(PendingClaim::claimant).collect();
-    let now = app.now(candidates.first.coupon);
+    let now = app.clock.now(candidates.first.coupon);
     crash_point(Point::ClaimAsked);
     let called = app
         .redis

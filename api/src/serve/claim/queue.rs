@@ -13,9 +13,6 @@ use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel};
 use tokio::task::JoinHandle;
 use tokio::time::{sleep, timeout};
 
-/// Identifies the claims that may share calls: those with the same candidates.
-pub(super) type QueueId = CandidateIds;
-
 /// This many claims are worth a separate call: more would not make a claim cheaper.
 const ENOUGH: usize = 64;
 
@@ -35,10 +32,10 @@ pub(super) enum Called {
     Failed,
 }
 
-/// Claims that wait for the next call, by the drops that they may be for. An entry exists while a
+/// Claims that wait for the next call. Those with the same candidates share calls. An entry exists while a
 /// task makes calls for these drops. If the task panics, the entry stays, and
 /// [`join`](Self::join) lets the next claim take over.
-pub(crate) struct Queues<T>(Mutex<HashMap<QueueId, UnboundedSender<T>>>);
+pub(crate) struct Queues<T>(Mutex<HashMap<CandidateIds, UnboundedSender<T>>>);
 
 impl<T> Default for Queues<T> {
     fn default() -> Self {
@@ -49,7 +46,7 @@ impl<T> Default for Queues<T> {
 impl<T> Queues<T> {
     /// Adds a claim to a queue. If the queue was idle, or its task has panicked, returns its
     /// claims: the caller must make the calls.
-    pub(super) fn join(&self, id: QueueId, claim: T) -> Option<UnboundedReceiver<T>> {
+    pub(super) fn join(&self, id: CandidateIds, claim: T) -> Option<UnboundedReceiver<T>> {
         let mut queues = self.0.lock();
         let claim = match queues.get(&id) {
             Some(queue) => queue.send(claim).err()?.0,
@@ -65,7 +62,7 @@ impl<T> Queues<T> {
     /// Makes calls, with the claims in order of arrival, until the queue is empty.
     pub(super) async fn make_calls<Calling: Future<Output = Called>>(
         &self,
-        id: QueueId,
+        id: CandidateIds,
         mut waiting: UnboundedReceiver<T>,
         call: impl Fn(Vec<T>) -> Calling,
         refuse: impl Fn(Vec<T>),
@@ -138,7 +135,7 @@ mod tests {
 
     use super::*;
 
-    const QUEUE: QueueId = (DropId(1), None);
+    const QUEUE: CandidateIds = (DropId(1), None);
 
     /// Puts claims into the queue, makes calls until it is empty, and returns the claims of each.
     /// `then` gets the number of the call; claims that it adds are in the next call.

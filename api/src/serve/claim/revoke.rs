@@ -97,7 +97,7 @@ async fn revoke_in(
     let standing = standing.map_err(unknown)?;
     let claim = judge(once_per, Some(shown), Some(&record), Some(standing))
         .ok_or(ClaimRefusal::ClaimStateUnknown)?;
-    let lacks_a_drop = coupon.lacks_a_drop(app.now(coupon.coupon.id));
+    let lacks_a_drop = coupon.lacks_a_drop(app.clock.now(coupon.coupon.id));
     let to_revoke = claim_to_revoke(&claim, order.drop_id, record.revoked, lacks_a_drop);
     let ClaimToRevoke {
         drop,

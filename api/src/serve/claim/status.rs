@@ -84,7 +84,7 @@ pub(crate) async fn my_claim(
     user: UserId,
 ) -> Result<MyClaim, ClaimRefusal> {
     let coupon = app.catalogue.find(id).await?;
-    let now = app.now(id);
+    let now = app.clock.now(id);
     let shown = drop_to_show(&coupon, now).map(|one| one.drop);
     // Taken before the gate is read. A gate that was open then closes later, so the reconciler
     // waits at least for the deadlines that count from here.
@@ -144,7 +144,8 @@ fn settle(
         // A replica may lack the user's row, and MySQL the user's drop.
         .filter(|claim| {
             claim.status != ClaimStatus::None
-                || app.catalogue.is_of_primary() && !coupon.lacks_a_drop(app.now(coupon.coupon.id))
+                || app.catalogue.is_of_primary()
+                    && !coupon.lacks_a_drop(app.clock.now(coupon.coupon.id))
         })
         .ok_or(ClaimRefusal::ClaimStateUnknown)?;
     if let Some(record) = record
@@ -162,7 +163,7 @@ pub(super) async fn standing_shown<'a>(
     coupon: &'a CouponWithDrops,
     user: &UserId,
 ) -> (Option<&'a Drop>, Result<ClaimStanding, RedisError>) {
-    let shown = drop_to_show(coupon, app.now(coupon.coupon.id)).map(|one| one.drop);
+    let shown = drop_to_show(coupon, app.clock.now(coupon.coupon.id)).map(|one| one.drop);
     (shown, standing_in(app, coupon, shown, user).await)
 }
 

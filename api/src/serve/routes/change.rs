@@ -92,7 +92,7 @@ async fn apply(
 ) -> Result<Arc<CouponWithDrops>, Problem> {
     recover_lost(services, id).await?;
     let db = &services.mysql.operators;
-    let now = services.now(id);
+    let now = services.clock.now(id);
     let expected = match patch.quantity {
         Some(new) => Some(lower(services, id, &patch, new, now, only).await?),
         None => only,
@@ -222,7 +222,7 @@ async fn finish(
     let db = &services.mysql.operators;
     let rest = async {
         forgotten?;
-        let missing = missing(&coupon, &drops, services.now(id));
+        let missing = missing(&coupon, &drops, services.clock.now(id));
         make_ahead(db, redis, &coupon, missing).await?;
         Ok::<_, StoreError>(())
     };

@@ -16,7 +16,7 @@ use crate::serve::state::Services;
 /// Reads the current state of coupons.
 pub(crate) async fn show(services: &Services, coupons: &[&CouponWithDrops]) -> Vec<CouponView> {
     let shown = coupons.iter().flat_map(|it| {
-        let now = services.now(it.coupon.id);
+        let now = services.clock.now(it.coupon.id);
         [it.current(now), it.next(now)]
     });
     // Redis may have expired sealed drops. The catalogue has the number of their rows.
@@ -28,7 +28,7 @@ pub(crate) async fn show(services: &Services, coupons: &[&CouponWithDrops]) -> V
     let loaded = services.remaining.states(&services.redis, &live).await;
     let views = coupons.iter().map(|with_drops| {
         let coupon = &with_drops.coupon;
-        let now = services.now(coupon.id);
+        let now = services.clock.now(coupon.id);
         let drop = |one: DropWithKeys| drop_view(coupon, one, loaded.get(&one.drop.id), now);
         CouponView {
             id: coupon.id,

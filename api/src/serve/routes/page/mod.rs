@@ -61,7 +61,12 @@ async fn document(
     let (status, caching, page) = match found {
         Ok(coupon) => {
             let wants_token = app.identity.wants_token();
-            let page = html::coupon(&coupon, app.now(coupon.coupon.id), language, wants_token);
+            let page = html::coupon(
+                &coupon,
+                app.clock.now(coupon.coupon.id),
+                language,
+                wants_token,
+            );
             (StatusCode::OK, PAGE_FRESH_FOR, page)
         }
         Err(LookupError::NoSuchCoupon(_)) => {
@@ -95,7 +100,7 @@ async fn state(State(app): State<App>, CouponPath(id): CouponPath) -> Result<Res
     let coupon = app.catalogue.find(id).await?;
     let shown = show(&app, &[&coupon]).await.pop();
     let state = json!({
-        "now_ms": app.now(id).timestamp_millis(),
+        "now_ms": app.clock.now(id).timestamp_millis(),
         "wants_token": app.identity.wants_token(),
         "coupon": shown,
     });
