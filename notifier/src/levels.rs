@@ -6,7 +6,7 @@ use std::collections::BTreeMap;
 use chrono::{DateTime, Utc};
 use firstcome_shared::domain::{CouponId, DropId};
 use firstcome_shared::report::{
-    ActionKind, AlertKind, Cause, FailureCause, Finding, Judgement, Kind, Outcome, Run, Trigger,
+    Absence, ActionKind, AlertKind, Cause, FailureCause, Finding, Kind, Outcome, Run, Trigger,
     wording,
 };
 use firstcome_shared::subject::Subject;
@@ -37,9 +37,9 @@ pub fn fold(old: &Levels, run: &Run, subject: Subject, now: DateTime<Utc>) -> Le
         let kind = AlertKind::from_word(&known.kind);
         let says = kind.map(|kind| run.says(known.coupon_id, known.drop_id, kind));
         let given_up = match says {
-            Some(Judgement::Gone) => continue,
-            Some(Judgement::GivenUp) => true,
-            Some(Judgement::Open) | None => known.given_up,
+            Some(Absence::Gone) => continue,
+            Some(Absence::GivenUp) => true,
+            Some(Absence::Open) | None => known.given_up,
         };
         let level = LevelRow {
             given_up,

@@ -4,7 +4,7 @@ use firstcome_notifier::levels::{Levels, fold};
 use firstcome_notifier::queries::levels::LevelRow;
 use firstcome_shared::domain::{CouponId, DropId};
 use firstcome_shared::report::{
-    AlertKind, DropReport, Finding, Judged, Judgement, Kind, Kinds, Run, Trigger,
+    Absence, AlertKind, DropReport, Finding, Judged, Kind, Kinds, Run, Trigger,
 };
 use firstcome_shared::subject::Subject;
 use proptest::prelude::*;
@@ -112,9 +112,9 @@ proptest! {
                             let is_new = was.is_none_or(|was| was.given_up);
                             prop_assert_eq!(is.first_at == at(second), is_new);
                         }
-                        (true, Judgement::Gone) => prop_assert!(is.is_none()),
-                        (true, Judgement::GivenUp) => prop_assert_eq!(is.map(|it| it.given_up), was.map(|_| true)),
-                        (true, Judgement::Open) => prop_assert_eq!(was, is),
+                        (true, Absence::Gone) => prop_assert!(is.is_none()),
+                        (true, Absence::GivenUp) => prop_assert_eq!(is.map(|it| it.given_up), was.map(|_| true)),
+                        (true, Absence::Open) => prop_assert_eq!(was, is),
                     }
                 }
             }

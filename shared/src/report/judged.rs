@@ -28,7 +28,7 @@ pub struct Judged {
 
 /// What a look says about a kind that it did not find.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Judgement {
+pub enum Absence {
     /// It is not so.
     Gone,
     /// It cannot be known any more.
@@ -86,25 +86,20 @@ impl Judged {
     }
 
     /// Returns what is said about a kind that was not found.
-    pub fn says(&self, kind: AlertKind) -> Judgement {
+    pub fn says(&self, kind: AlertKind) -> Absence {
         if self.kinds.has(kind) {
-            Judgement::Gone
+            Absence::Gone
         } else if self.given_up.has(kind) {
-            Judgement::GivenUp
+            Absence::GivenUp
         } else {
-            Judgement::Open
+            Absence::Open
         }
     }
 }
 
 impl Run {
     /// Returns what the run says about a kind that it did not find there.
-    pub fn says(
-        &self,
-        coupon: Option<CouponId>,
-        drop: Option<DropId>,
-        kind: AlertKind,
-    ) -> Judgement {
+    pub fn says(&self, coupon: Option<CouponId>, drop: Option<DropId>, kind: AlertKind) -> Absence {
         let Some(coupon) = coupon else {
             return self.judged.whole.says(kind);
         };

@@ -24,7 +24,7 @@ use crate::subject::Subject;
 
 pub use cause::{Cause, UnsafePart};
 pub use held_back::{Fingerprint, HeldBack};
-pub use judged::{CouponJudged, Judged, Judgement, Kinds, RunJudged};
+pub use judged::{Absence, CouponJudged, Judged, Kinds, RunJudged};
 pub use kinds::{AlertKind, Kind, KindFacts, Remedy, Severity};
 pub use refusals::{COMMITS_HANG, RefusalFacts, StoreRefusal};
 
