@@ -34,12 +34,14 @@ use firstcome_shared::mysql::Db;
 use firstcome_shared::mysql::processes::{ProcessRow, announce};
 use firstcome_shared::process_state::SeenState;
 use firstcome_shared::telemetry;
+use parking_lot::Mutex;
 use tokio_util::sync::CancellationToken;
 
 pub use args::ConsumeArgs;
 use health::{ConsumerHealth, describe_metrics};
 use pace::Pace;
-use worker::{Connections, ConsumerWorker};
+use partitions::Tender;
+use worker::{ConsumerWorker, subscribe};
 
 use crate::start_check::{StoreWait, unless_stopped};
 
@@ -62,10 +64,8 @@ pub async fn run(args: ConsumeArgs, shutdown: CancellationToken) -> anyhow::Resu
     let seen = SeenState::default();
     announce(db.clone(), process, seen.clone(), false, shutdown.clone()).await;
 
-    let alive = Arc::new(ConsumerHealth::new(
-        Duration::from_secs(args.stuck_seconds),
-        seen,
-    ));
+    let stuck = Duration::from_secs(args.stuck_seconds);
+    let alive = Arc::new(ConsumerHealth::new(stuck, seen));
     let router: Router =
         routes_of_loop(alive.alive(), alive.ready(), Vec::new()).merge(metrics_route(prometheus));
     firstcome_shared::say!("listening on http://{}", listener.local_addr()?);
@@ -75,14 +75,19 @@ pub async fn run(args: ConsumeArgs, shutdown: CancellationToken) -> anyhow::Resu
     let front = tokio::spawn(serve(listener, router, Limits::FOR_MACHINES, done.clone()));
     let consume = async {
         while !shutdown.is_cancelled() {
-            let connections = Connections {
+            let tender = Tender {
+                consumer: subscribe(&kafka, stuck, &alive)?,
                 kafka: kafka.clone(),
                 db: db.clone(),
                 health: Arc::clone(&alive),
                 pace: Arc::clone(&pace),
+                stuck,
+                passed: Mutex::default(),
+                refused_at: Mutex::default(),
                 client: shutdown.child_token(),
             };
-            ConsumerWorker::subscribe(&args, connections)?.run().await?;
+            let worker = ConsumerWorker::new(tender, args.batch_max);
+            worker.run().await?;
         }
         Ok(())
     };

@@ -32,15 +32,13 @@ struct Debt {
     /// Rows per second at the last payment, and the time of that payment.
     rate: f64,
     paid_at: Instant,
+    /// Until then nothing is owed: a coupon waits until all messages are read.
+    suspended_until: Option<Instant>,
 }
 
 impl Debt {
-    fn new(now: Instant) -> Self {
-        Self {
-            rows: 0.0,
-            rate: 0.0,
-            paid_at: now,
-        }
+    fn is_suspended(&self, now: Instant) -> bool {
+        self.suspended_until.is_some_and(|until| now < until)
     }
 
     /// Pays for the time since the last payment. The share may have changed at any moment since, so
@@ -82,26 +80,21 @@ pub(super) struct Pace {
     limit: Option<f64>,
     /// Partitions of the topic.
     all: AtomicUsize,
-    state: Mutex<PaceState>,
-}
-
-#[derive(Debug)]
-struct PaceState {
-    debt: Debt,
-    /// The pace is suspended until this time: a coupon waits until all messages are read.
-    suspended_until: Option<Instant>,
+    debt: Mutex<Debt>,
 }
 
 impl Pace {
     pub(super) fn new(rows_per_second: Option<u32>, all: usize) -> Self {
-        let state = PaceState {
-            debt: Debt::new(Instant::now()),
+        let debt = Debt {
+            rows: 0.0,
+            rate: 0.0,
+            paid_at: Instant::now(),
             suspended_until: None,
         };
         Self {
             limit: rows_per_second.map(f64::from),
             all: AtomicUsize::new(all),
-            state: Mutex::new(state),
+            debt: Mutex::new(debt),
         }
     }
 
@@ -125,19 +118,19 @@ impl Pace {
         let Some(rate) = self.rate(own) else {
             return Duration::ZERO;
         };
-        let mut state = self.state.lock();
-        if state.is_suspended(now) {
-            state.debt.rows = 0.0;
+        let mut debt = self.debt.lock();
+        if debt.is_suspended(now) {
+            debt.rows = 0.0;
         }
-        state.debt.pay(now, rate);
-        state.debt.wait()
+        debt.pay(now, rate);
+        debt.wait()
     }
 
     /// Returns the number of claims at which a batch is full: `usize::MAX` if there is no limit, or
     /// while the pace is suspended.
     pub(super) fn full(&self, own: usize, now: Instant) -> usize {
         match self.rate(own) {
-            Some(rate) if !self.state.lock().is_suspended(now) => {
+            Some(rate) if !self.debt.lock().is_suspended(now) => {
                 // Truncates, and saturates.
                 #[allow(clippy::cast_possible_truncation, clippy::cast_sign_loss)]
                 let full = (rate / BATCHES_PER_SECOND) as usize;
@@ -152,38 +145,29 @@ impl Pace {
         if self.limit.is_none() {
             return;
         }
-        let mut rows = 0;
-        for outcome in outcomes {
-            rows += usize::from(matches!(
-                outcome,
-                WriteOutcome::Issued | WriteOutcome::Refused(..)
-            ));
-        }
-        let mut state = self.state.lock();
-        if rows > 0 && !state.is_suspended(now) {
-            state.debt.owe(now, rows);
+        let is_inserted = |outcome: &&WriteOutcome| {
+            matches!(outcome, WriteOutcome::Issued | WriteOutcome::Refused(..))
+        };
+        let rows = outcomes.iter().filter(is_inserted).count();
+        let mut debt = self.debt.lock();
+        if rows > 0 && !debt.is_suspended(now) {
+            debt.owe(now, rows);
         }
     }
 
     /// Whether to check in MySQL for a suspension of the pace. It matters only while this process
     /// owes rows or knows of a suspension.
     pub(super) fn must_ask(&self, now: Instant) -> bool {
-        let state = self.state.lock();
-        state.debt.rows > 0.0 || state.is_suspended(now)
+        let debt = self.debt.lock();
+        debt.rows > 0.0 || debt.is_suspended(now)
     }
 
     pub(super) fn suspend(&self, now: Instant) {
-        let mut state = self.state.lock();
-        if !state.is_suspended(now) {
+        let mut debt = self.debt.lock();
+        if !debt.is_suspended(now) {
             tracing::info!("a coupon waits until all messages are read: rows keep no pace");
         }
-        state.suspended_until = Some(now + SUSPENDED_FOR);
-    }
-}
-
-impl PaceState {
-    fn is_suspended(&self, now: Instant) -> bool {
-        self.suspended_until.is_some_and(|until| now < until)
+        debt.suspended_until = Some(now + SUSPENDED_FOR);
     }
 }
 
@@ -237,7 +221,7 @@ mod tests {
                     let mut rows = 0;
                     for (pace, own) in consumers.iter().zip(shares) {
                         let wait = pace.wait(own, now);
-                        let owes = pace.state.lock().debt.rows > 0.0;
+                        let owes = pace.debt.lock().rows > 0.0;
                         prop_assert_eq!(owes, !wait.is_zero());
                         if owes || own == 0 {
                             continue;

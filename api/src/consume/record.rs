@@ -38,26 +38,24 @@ impl Record {
         payload: &[u8],
         claims: Result<Vec<Claim>, Undecodable>,
     ) -> Vec<Self> {
-        let claims = match claims {
-            Ok(claims) => claims.into_iter().map(Ok).collect(),
-            Err(error) => vec![Err(error)],
+        let record = |part, claim, kept: &[u8]| Self {
+            source: MessageOrigin {
+                part,
+                ..source.clone()
+            },
+            claim,
+            payload: kept.to_vec(),
         };
-        let records = claims.into_iter().enumerate().map(|(part, claim)| {
-            let kept = if claim.is_ok() {
-                0
-            } else {
-                usize::from(KEPT_OF_MESSAGE)
-            };
-            Self {
-                source: MessageOrigin {
-                    part,
-                    ..source.clone()
-                },
-                claim,
-                payload: payload[..payload.len().min(kept)].to_vec(),
+        match claims {
+            Ok(claims) => (0..)
+                .zip(claims)
+                .map(|(part, claim)| record(part, Ok(claim), &[]))
+                .collect(),
+            Err(error) => {
+                let kept = payload.len().min(usize::from(KEPT_OF_MESSAGE));
+                vec![record(0, Err(error), &payload[..kept])]
             }
-        });
-        records.collect()
+        }
     }
 
     /// Returns a record that stands for messages that no client can read. Its dead letter contains

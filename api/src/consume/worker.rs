@@ -12,22 +12,18 @@ use anyhow::{Context as _, bail};
 use firstcome_shared::claim::Claim;
 use firstcome_shared::kafka::{KafkaSettings, why_unreadable};
 use firstcome_shared::model::DeadLetterReason;
-use firstcome_shared::mysql::{Db, DbError};
+use firstcome_shared::mysql::DbError;
 use lru::LruCache;
 use metrics::counter;
-use parking_lot::Mutex;
 use rdkafka::consumer::{Consumer as _, StreamConsumer};
 use rdkafka::error::{KafkaError, KafkaResult};
 use rdkafka::message::{BorrowedMessage, Message as _};
 use tokio::task::spawn_blocking;
 use tokio::time::{Instant, sleep, timeout, timeout_at};
-use tokio_util::sync::CancellationToken;
 
-use super::args::ConsumeArgs;
 use super::batch::Batch;
 use super::group::ConsumerGroup;
 use super::health::{ConsumerHealth, GROUP, MYSQL, NOT_JOINED, count_batch};
-use super::pace::Pace;
 use super::partitions::Tender;
 use super::record::Record;
 use super::write::{WrittenBatch, drop_id, write, write_by_drop};
@@ -55,16 +51,6 @@ const DOUBTED_FOR: Duration = Duration::from_secs(60);
 /// Number of written claims that are remembered.
 const REMEMBERED: NonZeroUsize = NonZeroUsize::MIN.saturating_add(30_000);
 
-/// The clients and the shared state of a worker.
-pub(super) struct Connections {
-    pub(super) kafka: KafkaSettings,
-    pub(super) db: Db,
-    pub(super) health: Arc<ConsumerHealth>,
-    pub(super) pace: Arc<Pace>,
-    /// Cancelled if the client must be replaced, or the process stops.
-    pub(super) client: CancellationToken,
-}
-
 pub(super) struct ConsumerWorker {
     tender: Arc<Tender>,
     batch_max: usize,
@@ -81,36 +67,31 @@ pub(super) struct ConsumerWorker {
     doubted_until: Instant,
 }
 
+/// Creates a client that joins the group, perhaps in place of an earlier one.
+pub(super) fn subscribe(
+    kafka: &KafkaSettings,
+    stuck: Duration,
+    health: &ConsumerHealth,
+) -> anyhow::Result<StreamConsumer<ConsumerGroup>> {
+    let consumer: StreamConsumer<ConsumerGroup> = kafka
+        .group_consumer(stuck)
+        .create_with_context(ConsumerGroup::default())
+        .context("the Kafka consumer could not be made")?;
+    health.set(GROUP, Some(NOT_JOINED.to_owned()));
+    consumer.subscribe(&[&kafka.topic])?;
+    Ok(consumer)
+}
+
 impl ConsumerWorker {
-    /// Creates a client that joins the group, perhaps in place of an earlier one.
-    pub(super) fn subscribe(args: &ConsumeArgs, with: Connections) -> anyhow::Result<Self> {
-        let stuck = Duration::from_secs(args.stuck_seconds);
-        let consumer: StreamConsumer<ConsumerGroup> = with
-            .kafka
-            .group_consumer(stuck)
-            .create_with_context(ConsumerGroup::default())
-            .context("the Kafka consumer could not be made")?;
-        with.health.set(GROUP, Some(NOT_JOINED.to_owned()));
-        consumer.subscribe(&[&with.kafka.topic])?;
-        let tender = Tender {
-            consumer,
-            kafka: with.kafka,
-            db: with.db,
-            health: with.health,
-            pace: with.pace,
-            stuck,
-            passed: Mutex::default(),
-            refused_at: Mutex::default(),
-            client: with.client,
-        };
-        Ok(Self {
+    pub(super) fn new(tender: Tender, batch_max: usize) -> Self {
+        Self {
             tender: Arc::new(tender),
-            batch_max: args.batch_max,
+            batch_max,
             recent: LruCache::new(REMEMBERED),
             failures: 0,
             locked_until: Instant::now(),
             doubted_until: Instant::now(),
-        })
+        }
     }
 
     /// Reads and writes until it is stopped or its client must be replaced, then leaves the group.
@@ -330,6 +311,7 @@ mod tests {
     use firstcome_shared::process_state::SeenState;
 
     use super::*;
+    use crate::consume::ConsumeArgs;
 
     #[derive(Parser)]
     struct Line {
@@ -346,17 +328,11 @@ mod tests {
             "--kafka-signing-key=0123456789abcdef0123456789abcdef",
         ])
         .args;
-        let health = Arc::new(ConsumerHealth::new(SLOW, SeenState::default()));
+        let health = ConsumerHealth::new(SLOW, SeenState::default());
         // The earlier client had joined.
         health.set(GROUP, None);
-        let connections = Connections {
-            kafka: args.kafka.settings(&args.mysql.tls).unwrap(),
-            db: Db::new(&args.mysql.settings().unwrap()).unwrap(),
-            health: Arc::clone(&health),
-            pace: Arc::new(Pace::new(None, 1)),
-            client: CancellationToken::new(),
-        };
-        let _worker = ConsumerWorker::subscribe(&args, connections).unwrap();
+        let kafka = args.kafka.settings(&args.mysql.tls).unwrap();
+        let _client = subscribe(&kafka, SLOW, &health).unwrap();
         assert_eq!(health.trouble(GROUP).as_deref(), Some(NOT_JOINED));
     }
 }
