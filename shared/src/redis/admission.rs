@@ -3,6 +3,7 @@
 
 use std::time::Duration;
 
+use chrono::{DateTime, Utc};
 use redis::{FromRedisValue, RedisError, Value};
 use strum::IntoStaticStr;
 
@@ -76,8 +77,8 @@ pub struct LeaseReply {
 pub struct AdmittedSlot {
     pub drop: DropId,
     pub slot: Slot,
-    /// When the user was admitted, in Unix milliseconds by Redis's clock, or `None` if unknown.
-    pub admitted_at_ms: Option<i64>,
+    /// When the user was admitted, by Redis's clock, or `None` if unknown.
+    pub claimed_at: Option<DateTime<Utc>>,
 }
 
 /// Results of the admission script; the name of each is the label of its metric.
@@ -228,7 +229,7 @@ fn read_answer(answer: &Value, open_drop: Option<DropId>, now_ms: i64) -> Option
             return Some(Admission::Accepted(AdmittedSlot {
                 drop: open_drop?,
                 slot: Slot::try_from(*slot).ok()?,
-                admitted_at_ms: Some(now_ms),
+                claimed_at: DateTime::from_timestamp_millis(now_ms),
             }));
         }
         Value::Array(parts) => parts.as_slice(),
@@ -248,7 +249,9 @@ fn read_answer(answer: &Value, open_drop: Option<DropId>, now_ms: i64) -> Option
         "already" => Admission::Already(AdmittedSlot {
             drop: DropId(part::<String>(parts, 1)?.parse().ok()?),
             slot: part(parts, 2)?,
-            admitted_at_ms: Some(number(3)?).filter(|ms| *ms > 0),
+            claimed_at: Some(number(3)?)
+                .filter(|ms| *ms > 0)
+                .and_then(DateTime::from_timestamp_millis),
         }),
         _ => return None,
     })

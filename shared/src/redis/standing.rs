@@ -1,8 +1,10 @@
 //! Reads one user's status in a drop, and when the user was admitted.
 
+use chrono::DateTime;
 use redis::{Cmd, RedisResult};
 
 use super::Redis;
+use super::admission::AdmittedSlot;
 use super::keys::DropKeys;
 use super::reads::{Reads, number_of, slot_in};
 use super::servers::ServerId;
@@ -22,13 +24,6 @@ pub struct ClaimStanding {
     pub position: Option<u32>,
     /// The claim held anywhere in the coupon, if one coupon is allowed in total.
     pub claimant: Option<(DropId, Slot)>,
-}
-
-/// A slot that a user holds according to Redis.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct HeldSlot {
-    /// In Unix milliseconds by Redis's clock, or `None` if unknown.
-    pub admitted_at_ms: Option<i64>,
 }
 
 impl Redis {
@@ -97,7 +92,7 @@ impl Redis {
         keys: &DropKeys,
         slot: Slot,
         user: &UserId,
-    ) -> RedisResult<Option<HeldSlot>> {
+    ) -> RedisResult<Option<AdmittedSlot>> {
         type Replies = (Option<f64>, bool, Option<String>, Option<Vec<u8>>);
         let mut pipe = redis::pipe();
         pipe.atomic().zscore(&keys.users, user.as_str());
@@ -109,7 +104,12 @@ impl Redis {
         let is_in_users = score == Some(f64::from(slot));
         let is_claimant = !has_users && claimant == Some(format!("{}:{slot}", keys.drop));
         // As in the script, a time that Firstcome did not write is unknown.
-        let admitted_at_ms = at.and_then(number_of).filter(|_| is_in_users);
-        Ok((is_in_users || is_claimant).then_some(HeldSlot { admitted_at_ms }))
+        let at_ms = at.and_then(number_of).filter(|_| is_in_users);
+        let held = AdmittedSlot {
+            drop: keys.drop,
+            slot,
+            claimed_at: at_ms.and_then(DateTime::from_timestamp_millis),
+        };
+        Ok((is_in_users || is_claimant).then_some(held))
     }
 }

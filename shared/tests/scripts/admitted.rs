@@ -21,7 +21,7 @@ async fn held_slot_belongs_to_its_present_user_and_has_only_that_users_time() {
                 .held_slot(keys, 1, &person.parse().unwrap())
                 .await
                 .unwrap()
-                .map(|held| held.admitted_at_ms)
+                .map(|held| held.claimed_at.map(|at| at.timestamp_millis()))
         };
         assert!(at("a").await.flatten().is_some());
         // The slot was revoked and given to another user.

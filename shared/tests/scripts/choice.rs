@@ -139,7 +139,8 @@ impl TwoDays<'_> {
                 let times = ["HGET", &self.world.keys.times, &held.slot.to_string()];
                 let at: Option<i64> = ask(self.server, &times).await;
                 let at = at.filter(|_| held.drop == DROP);
-                assert_eq!(held.admitted_at_ms, at, "{held:?}");
+                let told = held.claimed_at.map(|at| at.timestamp_millis());
+                assert_eq!(told, at, "{held:?}");
                 word(&admission)
             }
             other => word(&other),

@@ -111,7 +111,7 @@ fn held(drop: DropId, slot: Slot) -> AdmittedSlot {
     AdmittedSlot {
         drop,
         slot,
-        admitted_at_ms: None,
+        claimed_at: None,
     }
 }
 

@@ -29,7 +29,7 @@ use super::pending::{PendingClaim, StoredReply, refuse};
 use super::queue::Called;
 use super::second_store::Call;
 use crate::serve::auth::Requester;
-use crate::serve::catalogue::coupon_with_drops::{CouponWithDrops, DropCandidates, instant};
+use crate::serve::catalogue::coupon_with_drops::{CouponWithDrops, DropCandidates};
 use crate::serve::catalogue::losers::LeaseCall;
 use crate::serve::state::App;
 
@@ -181,7 +181,7 @@ fn deliver(
             drop_id: held.drop,
             slot: held.slot,
             user_id: pending.user.clone(),
-            claimed_at: held.admitted_at_ms.map(instant),
+            claimed_at: held.claimed_at,
         });
         waiting.push((pending, admission));
     }

@@ -2,7 +2,6 @@
 //! and both again if the user may claim again. All steps are idempotent. After a crash, a pass
 //! completes them.
 
-use chrono::{DateTime, Utc};
 use firstcome_shared::StoreError;
 use firstcome_shared::coupon::Drop;
 use firstcome_shared::crash::{Point, crash_point};
@@ -18,7 +17,7 @@ use utoipa::ToSchema;
 
 use super::outcome::ClaimRefusal;
 use super::status::{ClaimStatus, MyClaim, judge, standing_in, standing_shown};
-use crate::serve::catalogue::coupon_with_drops::{CouponWithDrops, instant};
+use crate::serve::catalogue::coupon_with_drops::CouponWithDrops;
 use crate::serve::state::App;
 
 /// Maximum number of attempts to write, because MySQL may roll back the transaction to end a
@@ -110,7 +109,11 @@ async fn revoke_in(
         ToRevoke::Unknown => return Err(ClaimRefusal::ClaimStateUnknown.into()),
     };
     let claimed_at = match slot {
-        Some(slot) if is_admitted => admitted_at(app, id, drop, slot, &user).await?,
+        Some(slot) if is_admitted => {
+            let keys = app.redis.keys(id, drop);
+            let held = app.redis.held_slot(&keys, slot, &user).await;
+            held.map_err(unknown)?.and_then(|held| held.claimed_at)
+        }
         _ => None,
     };
     let shown_keys = app.redis.keys(id, shown);
@@ -133,23 +136,6 @@ async fn revoke_in(
     let revocation = write_revocation(db, &new).await?;
     crash_point(Point::RevocationWritten);
     finish(app, db, coupon, revocation).await
-}
-
-/// Reads when the user was admitted to a slot, if Redis still knows it.
-async fn admitted_at(
-    app: &App,
-    coupon: CouponId,
-    drop: DropId,
-    slot: Slot,
-    user: &UserId,
-) -> Result<Option<DateTime<Utc>>, Problem> {
-    let keys = app.redis.keys(coupon, drop);
-    let held = app
-        .redis
-        .held_slot(&keys, slot, user)
-        .await
-        .map_err(unknown)?;
-    Ok(held.and_then(|held| held.admitted_at_ms).map(instant))
 }
 
 async fn write_revocation(db: &Db, new: &NewRevocation) -> Result<Revocation, Problem> {

@@ -16,7 +16,7 @@ use utoipa::ToSchema;
 
 use super::outcome::ClaimRefusal;
 use super::second_store::Call;
-use crate::serve::catalogue::coupon_with_drops::{CouponWithDrops, DropWithKeys, instant};
+use crate::serve::catalogue::coupon_with_drops::{CouponWithDrops, DropWithKeys};
 use crate::serve::state::App;
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, ToSchema)]
@@ -103,19 +103,14 @@ pub(crate) async fn my_claim(
         (claim.status, claim.drop_id, claim.slot)
     {
         let keys = app.redis.keys(id, drop_id);
-        let held = app
-            .redis
-            .held_slot(&keys, slot, &user)
-            .await
-            .ok()
-            .flatten()
-            .ok_or(ClaimRefusal::NotDurable);
+        let held = app.redis.held_slot(&keys, slot, &user).await;
+        let held = held.ok().flatten().ok_or(ClaimRefusal::NotDurable)?;
         let held = Claim {
             coupon_id: id,
             drop_id,
             slot,
             user_id: user,
-            claimed_at: held?.admitted_at_ms.map(instant),
+            claimed_at: held.claimed_at,
         };
         let call = Call {
             coupon: id,
