@@ -4,8 +4,8 @@
 //! In order of a pass: `passes` takes the lock, `run` has the steps, `barrier` finds out how far
 //! the consumer is, `read` reads, `reconcile` drives a coupon through what follows, at an open and
 //! at a closed gate: `pass` compares a drop, `judge` decides (pure), `rows` inserts, `project`
-//! writes Redis from rows, `revoke_promote` gives free slots away, `seal` ends drops. `owing`
-//! reports what sealed drops still owe, and `sealed_letters` judges their dead letters. `urgent`
+//! writes Redis from rows, `promote` gives free slots away, `seal` ends drops. `owing` reports what
+//! sealed drops still owe, and `sealed_letters` judges their dead letters. `urgent`
 //! closes coupons with `gate`, and reopens them. `ledger` sums up what was found, `record` records,
 //! `notify` mails.
 #![warn(clippy::print_stdout, clippy::print_stderr)] // `say!` and `complain!` never end the program
@@ -39,7 +39,7 @@ mod ready;
 mod reconcile;
 pub mod record;
 mod retention;
-mod revoke_promote;
+mod revoke;
 mod rows;
 pub mod run;
 mod seal;

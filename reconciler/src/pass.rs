@@ -5,19 +5,20 @@ use std::collections::HashMap;
 
 use firstcome_shared::domain::{DropId, Slot, UserId};
 use firstcome_shared::hash::finish64;
+use firstcome_shared::model::OwedUser;
 use firstcome_shared::schedule::{Schedule, Tz};
 use futures_util::TryStreamExt as _;
 use sha2::{Digest as _, Sha256};
 
 use crate::barrier::OVERDUE;
 use crate::context::{PassContext, Step};
-use crate::judge::{self, Dirt, DueRow, Holder, Judgement, Letter, LetterEnd, Moment, WholeDrop};
+use crate::judge::{self, Dirt, DueRow, Judgement, Letter, LetterEnd, Moment, WholeDrop};
 use crate::ledger::Ledger;
 use crate::read::{self, CouponSeen, DropPass, ReadPage};
 use crate::report::{
     ActionKind, Cause, DropReport, Examined, Finding, Fingerprint, Kind, Numbers, Outcome,
 };
-use crate::revoke_promote;
+use crate::revoke;
 use crate::rows::{self, RowEnd};
 
 /// The users who would lose their slots in a projection, as a number and a hash.
@@ -57,7 +58,7 @@ pub struct Compared {
     pub dirty: Option<(Kind, &'static str)>,
     pub takes: Takes,
     /// Users who would lose the slot that Redis shows, and have no row.
-    pub owed: Vec<Holder>,
+    pub owed: Vec<OwedUser>,
     /// Number of rows that were inserted, planned or overtaken, of letters that ended, and of
     /// revocations that were completed.
     pub repaired: u64,
@@ -136,10 +137,10 @@ impl Compared {
         self.dirty.get_or_insert((dirt.kind, dirt.detail));
         if let Some(user) = dirt.user.as_ref().filter(|_| dirt.takes) {
             self.takes.add(dirt.slot, user);
-            if let Some(slot) = dirt.slot.filter(|_| dirt.owes) {
+            if dirt.slot.is_some() && dirt.owes {
                 let user = user.clone();
-                let at_ms = None;
-                self.owed.push(Holder { slot, user, at_ms });
+                let slot = dirt.slot;
+                self.owed.push(OwedUser { user, slot });
             }
         }
         let planned = Outcome::Planned;
@@ -285,7 +286,7 @@ pub(crate) async fn end_claims(
             continue;
         }
         if may_write {
-            revoke_promote::complete(drop.ctx, drop.coupon(), drop.id(), revocation).await?;
+            revoke::complete(drop.ctx, drop.coupon(), drop.id(), revocation).await?;
             compared.repaired += 1;
         }
         let detail = "a claim that was given back or revoked is still in a store";
@@ -340,7 +341,7 @@ pub(crate) fn note_rows(due: &[DueRow], ends: Vec<RowEnd>, compared: &mut Compar
 fn note_letter(letter: &Letter, end: &LetterEnd, done: Outcome, compared: &mut Compared) {
     let (how, why) = end.says();
     let (action, result) = match end {
-        LetterEnd::Owed { .. } => (ActionKind::Owe, done),
+        LetterEnd::Owed(_) => (ActionKind::Owe, done),
         _ if how.is_some() => (ActionKind::Resolve, done),
         _ => (ActionKind::Report, Outcome::Skipped),
     };

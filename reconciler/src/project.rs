@@ -21,7 +21,7 @@ use crate::context::{PassContext, PassError, Step, fenced};
 use crate::ledger::Ledger;
 use crate::queries;
 use crate::read::{CouponSeen, DropSeen};
-use crate::{revoke_promote, seal, settings};
+use crate::{owing, seal, settings};
 
 /// Slots written by one script.
 const PAGE: Slot = 2_000;
@@ -139,7 +139,7 @@ pub(crate) async fn surroundings(
         fenced(redis.note_seal(id, fence, last).await?)?;
     }
     for own in &seen.drops {
-        let owed = revoke_promote::open_promises(ctx, &seen.coupon, own.drop.id).await?;
+        let owed = owing::open_promises(ctx, &seen.coupon, own.drop.id).await?;
         if !owed.is_empty() {
             let write = redis.write_owed(&own.keys, fence, coupon.once_per, &owed);
             fenced(write.await?)?;

@@ -10,14 +10,14 @@ use diesel_async::RunQueryDsl;
 use firstcome_shared::claim::{Claim, IssuedBy};
 use firstcome_shared::columns::inserted;
 use firstcome_shared::crash::{Point, crash_point};
-use firstcome_shared::domain::UserId;
+use firstcome_shared::model::OwedUser;
 use firstcome_shared::mysql::issued::{InsertOutcome, has_later_era, insert};
 use firstcome_shared::mysql::sealed::rows_changed;
 use firstcome_shared::mysql::{DataRefusal, DbError};
 use firstcome_shared::schema::broken_promises;
 
 use crate::context::{PassError, Step};
-use crate::judge::{DueRow, Holder, LetterEnd};
+use crate::judge::{DueRow, LetterEnd};
 use crate::queries::dead_letters::{Resolution, resolve};
 use crate::read::DropPass;
 use crate::settings;
@@ -154,13 +154,10 @@ pub(crate) async fn end_letters(drop: DropPass<'_>, ends: &[(i64, LetterEnd)]) -
     for some in ends.chunks(ENDED_AT_ONCE) {
         let owed = some.iter().filter_map(|(_, end)| end.owed());
         let resolutions = some.iter().filter_map(resolution);
-        list_owed(drop, owed.collect(), "failed_claim", resolutions.collect()).await?;
+        list_owed(drop, owed, "failed_claim", resolutions.collect()).await?;
     }
     Ok(())
 }
-
-/// A user, and the slot that was promised.
-type OwedUser<'u> = (&'u UserId, i64);
 
 fn resolution((id, end): &(i64, LetterEnd)) -> Option<Resolution> {
     let (how, why) = end.says();
@@ -172,14 +169,13 @@ fn resolution((id, end): &(i64, LetterEnd)) -> Option<Resolution> {
 }
 
 /// Lists users who lose their slots before anything else forgets them. Safe to repeat.
-pub(crate) async fn owe(drop: DropPass<'_>, owed: &[Holder]) -> Step<()> {
+pub(crate) async fn owe(drop: DropPass<'_>, owed: &[OwedUser]) -> Step<()> {
     if owed.is_empty() {
         return Ok(());
     }
     knows_every_return(drop).await?;
     for some in owed.chunks(ENDED_AT_ONCE) {
-        let owed = some.iter().map(|Holder { user, slot, .. }| (user, *slot));
-        list_owed(drop, owed.collect(), "slot_lost", Vec::new()).await?;
+        list_owed(drop, some.iter(), "slot_lost", Vec::new()).await?;
     }
     Ok(())
 }
@@ -196,9 +192,9 @@ async fn knows_every_return(drop: DropPass<'_>) -> Step<()> {
 }
 
 /// Lists owed users and resolves dead letters, in one transaction.
-async fn list_owed(
+async fn list_owed<'u>(
     drop: DropPass<'_>,
-    owed: Vec<OwedUser<'_>>,
+    owed: impl Iterator<Item = &'u OwedUser>,
     reason: &str,
     resolutions: Vec<Resolution>,
 ) -> Step<()> {
@@ -207,13 +203,11 @@ async fn list_owed(
     let id = drop.id();
     let reason = reason.to_owned();
     let rows: Vec<_> = owed
-        .into_iter()
-        .map(|(user, slot)| {
+        .map(|owed| {
             (
+                owed.clone(),
                 broken_promises::drop_id.eq(id),
-                broken_promises::user_id.eq(user.clone()),
                 broken_promises::coupon_id.eq(coupon),
-                broken_promises::slot.eq(Some(slot)),
                 broken_promises::reason.eq(reason.clone()),
                 broken_promises::run_id.eq(run_id.clone()),
             )

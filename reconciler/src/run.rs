@@ -28,11 +28,10 @@ use crate::context::{
 use crate::gate::JudgedGates;
 use crate::jobs::{self, Notes};
 use crate::ledger::{self, CouponLook};
-use crate::promote::DropWithSlots;
 use crate::reconcile::{self, Wanted};
 use crate::record::failure;
 use crate::report::{FailureCause, Run};
-use crate::{judged, owing, promote, read, sealed_letters, urgent};
+use crate::{judged, owing, read, sealed_letters, urgent};
 
 /// Has what every pass needs: the stores, the settings, and what earlier passes and jobs noted.
 #[derive(Clone)]
@@ -311,18 +310,6 @@ impl Reconciler {
         ended.map_err(|error| error.or_lock_lost(stop))
     }
 
-    /// Gives the slots that are left in these drops to users who wait.
-    pub(crate) async fn promote(
-        &self,
-        drops: Vec<DropWithSlots>,
-        run_id: &str,
-        stop: &CancellationToken,
-        looks: &mut Vec<CouponLook>,
-    ) -> Step<()> {
-        let ctx = self.context_without_topic(run_id, stop).await?;
-        promote::promote(&ctx, drops, looks).await
-    }
-
     /// Reads the moment of a pass: Redis's clock, then the end offsets, then the positions.
     async fn context(
         &self,
@@ -351,7 +338,7 @@ impl Reconciler {
     }
 
     /// Reads the servers and Redis's clock. Claims may be in flight, and have unread messages.
-    async fn context_without_topic(
+    pub(crate) async fn context_without_topic(
         &self,
         run_id: &str,
         stop: &CancellationToken,

@@ -124,7 +124,7 @@ async fn judge_sealed(ctx: &PassContext, letters: &[(OfDrop, DeadLetterRow)]) ->
     };
     let mut judged = judge::judge(&moment(drop), &page.mysql, &page.redis, &again);
     for (_, end) in &mut judged.letters {
-        if matches!(end, LetterEnd::Owed { .. }) {
+        if matches!(end, LetterEnd::Owed(_)) {
             *end = LetterEnd::Left("another user has its slot in a sealed drop");
         }
     }

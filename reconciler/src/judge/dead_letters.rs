@@ -2,6 +2,7 @@
 
 use firstcome_shared::coupon::DropWindow;
 use firstcome_shared::domain::{Slot, UserId};
+use firstcome_shared::model::OwedUser;
 
 use super::{Dirt, DueRow, Given, Judgement, Page};
 use crate::report::Kind;
@@ -37,7 +38,7 @@ pub enum LetterEnd {
     /// The claim was given back or revoked.
     Revoked,
     /// Another user has the row of its slot, or now gets it: the user of the letter is owed a slot.
-    Owed { user: UserId, slot: i64 },
+    Owed(OwedUser),
     /// The user's claim on another slot in Redis, or in another dead letter, becomes a row first.
     Waits,
     /// An operator has to decide.
@@ -45,10 +46,10 @@ pub enum LetterEnd {
 }
 
 impl LetterEnd {
-    /// Returns the user who is owed a slot, and the slot that was promised.
-    pub(crate) fn owed(&self) -> Option<(&UserId, i64)> {
+    /// Returns the user who is owed a slot.
+    pub(crate) fn owed(&self) -> Option<&OwedUser> {
         match self {
-            Self::Owed { user, slot } => Some((user, *slot)),
+            Self::Owed(owed) => Some(owed),
             Self::Duplicate | Self::Revoked | Self::Waits | Self::Left(_) => None,
         }
     }
@@ -58,7 +59,7 @@ impl LetterEnd {
         match self {
             Self::Duplicate => (Some("duplicate"), "its user holds a row"),
             Self::Revoked => (Some("revoked"), "its claim was given back or revoked"),
-            Self::Owed { .. } => (
+            Self::Owed(_) => (
                 Some("owed"),
                 "another user has its slot; its user is first in line for the next one",
             ),
@@ -111,10 +112,10 @@ fn judge_letter(page: &Page<'_>, letter: &Letter, given: &mut Given, judged: &mu
         return end(LetterEnd::Waits);
     }
     if page.rows_again.contains_key(&slot) || given.slots.contains(&slot) {
-        return end(LetterEnd::Owed {
+        return end(LetterEnd::Owed(OwedUser {
             user: user.clone(),
-            slot: slot.into(),
-        });
+            slot: Some(slot.into()),
+        }));
     }
     let agrees = in_redis.is_some() && page.on_slots[&i64::from(slot)].as_slice() == [user];
     if agrees || page.moment.is_closed {

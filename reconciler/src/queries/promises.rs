@@ -6,19 +6,11 @@ use diesel::prelude::*;
 use diesel_async::RunQueryDsl;
 use firstcome_shared::columns::now;
 use firstcome_shared::domain::{DropId, NamedDrop, UserId};
+use firstcome_shared::model::OwedUser;
 use firstcome_shared::mysql::ops_actions::{Operator, OperatorAct};
 use firstcome_shared::mysql::{Conn, Db, DbResult};
 use firstcome_shared::schema::broken_promises;
 use serde_json::json;
-
-/// An unresolved broken promise.
-#[derive(Debug, Clone, PartialEq, Eq, Queryable, Selectable)]
-#[diesel(table_name = broken_promises)]
-pub(crate) struct OpenPromise {
-    #[diesel(column_name = user_id)]
-    pub(crate) user: UserId,
-    pub(crate) slot: Option<i64>,
-}
 
 /// Marks broken promises to these users as resolved. Returns how many.
 async fn mend(conn: &mut Conn, drop: DropId, users: &[UserId]) -> QueryResult<usize> {
@@ -83,17 +75,13 @@ pub(crate) async fn drops_with_broken_promises(db: &Db) -> DbResult<HashSet<Drop
 
 /// Reads a page of a drop's unresolved broken promises: users with ids above `after`, in order
 /// of id.
-pub(crate) async fn open_promises(
-    db: &Db,
-    drop: DropId,
-    after: String,
-) -> DbResult<Vec<OpenPromise>> {
+pub(crate) async fn open_promises(db: &Db, drop: DropId, after: String) -> DbResult<Vec<OwedUser>> {
     let page = broken_promises::table
         .filter(broken_promises::mended_at.is_null())
         .filter(broken_promises::drop_id.eq(drop))
         .filter(broken_promises::user_id.gt(after))
         .order(broken_promises::user_id)
         .limit(1_000)
-        .select(OpenPromise::as_select());
+        .select(OwedUser::as_select());
     db.rows("read broken promises", page).await
 }

@@ -1,13 +1,13 @@
 //! One drop of a coupon: its comparison, and what follows from it at an open gate.
 
-use firstcome_shared::domain::ClaimOfSlot;
+use firstcome_shared::model::OwedUser;
 
 use crate::context::Step;
 use crate::ledger::Ledger;
 use crate::pass::{Compared, compare};
 use crate::read::DropPass;
 use crate::report::{AlertKind, DropReport, Finding, HeldBack, Judged, Kind, Kinds, Outcome};
-use crate::{limit, revoke_promote, seal};
+use crate::{limit, owing, promote, seal};
 
 /// Maximum number of comparisons of a drop at a closed gate, each after the repairs of the one
 /// before.
@@ -39,7 +39,7 @@ pub(super) struct DropDone<'c> {
     /// meanwhile belong to the next pass.
     verified: Option<Compared>,
     /// Users who are still owed a slot, at an open gate.
-    owed: Vec<ClaimOfSlot>,
+    owed: Vec<OwedUser>,
     /// The projection of the drop waits for an operator.
     pub held_back: Option<HeldBack>,
     /// The drop is written again from its rows, which needs a closed gate.
@@ -67,7 +67,7 @@ pub(super) async fn reconcile_drop(drop: DropPass<'_>, gate: GateMode) -> Step<D
         is_sealed: false,
     };
     if gate == GateMode::Open {
-        let promoted = done.promote().await?;
+        let promoted = done.give_slots().await?;
         if done.compared.repaired + promoted > 0 && !drop.ctx.dry_run {
             done.verify().await?;
         }
@@ -113,25 +113,10 @@ fn differs(drop: DropPass<'_>, gate: GateMode, compared: &Compared) -> bool {
     !compared.is_gone && (compared.dirty.is_some() || !is_whole)
 }
 
-/// Gives the slots that are left to users who wait; a dry run only reports them. Returns how many
-/// got one.
-async fn promote(drop: DropPass<'_>, ledger: &mut Ledger) -> Step<u64> {
-    let DropPass { ctx, seen, own } = drop;
-    if !ctx.dry_run {
-        let fence = seen.state.gate.fence(ctx.servers.holding(seen.coupon.id));
-        let Some(fence) = fence else { return Ok(0) };
-        return revoke_promote::promote(drop, &fence, None, ledger).await;
-    }
-    if !seen.coupon.paused {
-        revoke_promote::plan(own, ledger);
-    }
-    Ok(0)
-}
-
 impl DropDone<'_> {
-    /// Gives the slots that are left to users who wait, and reads which users are still owed one.
-    /// Returns how many users got a slot.
-    async fn promote(&mut self) -> Step<u64> {
+    /// Gives the slots that are left to users who wait (a dry run only reports them), and reads which
+    /// users are still owed one. Returns how many users got a slot.
+    async fn give_slots(&mut self) -> Step<u64> {
         let drop = self.drop;
         let DropPass { ctx, seen, own } = drop;
         // If the comparison has repaired something, users may be owed a slot who were not before.
@@ -140,15 +125,20 @@ impl DropDone<'_> {
         } else {
             own.clone()
         };
+        let now = DropPass { own: &own, ..drop };
+        let fence = seen.state.gate.fence(ctx.servers.holding(seen.coupon.id));
+        let ledger = &mut self.compared.ledger;
+        let mut promoted = 0;
         // Nobody gets a slot of a drop that is to be written again.
-        let promoted = if self.compared.dirty.is_none() {
-            let now = DropPass { own: &own, ..drop };
-            promote(now, &mut self.compared.ledger).await?
-        } else {
-            0
-        };
+        if self.compared.dirty.is_none() {
+            if ctx.dry_run {
+                promote::plan(now, ledger);
+            } else if let Some(fence) = fence {
+                promoted = promote::give_slots(now, &fence, None, ledger).await?;
+            }
+        }
         if own.has_broken_promises || own.state.owed > 0 {
-            self.owed = revoke_promote::open_promises(ctx, &seen.coupon, drop.id()).await?;
+            self.owed = owing::open_promises(ctx, &seen.coupon, drop.id()).await?;
         }
         Ok(promoted)
     }
@@ -224,8 +214,9 @@ impl DropDone<'_> {
         if let Some(projected) = projected {
             for owed in self.owed {
                 let found = Finding::report(Kind::BrokenPromise, "promised, and no slot is left");
-                let slot = revoke_promote::known_slot(&owed);
-                compared.ledger.add(found.naming(slot, Some(&owed.user)));
+                compared
+                    .ledger
+                    .add(found.naming(owed.slot, Some(&owed.user)));
             }
             let is_planned = held_back.is_some() || self.drop.ctx.dry_run;
             let outcome = if is_planned {

@@ -23,6 +23,7 @@ use std::collections::HashMap;
 
 use chrono::Utc;
 use firstcome_shared::domain::{CouponId, DropId, OncePer};
+use firstcome_shared::model::OwedUser;
 use firstcome_shared::redis::gate::{Fence, Gate};
 use futures_util::future::OptionFuture;
 use futures_util::{StreamExt as _, stream};
@@ -30,12 +31,11 @@ use tokio::sync::Semaphore;
 
 use crate::context::{PassContext, PassError, Step, fenced};
 use crate::gate::{self, Closed};
-use crate::judge::Holder;
 use crate::ledger::{CouponLook, Ledger};
 use crate::pass::unworkable;
 use crate::read::{self, CouponSeen, DropPass, Listed};
 use crate::report::{ActionKind, Cause, Finding, Kind, Outcome};
-use crate::{claimants, limit, project, revoke_promote, rows, settings};
+use crate::{claimants, limit, project, revoke, rows, settings};
 
 use drop::{DropDone, GateMode, reconcile_drop};
 
@@ -269,7 +269,7 @@ async fn prepare_open(ctx: &PassContext, seen: &CouponSeen, ledger: &mut Ledger)
         ledger.add(settings::lost_keys(unreadable, Outcome::Planned));
     }
     settings::adopt_returns(ctx, seen, ledger).await?;
-    revoke_promote::finish_revocations(ctx, seen, ledger).await?;
+    revoke::finish_revocations(ctx, seen, ledger).await?;
     settings::write_again(ctx, seen, ledger).await?;
     Ok(GateMode::Open)
 }
@@ -427,7 +427,7 @@ fn is_whole(seen: &CouponSeen, drops: &[DropDone<'_>], plan: &project::Plan<'_>)
 }
 
 /// Reports a user who loses the slot and is owed one.
-fn slot_lost(drop: DropId, user: &Holder) -> Finding {
+fn slot_lost(drop: DropId, user: &OwedUser) -> Finding {
     let detail = "promised a slot that the user cannot have";
     let found = Finding::new(
         Kind::BrokenPromise,
@@ -437,7 +437,7 @@ fn slot_lost(drop: DropId, user: &Holder) -> Finding {
     );
     Finding {
         drop_id: Some(drop),
-        ..found.naming(Some(user.slot), Some(&user.user))
+        ..found.naming(user.slot, Some(&user.user))
     }
 }
 
@@ -449,10 +449,9 @@ mod tests {
 
     #[test]
     fn finding_about_a_user_who_loses_a_slot_names_the_drop() {
-        let user = Holder {
-            slot: 3,
+        let user = OwedUser {
             user: UserId::from_store("u-1".to_owned()),
-            at_ms: None,
+            slot: Some(3),
         };
         let mut ledger = Ledger::default();
         ledger.add(slot_lost(DropId(7), &user));

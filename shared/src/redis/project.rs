@@ -13,6 +13,7 @@ use super::keys::{self, DropKeys};
 use super::revoking::RevokedField;
 pub use crate::domain::ClaimOfSlot;
 use crate::domain::{CouponId, DropId, OncePer, Slot, UserId};
+use crate::model::OwedUser;
 
 static PROJECT: Script = Script::new(include_str!("scripts/project.lua"));
 static PROMOTE: Script = Script::new(include_str!("scripts/promote.lua"));
@@ -159,18 +160,26 @@ impl Redis {
     }
 
     /// Puts users whose promise is broken at the head of a drop's waiting list, in the order of the
-    /// promised slots, unless they hold a slot or are revoked. The coupon may be open.
+    /// promised slots, unless they hold a slot or are revoked. Those whose slot is unknown come last.
+    /// The coupon may be open.
     pub async fn write_owed(
         &self,
         keys: &DropKeys,
         fence: &Fence,
         once_per: OncePer,
-        owed: &[ClaimOfSlot],
+        owed: &[OwedUser],
     ) -> RedisResult<Fenced<()>> {
         let first = arguments("owed", fence, keys.drop, once_per);
-        self.run_parts(&keys.of_scripts(), first, owed, |one| {
-            [one.slot.to_string(), one.user.to_string()].map(String::into_bytes)
-        })
+        self.run_parts(
+            &keys.of_scripts(),
+            first,
+            owed,
+            |OwedUser { user, slot }| {
+                let known = slot.and_then(|slot| Slot::try_from(slot).ok());
+                let place = known.unwrap_or(Slot::MAX).to_string();
+                [place, user.to_string()].map(String::into_bytes)
+            },
+        )
         .await
     }
 

@@ -8,7 +8,7 @@ use firstcome_shared::redis::settings::{CouponRead, Written};
 
 use crate::command::Start;
 use crate::gate::ask;
-use crate::world::{DROP, ScriptWorld, claim_on};
+use crate::world::{DROP, ScriptWorld, claim_on, owed_user};
 
 /// The drop has more slots than one page.
 #[tokio::test]
@@ -108,7 +108,7 @@ async fn only_owed_users_are_promoted_after_an_early_closing() {
     let ScriptWorld {
         redis, keys, fence, ..
     } = &world;
-    let owed = [claim_on('x', 4)];
+    let owed = [owed_user('x', 4)];
     let written = redis.write_owed(keys, fence, OncePer::Drop, &owed);
     assert_eq!(written.await.unwrap(), Fenced::Done(()));
     let all = std::slice::from_ref(keys);

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use chrono::DateTime;
 use firstcome_shared::domain::{CouponId, DropId, OncePer, Slot, UserId};
-use firstcome_shared::model::Revocation;
+use firstcome_shared::model::{OwedUser, Revocation};
 use firstcome_shared::redis::admission::{
     Admission, AdmissionError, Admissions, AdmittedSlot, Candidates, Claimant,
 };
@@ -153,6 +153,13 @@ pub(crate) fn user(person: UserLetter) -> UserId {
 pub(crate) fn claim_on(person: UserLetter, slot: Slot) -> ClaimOfSlot {
     let time = RowTime::After;
     claim_of(&Row { slot, person, time })
+}
+
+pub(crate) fn owed_user(person: UserLetter, slot: Slot) -> OwedUser {
+    OwedUser {
+        user: user(person),
+        slot: Some(slot.into()),
+    }
 }
 
 fn claim_of(row: &Row) -> ClaimOfSlot {
@@ -420,12 +427,8 @@ impl ScriptWorld {
                 words(&written.unwrap())
             }
             FencedCommand::Owed(owed) => {
-                let claim = |(person, slot): &(UserLetter, Slot)| ClaimOfSlot {
-                    slot: *slot,
-                    user: user(*person),
-                    at_ms: None,
-                };
-                let owed: Vec<ClaimOfSlot> = owed.iter().map(claim).collect();
+                let owed = owed.iter().map(|(person, slot)| owed_user(*person, *slot));
+                let owed: Vec<OwedUser> = owed.collect();
                 let written = redis.write_owed(keys, fence, once_per, &owed).await;
                 words(&written.unwrap())
             }

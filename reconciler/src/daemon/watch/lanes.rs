@@ -16,6 +16,7 @@ use crate::judged;
 use crate::ledger::{self, CouponLook};
 use crate::notify::Notifier;
 use crate::passes::{note_end, note_look};
+use crate::promote;
 use crate::record;
 use crate::report::{Finding, Outcome, Run, Trigger};
 use crate::run::Reconciler;
@@ -89,10 +90,13 @@ impl Lanes<'_> {
             let run = record::blank(Trigger::Watch);
             let mut looks = Vec::new();
             let drops = wants.with_slots;
-            let promoted = self
+            let ctx = self
                 .reconciler
-                .promote(drops, &run.run_id, self.stop, &mut looks);
-            let result = promoted.await;
+                .context_without_topic(&run.run_id, self.stop);
+            let result = match ctx.await {
+                Ok(ctx) => promote::in_drops(&ctx, drops, &mut looks).await,
+                Err(error) => Err(error),
+            };
             runs.send(ended(run, ledger::sum(looks, false), result))
                 .ok();
             wanted.mark_unchanged();

@@ -1,7 +1,7 @@
 //! Table of cases: what M, R, M' and R' show, and what the page needs.
 
 use firstcome_shared::domain::{DropId, OncePer, Slot, UserId};
-use firstcome_shared::model::Revocations;
+use firstcome_shared::model::{OwedUser, Revocations};
 
 use super::super::*;
 use super::{loaded, revocation};
@@ -272,7 +272,10 @@ fn end_of_a_dead_letter_depends_on_both_stores() {
     };
     let left = |why| Some(LetterEnd::Left(why));
     let user = name("z");
-    let owed = Some(LetterEnd::Owed { user, slot: 2 });
+    let owed = Some(LetterEnd::Owed(OwedUser {
+        user,
+        slot: Some(2),
+    }));
     let as_it_is: fn(&mut Case) = |_| {};
     let young: fn(&mut Case) = |it| {
         it.mysql.rows.pop();
