@@ -14,7 +14,6 @@ use firstcome_shared::crash::{Point, crash_point};
 use firstcome_shared::domain::ClaimOfSlot;
 use firstcome_shared::redis::admission::LEASE;
 use firstcome_shared::redis::gate::Fence;
-use firstcome_shared::redis::keys::DropKeys;
 use firstcome_shared::redis::project::Fenced;
 use futures_util::{StreamExt as _, TryStreamExt as _, stream};
 use tokio::time::{Instant, sleep};
@@ -32,7 +31,6 @@ use crate::rows::{self, RowEnd};
 pub(crate) struct DropWithSlots {
     pub coupon: Coupon,
     pub drop: Drop,
-    pub keys: DropKeys,
     /// MySQL has a broken promise of the drop.
     pub is_owed: bool,
 }
@@ -66,18 +64,16 @@ pub(crate) async fn in_drops(
 }
 
 async fn in_drop(ctx: &PassContext, found: DropWithSlots, look: &mut CouponLook) -> Step<()> {
-    let mut states = ctx.stores.redis.drop_states([&found.keys]).await?;
-    let state = states.pop().unwrap_or_default();
-    let gate = state.gate.clone();
+    let redis = &ctx.stores.redis;
+    let mut own = DropSeen::bare(redis, found.drop);
+    let states = redis.drop_states([&own.keys]).await?;
+    own.state = states.into_iter().next().unwrap_or_default();
+    // Owed users who are on the waiting list are at its head.
+    own.has_broken_promises = found.is_owed && own.state.owed == 0;
+    let gate = own.state.gate.clone();
     let holding = ctx.servers.holding(found.coupon.id);
     let Some(fence) = gate.fence(holding) else {
         return Ok(());
-    };
-    let own = DropSeen {
-        // Owed users who are on the waiting list are at its head.
-        has_broken_promises: found.is_owed && state.owed == 0,
-        state,
-        ..DropSeen::bare(found.drop, found.keys)
     };
     let mut seen = CouponSeen::bare(found.coupon, vec![own]);
     seen.state.gate = gate;

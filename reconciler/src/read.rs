@@ -17,7 +17,7 @@ use firstcome_shared::redis::keys::DropKeys;
 use firstcome_shared::redis::reads::{CouponState, LoadedDrop};
 use futures_util::{Stream, StreamExt as _, stream};
 
-use crate::context::{PassContext, Step};
+use crate::context::{PassContext, Step, Stores};
 use crate::judge::{self, Letter, MysqlPage, Recheck, RedisPage, Row};
 use crate::queries;
 use crate::queries::drops::DropCount;
@@ -40,6 +40,12 @@ pub struct CouponSeen {
 }
 
 impl CouponSeen {
+    /// Slots that its drops may have. A coupon with millions of claims must not delay the others.
+    pub(crate) fn quantity(&self) -> u64 {
+        let drops = self.drops.iter();
+        drops.map(|own| u64::from(own.drop.quantity)).sum()
+    }
+
     /// Creates a coupon of which only the settings and these drops are known.
     pub fn bare(coupon: Coupon, drops: Vec<DropSeen>) -> Self {
         Self {
@@ -70,10 +76,10 @@ pub struct DropSeen {
 
 impl DropSeen {
     /// Creates a drop of which only the settings are known.
-    pub fn bare(drop: Drop, keys: DropKeys) -> Self {
+    pub fn bare(redis: &Redis, drop: Drop) -> Self {
         Self {
+            keys: redis.keys(drop.coupon_id, drop.id),
             drop,
-            keys,
             state: LoadedDrop::default(),
             highest_row: 0,
             letters: 0,
@@ -170,55 +176,43 @@ pub(crate) async fn coupons(
     observe(ctx, catalogue(ctx, which, drop).await?).await
 }
 
-/// A coupon with its unsealed drops, as the catalogue has it.
-#[derive(Debug, Clone)]
-pub(crate) struct Listed {
-    pub coupon: Coupon,
-    pub drops: Vec<Drop>,
-    pub has_sealed: bool,
-}
-
-impl Listed {
-    /// Slots that its drops may have. A coupon with millions of claims must not delay the others.
-    pub(crate) fn quantity(&self) -> u64 {
-        self.drops.iter().map(|drop| u64::from(drop.quantity)).sum()
-    }
-}
-
 /// Lists coupons with unsealed drops, without those of a cluster's server that does not answer: they
-/// wait for it, and hold up no others.
+/// wait for it, and hold up no others. [`observe`] reads their numbers.
 pub(crate) async fn catalogue(
     ctx: &PassContext,
     which: Option<Vec<CouponId>>,
     drop: Option<DropId>,
-) -> Step<Vec<Listed>> {
-    let db = &ctx.stores.db;
+) -> Step<Vec<CouponSeen>> {
+    let Stores { db, redis, .. } = &ctx.stores;
     let catalogue = match which {
         Some(ids) => db.coupons_by_id(ids).await?,
         None => db.catalogue().await?,
     };
-    let listed = catalogue.into_iter().map(|(coupon, drops)| {
-        let (sealed, mut unsealed): (Vec<Drop>, Vec<Drop>) =
-            drops.into_iter().partition(|drop| drop.sealed_at.is_some());
-        unsealed.retain(|it| drop.is_none_or(|id| id == it.id));
-        Listed {
-            coupon,
-            drops: unsealed,
-            has_sealed: !sealed.is_empty(),
+    let listed = catalogue.into_iter().map(|(coupon, mut drops)| {
+        let number = drops.len();
+        drops.retain(|own| own.sealed_at.is_none());
+        let has_sealed = drops.len() < number;
+        drops.retain(|own| drop.is_none_or(|id| id == own.id));
+        let drops = drops.into_iter().map(|own| DropSeen::bare(redis, own));
+        CouponSeen {
+            has_sealed,
+            ..CouponSeen::bare(coupon, drops.collect())
         }
     });
     Ok(listed
-        .filter(|it| !it.drops.is_empty() && !ctx.servers.lack_server_of(it.coupon.id))
+        .filter(|seen| !seen.drops.is_empty() && !ctx.servers.lack_server_of(seen.coupon.id))
         .collect())
 }
 
 /// Reads the numbers of coupons, in bulk.
-pub(crate) async fn observe(ctx: &PassContext, catalogue: Vec<Listed>) -> Step<Vec<CouponSeen>> {
-    let db = &ctx.stores.db;
-    let redis = &ctx.stores.redis;
-    let ids: Vec<CouponId> = catalogue.iter().map(|it| it.coupon.id).collect();
-    let drops = catalogue.iter().flat_map(|it| &it.drops);
-    let keys: Vec<DropKeys> = drops.map(|it| redis.keys(it.coupon_id, it.id)).collect();
+pub(crate) async fn observe(
+    ctx: &PassContext,
+    mut coupons: Vec<CouponSeen>,
+) -> Step<Vec<CouponSeen>> {
+    let Stores { db, redis, .. } = &ctx.stores;
+    let ids: Vec<CouponId> = coupons.iter().map(|seen| seen.coupon.id).collect();
+    let drops = coupons.iter().flat_map(|seen| &seen.drops);
+    let keys: Vec<DropKeys> = drops.map(|own| own.keys.clone()).collect();
     let of_drops: Vec<DropId> = keys.iter().map(|keys| keys.drop).collect();
     let highest = queries::drops::highest_slots(db, &of_drops).await?;
     let letters = queries::drops::count(db, DropCount::DeadLetters, &of_drops).await?;
@@ -226,29 +220,20 @@ pub(crate) async fn observe(ctx: &PassContext, catalogue: Vec<Listed>) -> Step<V
     let broken = queries::promises::drops_with_broken_promises(db).await?;
     let banned = queries::revocations::count_banned(db, &ids).await?;
     let states = redis.coupon_states(&ids).await?;
-    let mut drop_states = keys.iter().zip(redis.drop_states(&keys).await?);
-    let mut seen = Vec::with_capacity(catalogue.len());
-    for (listed, state) in catalogue.into_iter().zip(states) {
-        let seen_drops = listed.drops.into_iter().filter_map(|drop| {
-            let (keys, state) = drop_states.next()?;
-            Some(DropSeen {
-                state,
-                highest_row: highest.get(&drop.id).copied().unwrap_or(0),
-                letters: letters.get(&drop.id).copied().unwrap_or(0),
-                revocations: revocations.get(&drop.id).copied().unwrap_or(0),
-                has_broken_promises: broken.contains(&drop.id),
-                ..DropSeen::bare(drop, keys.clone())
-            })
-        });
-        let drops = seen_drops.collect();
-        seen.push(CouponSeen {
-            banned: banned.get(&listed.coupon.id).copied().unwrap_or_default(),
-            state,
-            has_sealed: listed.has_sealed,
-            ..CouponSeen::bare(listed.coupon, drops)
-        });
+    for (seen, state) in coupons.iter_mut().zip(states) {
+        seen.state = state;
+        seen.banned = banned.get(&seen.coupon.id).copied().unwrap_or_default();
     }
-    Ok(seen)
+    let drops = coupons.iter_mut().flat_map(|seen| &mut seen.drops);
+    for (own, state) in drops.zip(redis.drop_states(&keys).await?) {
+        let id = own.drop.id;
+        own.state = state;
+        own.highest_row = highest.get(&id).copied().unwrap_or(0);
+        own.letters = letters.get(&id).copied().unwrap_or(0);
+        own.revocations = revocations.get(&id).copied().unwrap_or(0);
+        own.has_broken_promises = broken.contains(&id);
+    }
+    Ok(coupons)
 }
 
 /// Drops with at most this many slots are read many at a time.

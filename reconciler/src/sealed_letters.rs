@@ -146,11 +146,8 @@ pub(crate) async fn sealed_drop(
     let Some((coupon, drops)) = ctx.stores.db.coupon(coupon).await? else {
         return Ok(None);
     };
-    let keys = ctx.stores.redis.keys(coupon.id, drop);
-    let own = drops
-        .into_iter()
-        .find(|own| own.id == drop)
-        .map(|drop| DropSeen::bare(drop, keys));
+    let own = drops.into_iter().find(|own| own.id == drop);
+    let own = own.map(|own| DropSeen::bare(&ctx.stores.redis, own));
     let seen = CouponSeen {
         is_closed: true,
         ..CouponSeen::bare(coupon, Vec::new())

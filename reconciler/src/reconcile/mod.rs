@@ -33,7 +33,7 @@ use crate::context::{PassContext, PassError, Step, fenced};
 use crate::gate::{self, Closed};
 use crate::ledger::{CouponLook, Ledger};
 use crate::pass::unworkable;
-use crate::read::{self, CouponSeen, DropPass, Listed};
+use crate::read::{self, CouponSeen, DropPass};
 use crate::report::{ActionKind, Cause, Finding, Kind, Outcome};
 use crate::{claimants, limit, project, revoke, rows, settings};
 
@@ -69,19 +69,19 @@ enum Reconciled {
 /// query about it that takes too long, is reported, and stops no other.
 pub(crate) async fn coupons(
     ctx: &PassContext,
-    mut all: Vec<Listed>,
+    mut all: Vec<CouponSeen>,
     closed: &HashMap<CouponId, Closed>,
     looks: &mut Vec<CouponLook>,
 ) -> Step<Wanted> {
     // Closed ones that users may be trying now, then small ones: a coupon with millions of claims
     // must not delay the others.
     let now = Utc::now();
-    all.sort_by_key(|listed| {
-        let is_open = listed.drops.iter().any(|drop| drop.is_open_at(now));
-        let is_tried = is_open && closed.contains_key(&listed.coupon.id);
-        (!is_tried, listed.quantity())
+    all.sort_by_key(|seen| {
+        let is_open = seen.drops.iter().any(|own| own.drop.is_open_at(now));
+        let is_tried = is_open && closed.contains_key(&seen.coupon.id);
+        (!is_tried, seen.quantity())
     });
-    let pages: Vec<Vec<Listed>> = all.chunks(PAGE).map(<[Listed]>::to_vec).collect();
+    let pages: Vec<Vec<CouponSeen>> = all.chunks(PAGE).map(<[CouponSeen]>::to_vec).collect();
     let large = &Semaphore::new(LARGE_AT_ONCE);
     let pages = stream::iter(pages).map(move |page| reconcile_page(ctx, page, closed, large));
     let mut reconciled = std::pin::pin!(pages.buffer_unordered(PAGES_AT_ONCE));
@@ -102,7 +102,7 @@ pub(crate) async fn coupons(
 /// end, too, between two repairs.
 async fn reconcile_page(
     ctx: &PassContext,
-    page: Vec<Listed>,
+    page: Vec<CouponSeen>,
     closed: &HashMap<CouponId, Closed>,
     large: &Semaphore,
 ) -> Step<Vec<Step<(CouponLook, Reconciled)>>> {
@@ -118,13 +118,12 @@ async fn reconcile_page(
                 return Err(error);
             }
             let mut others = Vec::new();
-            for listed in page {
-                let id = listed.coupon.id;
+            for seen in page {
+                let id = seen.coupon.id;
                 let Some(refusal) = refusing.holding(id) else {
-                    others.push(listed);
+                    others.push(seen);
                     continue;
                 };
-                let seen = CouponSeen::bare(listed.coupon, Vec::new());
                 let refusal = refusal.clone().into();
                 ended.push(report_error(ctx, &seen, closed.get(&id), refusal).await);
             }

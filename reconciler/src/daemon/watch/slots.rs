@@ -43,10 +43,9 @@ pub(super) async fn with_slots(
         .iter()
         .filter(|(_, keys, is_owed)| has_users(keys, *is_owed))
         .filter(|(seen, keys, _)| is_below(seen) || free.contains(&*keys.free))
-        .map(|(seen, keys, is_owed)| DropWithSlots {
+        .map(|(seen, _, is_owed)| DropWithSlots {
             coupon: seen.coupon.clone(),
             drop: seen.drop.clone(),
-            keys: keys.clone(),
             is_owed: *is_owed,
         })
         .collect())
