@@ -125,7 +125,7 @@ impl Compared {
         self.numbers.users += users;
         self.numbers.rows += rows;
         self.numbers.free += page.redis.free.len() as u64;
-        self.numbers.count = page.redis.count;
+        self.numbers.count = page.redis.count.unwrap_or(0);
         let last = page.mysql.rows.last().map_or(0, |row| row.slot);
         self.highest_row = self.highest_row.max(last);
         self.examined.users += users;
@@ -202,7 +202,7 @@ pub async fn compare(drop: DropPass<'_>, may_write: bool) -> Step<Compared> {
         compared.count(&page);
         // A page that was read at another gate or a later revision proves no difference.
         let revision = seen.coupon.revision.max(seen.state.revision);
-        if page.gate != seen.state.gate || page.revision > revision {
+        if page.redis.gate != seen.state.gate || page.redis.revision > revision {
             compared.is_unsettled = true;
             continue;
         }
@@ -212,7 +212,11 @@ pub async fn compare(drop: DropPass<'_>, may_write: bool) -> Step<Compared> {
             .rows
             .last()
             .is_some_and(|row| row.slot > quantity);
-        let is_empty = page.redis.is_empty() && page.mysql.letters.is_empty() && !has_surplus;
+        let is_empty = page.redis.users.is_empty()
+            && page.redis.free.is_empty()
+            && page.redis.odd == 0
+            && page.mysql.letters.is_empty()
+            && !has_surplus;
         let is_clean = judge::is_clean(&page.mysql, &page.redis, quantity);
         if is_clean || is_lost && is_empty && !drop.has_returns() {
             continue;

@@ -4,7 +4,7 @@
 use std::collections::HashMap;
 
 use chrono::Utc;
-use firstcome_shared::coupon::{Coupon, Drop};
+use firstcome_shared::coupon::{ClaimFault, Coupon, Drop};
 use firstcome_shared::domain::{CouponId, DropId, OncePer, Slot, UserId};
 use firstcome_shared::model::{Revocation, Revocations};
 use firstcome_shared::mysql::Db;
@@ -12,7 +12,6 @@ use firstcome_shared::mysql::dead_letters::DeadLetterRow;
 use firstcome_shared::mysql::issued::{IssuedRow, on_slots};
 use firstcome_shared::mysql::revoked::of_users;
 use firstcome_shared::redis::Redis;
-use firstcome_shared::redis::gate::Gate;
 use firstcome_shared::redis::keys::DropKeys;
 use firstcome_shared::redis::reads::{CouponState, LoadedDrop};
 use futures_util::{Stream, StreamExt as _, stream};
@@ -268,8 +267,6 @@ pub(crate) async fn few_rows(ctx: &PassContext, mut coupons: Vec<CouponSeen>) ->
 pub(crate) struct ReadPage {
     pub mysql: MysqlPage,
     pub redis: RedisPage,
-    pub gate: Gate,
-    pub revision: u64,
 }
 
 /// Slots of one page.
@@ -306,33 +303,23 @@ async fn read_page(drop: DropPass<'_>, from: i64, to: Option<i64>) -> Step<ReadP
         let slots = from..=to.unwrap_or(i64::MAX);
         letters = queries::dead_letters::dead_letters_on_slots(db, coupon, id, slots).await?;
         if from == 1 {
-            let beside =
-                queries::dead_letters::dead_letters_beside_slots(db, coupon, id, Slot::MAX);
+            let beside = queries::dead_letters::dead_letters_beside_slots(db, coupon, id);
             letters.extend(beside.await?);
         }
     }
     let letters = letters.iter().map(|row| letter(row, &drop.own.drop));
-    let seen = drop.redis().page(&drop.own.keys, from, to).await?;
-    let redis = RedisPage {
-        from,
-        to,
-        count: seen.count.unwrap_or(0),
-        users: seen.users,
-        free: seen.free,
-        odd: seen.odd,
-    };
+    let letters = letters.collect();
     Ok(ReadPage {
-        mysql: MysqlPage {
-            rows,
-            letters: letters.collect(),
-        },
-        redis,
-        gate: seen.gate,
-        revision: seen.revision,
+        mysql: MysqlPage { rows, letters },
+        redis: drop.redis().page(&drop.own.keys, from, to).await?,
     })
 }
 
 pub(crate) fn letter(row: &DeadLetterRow, drop: &Drop) -> Letter {
+    // Only a message supports the claim.
+    let fault = row
+        .is_of_message()
+        .then(|| drop.window().fault(row.claimed_at));
     // Only users whose ids have this form can hold a slot in Redis.
     let user = row.user_id.as_ref().filter(|user| UserId::has_form(user));
     Letter {
@@ -340,7 +327,7 @@ pub(crate) fn letter(row: &DeadLetterRow, drop: &Drop) -> Letter {
         slot: row.slot,
         user: user.cloned().map(UserId::from_store),
         at_ms: row.claimed_at.map(|at| at.timestamp_millis()),
-        fault: Letter::fault_of(row.is_of_message(), &drop.window(), row.claimed_at),
+        fault: fault.flatten().map(ClaimFault::explanation),
     }
 }
 

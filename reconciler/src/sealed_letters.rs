@@ -7,7 +7,6 @@ use diesel::prelude::*;
 use firstcome_shared::domain::{CouponId, DropId};
 use firstcome_shared::mysql::dead_letters::DeadLetterRow;
 use firstcome_shared::mysql::{Db, DbError};
-use firstcome_shared::redis::gate::Gate;
 use firstcome_shared::schema::{drops, failed_claims};
 
 use crate::context::{PassContext, Step};
@@ -116,8 +115,6 @@ async fn judge_sealed(ctx: &PassContext, letters: &[(OfDrop, DeadLetterRow)]) ->
             letters: letters.collect(),
         },
         redis: RedisPage::default(),
-        gate: Gate::default(),
-        revision: 0,
     };
     let Some(again) = read::again(drop, &page, true).await? else {
         return Ok(Ledger::default());

@@ -1,6 +1,5 @@
 //! Decides how dead letters end.
 
-use firstcome_shared::coupon::DropWindow;
 use firstcome_shared::domain::{Slot, UserId};
 use firstcome_shared::model::OwedUser;
 
@@ -16,18 +15,6 @@ pub struct Letter {
     pub at_ms: Option<i64>,
     /// Why the claim cannot be of this drop, if only a message says that it is.
     pub fault: Option<&'static str>,
-}
-
-impl Letter {
-    /// Returns why a claim that only a message supports cannot be of a drop with this window.
-    pub fn fault_of(
-        is_of_message: bool,
-        window: &DropWindow,
-        claimed_at: Option<chrono::DateTime<chrono::Utc>>,
-    ) -> Option<&'static str> {
-        let fault = is_of_message.then(|| window.fault(claimed_at)).flatten();
-        fault.map(firstcome_shared::coupon::ClaimFault::explanation)
-    }
 }
 
 /// How a dead letter ends, or why it stays open.

@@ -14,6 +14,7 @@ mod dead_letters;
 mod tests;
 
 use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
+use std::ops::RangeInclusive;
 
 /// A row of the drop. The time of admission distinguishes two claims of one slot.
 pub use firstcome_shared::domain::ClaimOfSlot as Row;
@@ -24,26 +25,11 @@ use firstcome_shared::redis::reads::LoadedDrop;
 /// A user whom Redis has on a slot. The time of admission is known only in R'.
 pub use firstcome_shared::redis::reads::SlotHolder as Holder;
 
+/// R: some slots in Redis, at one moment. The last page has no end.
+pub use firstcome_shared::redis::reads::SlotPage as RedisPage;
+
 use crate::report::Kind;
 pub use dead_letters::{Letter, LetterEnd};
-
-/// R: the slots `from..=to` in Redis, at one moment. The last page has no end.
-#[derive(Debug, Clone, Default)]
-pub struct RedisPage {
-    pub from: i64,
-    pub to: Option<i64>,
-    pub count: i64,
-    pub users: Vec<Holder>,
-    pub free: Vec<i64>,
-    /// Entries that are no slots or name no user.
-    pub odd: u64,
-}
-
-impl RedisPage {
-    pub fn is_empty(&self) -> bool {
-        self.users.is_empty() && self.free.is_empty() && self.odd == 0
-    }
-}
 
 /// M: the page in MySQL.
 #[derive(Debug, Clone, Default)]
@@ -224,8 +210,7 @@ pub fn is_clean(mysql: &MysqlPage, redis: &RedisPage, quantity: Slot) -> bool {
     }
     let mut users = users.map(|(slot, _)| slot).peekable();
     let mut free = redis.free.iter().copied().peekable();
-    let last = redis.to.unwrap_or(i64::MAX).min(redis.count);
-    for slot in redis.from.max(1)..=last {
+    for slot in slots_up_to_count(redis) {
         let is_held = users.next_if_eq(&slot).is_some();
         let is_free = free.next_if_eq(&slot).is_some();
         if is_held == is_free {
@@ -233,6 +218,11 @@ pub fn is_clean(mysql: &MysqlPage, redis: &RedisPage, quantity: Slot) -> bool {
         }
     }
     users.next().is_none() && free.next().is_none()
+}
+
+fn slots_up_to_count(redis: &RedisPage) -> RangeInclusive<i64> {
+    let last = redis.to.unwrap_or(i64::MAX);
+    redis.from.max(1)..=last.min(redis.count.unwrap_or(0))
 }
 
 /// Finds the slots and users on which a page differs, which are above the quantity, or which a dead
@@ -376,14 +366,14 @@ fn sums(redis: &RedisPage, judged: &mut Judgement) {
     }
     let held = redis.users.iter().map(|holder| holder.slot);
     let known: BTreeSet<i64> = held.chain(redis.free.iter().copied()).collect();
-    let last = redis.to.unwrap_or(i64::MAX).min(redis.count);
-    let first = redis.from.max(1);
-    let wanted = usize::try_from(last - first + 1).unwrap_or(0);
-    let outside = known.iter().find(|slot| **slot < 1 || **slot > redis.count);
+    let mut wanted = slots_up_to_count(redis);
+    let number = usize::try_from(wanted.end() - wanted.start() + 1).unwrap_or(0);
+    let count = redis.count.unwrap_or(0);
+    let outside = known.iter().find(|slot| **slot < 1 || **slot > count);
     if let Some(slot) = outside {
         dirty(Some(*slot), "the slot is above the counter");
-    } else if known.len() < wanted {
-        let gap = (first..=last).find(|slot| !known.contains(slot));
+    } else if known.len() < number {
+        let gap = wanted.find(|slot| !known.contains(slot));
         dirty(gap, "the slot is neither held nor free");
     } else if known.len() < redis.users.len() + redis.free.len() {
         let held: HashSet<i64> = redis.users.iter().map(|it| it.slot).collect();

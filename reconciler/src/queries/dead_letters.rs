@@ -8,7 +8,7 @@ use diesel::prelude::*;
 use diesel::sql_query;
 use diesel::sql_types::{BigInt, Text};
 use diesel_async::RunQueryDsl;
-use firstcome_shared::domain::{CouponId, DropId, Slot, UserId};
+use firstcome_shared::domain::{CouponId, DropId, UserId};
 use firstcome_shared::mysql::dead_letters::DeadLetterRow;
 use firstcome_shared::mysql::{Conn, Db, DbResult, json};
 use firstcome_shared::schema::{drops, failed_claims};
@@ -44,18 +44,16 @@ pub(crate) async fn dead_letters_on_slots(
     db.rows("read dead letters", first).await
 }
 
-/// Reads the unresolved dead letters of a drop that name none of its slots: at most a thousand
-/// with a user, and a few without one.
+/// Reads the unresolved dead letters of a drop that name no slot: at most a thousand with a user,
+/// and a few without one.
 pub(crate) async fn dead_letters_beside_slots(
     db: &Db,
     coupon: CouponId,
     drop: DropId,
-    quantity: Slot,
 ) -> DbResult<Vec<DeadLetterRow>> {
     let has_no_slot = failed_claims::slot
         .is_null()
-        .or(failed_claims::slot.lt(Some(1)))
-        .or(failed_claims::slot.gt(Some(i64::from(quantity))));
+        .or(failed_claims::slot.lt(Some(1)));
     let beside = failed_claims::table
         .filter(failed_claims::resolved_at.is_null())
         .filter(failed_claims::drop_id.eq(drop))

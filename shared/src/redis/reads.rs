@@ -75,6 +75,9 @@ impl LoadedDrop {
 /// A consistent view of some slots of a drop, with the gate of its coupon.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct SlotPage {
+    /// The slots `from..=to`, or all from `from` on if `to` is `None`.
+    pub from: i64,
+    pub to: Option<i64>,
     pub gate: Gate,
     /// The highest revision of the coupon; 0 if unknown.
     pub revision: u64,
@@ -407,7 +410,8 @@ impl Redis {
             format!("({}", from - 1)
         };
         let last = to.map_or("+inf".to_owned(), |to| to.to_string());
-        self.read_slots(keys, &[(first, last)], &[]).await
+        let page = self.read_slots(keys, &[(first, last)], &[]).await?;
+        Ok(SlotPage { from, to, ..page })
     }
 
     /// Reads single slots, with the times at which their users were admitted. A user and the time

@@ -439,11 +439,10 @@ impl World {
         };
         RedisPage {
             from: 1,
-            to: None,
-            count: of_drop.count.into(),
+            count: Some(of_drop.count.into()),
             users: of_drop.users.iter().map(holder).collect(),
             free: of_drop.free.iter().map(|slot| i64::from(*slot)).collect(),
-            odd: 0,
+            ..RedisPage::default()
         }
     }
 

@@ -57,11 +57,10 @@ impl Case {
             },
             redis: RedisPage {
                 from: 1,
-                to: None,
-                count: 4,
+                count: Some(4),
                 users,
                 free: vec![4],
-                odd: 0,
+                ..RedisPage::default()
             },
             again: Recheck {
                 quantity: 10,
@@ -116,8 +115,8 @@ fn clean_page_needs_nothing_and_no_other_page_counts_as_clean() {
     assert_eq!(doubts(&case.mysql, &case.redis, 10), Doubts::default());
     assert_eq!(case.judge(|_| {}), Judgement::default());
     for change in [
-        (|it: &mut Case| it.redis.count = 5) as fn(&mut Case),
-        |it| it.redis.count = 3,
+        (|it: &mut Case| it.redis.count = Some(5)) as fn(&mut Case),
+        |it| it.redis.count = Some(3),
         |it| it.redis.free = vec![3],
         |it| it.redis.odd = 1,
         |it| it.redis.users.swap(0, 1),
@@ -151,7 +150,7 @@ fn rows_above_the_quantity_are_surplus_and_never_clean_nor_dirty_in_redis_or_not
         case.again.quantity = 2;
         if !is_in_redis {
             case.redis.users.pop();
-            case.redis.count = 2;
+            case.redis.count = Some(2);
             case.redis.free.clear();
         }
         assert!(!is_clean(&case.mysql, &case.redis, 2));
@@ -166,8 +165,8 @@ fn rows_above_the_quantity_are_surplus_and_never_clean_nor_dirty_in_redis_or_not
 #[test]
 fn counters_that_do_not_add_up_are_dirty() {
     for change in [
-        (|it: &mut Case| it.redis.count = 5) as fn(&mut Case),
-        |it| it.redis.count = 2,
+        (|it: &mut Case| it.redis.count = Some(5)) as fn(&mut Case),
+        |it| it.redis.count = Some(2),
         |it| it.redis.free = Vec::new(),
         |it| it.redis.free = vec![3, 4],
         |it| it.redis.odd = 1,
@@ -368,7 +367,7 @@ proptest::proptest! {
         case.mysql.rows = rows.iter().map(|(slot, user)| row(*slot, names[*user])).collect();
         case.redis.users = users.iter().map(|(slot, user)| holder(*slot, names[*user])).collect();
         case.redis.free = free.into_iter().collect();
-        case.redis.count = count;
+        case.redis.count = Some(count);
         case.again.rows = case.mysql.rows.clone();
         case.again.holders = case.redis.users.clone();
         let judged = judge(&case.moment, &case.mysql, &case.redis, &case.again);
