@@ -31,7 +31,7 @@ use crate::barrier::{self, BarrierError, ReadState};
 use crate::context::{PassContext, PassError, Step, millis, sleep};
 use crate::ledger::CouponLook;
 use crate::read::CouponSeen;
-use crate::reconcile::{Wanted, stays_closed};
+use crate::reconcile::{Wanted, left_closed};
 
 /// Maximum number of coupons that are closed in Redis at the same time.
 const AT_ONCE: usize = 200;
@@ -60,7 +60,7 @@ pub(crate) async fn adopt_lost_era(ctx: &PassContext, seen: &mut CouponSeen) -> 
         seen.coupon.era = before;
     } else if !ctx.dry_run {
         let id = seen.coupon.id;
-        adopt_era(&ctx.stores.db, id, era).await?;
+        raise_eras(&ctx.stores.db, vec![(id, era)], true).await?;
         tracing::warn!(
             coupon_id = id.0,
             era,
@@ -151,26 +151,26 @@ async fn begin_eras(
 ) -> Step<Vec<Begun>> {
     let closing = stream::iter(wanted.clone()).map(async |(id, gate)| {
         let Some(era) = eras.get(&id) else {
-            return Step::Ok((id, Ok(None)));
+            return Step::Ok(Ok(None));
         };
         let redis = &ctx.stores.redis;
         let begun = close_in_redis(redis, &ctx.servers, id, &gate, *era).await;
         let since = Instant::now();
         crash_point(Point::EraBegun);
         match begun {
-            Ok(fence) => Ok((id, Ok(fence.map(|fence| Begun { id, fence, since })))),
+            Ok(fence) => Ok(Ok(fence.map(|fence| Begun { id, fence, since }))),
             Err(error) => {
                 let why = ctx.about_coupon(id, error.into()).await?;
-                Ok((id, Err(why)))
+                Ok(Err(left_closed(ctx, id, &why)))
             }
         }
     });
     let mut closing = std::pin::pin!(closing.buffer_unordered(AT_ONCE));
     let mut all = Vec::new();
-    while let Some((id, begun)) = closing.try_next().await? {
+    while let Some(begun) = closing.try_next().await? {
         match begun {
             Ok(begun) => all.extend(begun),
-            Err(why) => looks.push(CouponLook::at_whole(id, stays_closed(ctx, id, &why))),
+            Err(look) => looks.push(look),
         }
     }
     Ok(all)
@@ -193,8 +193,10 @@ async fn adopt_eras(
 ) -> Step<HashMap<CouponId, u64>> {
     let db = &ctx.stores.db;
     let mut known = HashMap::new();
+    let era = |begun: &Begun| (begun.id, begun.fence.era());
     for some in begun.chunks(ADOPTED_AT_ONCE) {
-        match adopt_unlocked_eras(db, some).await.map_err(PassError::from) {
+        let raise = raise_eras(db, some.iter().map(era).collect(), false);
+        match raise.await.map_err(PassError::from) {
             Ok(before) => known.extend(before),
             Err(error) => {
                 let why = error.about_data()?;
@@ -206,36 +208,44 @@ async fn adopt_eras(
     let locked: Vec<(CouponId, u64)> = begun
         .iter()
         .filter(|begun| !known.contains_key(&begun.id))
-        .map(|begun| (begun.id, begun.fence.era()))
+        .map(era)
         .collect();
     let waiting = stream::iter(locked).map(async |(id, era)| {
-        match adopt_era(db, id, era).await.map_err(PassError::from) {
-            Ok(before) => Step::Ok((id, Ok(before))),
-            Err(error) => Ok((id, Err(error.about_data()?))),
+        let raise = raise_eras(db, vec![(id, era)], true);
+        match raise.await.map_err(PassError::from) {
+            Ok(before) => Step::Ok(Ok(before)),
+            Err(error) => Ok(Err(left_closed(ctx, id, &error.about_data()?))),
         }
     });
     let mut waiting = std::pin::pin!(waiting.buffer_unordered(WAITING_AT_ONCE));
-    while let Some((id, adopted)) = waiting.try_next().await? {
+    while let Some(adopted) = waiting.try_next().await? {
         match adopted {
-            Ok(before) => known.extend(before.map(|era| (id, era))),
-            Err(why) => looks.push(CouponLook::at_whole(id, stays_closed(ctx, id, &why))),
+            Ok(before) => known.extend(before),
+            Err(look) => looks.push(look),
         }
     }
     Ok(known)
 }
 
-/// Locks no other coupons, and so waits for none.
-async fn adopt_unlocked_eras(db: &Db, begun: &[Begun]) -> Result<Vec<(CouponId, u64)>, DbError> {
-    let ids: Vec<CouponId> = begun.iter().map(|begun| begun.id).collect();
-    let eras: Vec<(CouponId, u64)> = begun.iter().map(|it| (it.id, it.fence.era())).collect();
+/// Raises the eras of coupons in MySQL to these, where they are lower. Returns MySQL's eras before, of
+/// the coupons that exist. Waits for transactions that insert rows in an earlier era, or skips
+/// coupons whose rows they lock.
+async fn raise_eras(
+    db: &Db,
+    eras: Vec<(CouponId, u64)>,
+    waits: bool,
+) -> Result<Vec<(CouponId, u64)>, DbError> {
+    let ids: Vec<CouponId> = eras.iter().map(|(id, _)| *id).collect();
     db.transaction("adopt eras", async move |conn| {
-        let known: Vec<(CouponId, u64)> = coupons::table
+        let rows = coupons::table
             .filter(coupons::id.eq_any(ids))
             .select((coupons::id, coupons::era))
-            .for_update()
-            .skip_locked()
-            .load(conn)
-            .await?;
+            .for_update();
+        let known: Vec<(CouponId, u64)> = if waits {
+            rows.load(conn).await?
+        } else {
+            rows.skip_locked().load(conn).await?
+        };
         let before: HashMap<CouponId, u64> = known.iter().copied().collect();
         let behind = eras
             .iter()
@@ -272,27 +282,6 @@ pub(crate) async fn close_in_redis(
     };
     let next = seen.era().unwrap_or(0).max(era).saturating_add(1);
     redis.begin_era_on(coupon, server, seen, next).await
-}
-
-/// Raises a coupon's era in MySQL to `era`, if it is lower. Returns MySQL's era before, or `None`
-/// if the coupon does not exist. Waits for transactions that insert rows in an earlier era.
-async fn adopt_era(db: &Db, coupon: CouponId, era: u64) -> Result<Option<u64>, DbError> {
-    db.transaction("adopt era", async move |conn| {
-        let lock = coupons::table
-            .find(coupon)
-            .select(coupons::era)
-            .for_update();
-        let known: Option<u64> = lock.get_result(conn).await.optional()?;
-        if known.is_some_and(|known| known < era) {
-            tracing::debug!(coupon_id = coupon.0, known, era, "a coupon begins an era");
-            diesel::update(coupons::table.find(coupon))
-                .set(coupons::era.eq(era))
-                .execute(conn)
-                .await?;
-        }
-        Ok(known)
-    })
-    .await
 }
 
 /// Margin in addition to the deadlines, for the inaccuracy of timers.

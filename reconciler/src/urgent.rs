@@ -10,7 +10,7 @@ use crate::context::{PassContext, Step};
 use crate::gate::{self, Closed};
 use crate::ledger::CouponLook;
 use crate::read;
-use crate::reconcile::{self, Wanted, stays_closed};
+use crate::reconcile::{self, Wanted, left_closed};
 use crate::report::{ActionKind, Cause, Finding, Kind, Outcome};
 
 /// Closes coupons whose gates are still those at which they were found to need it, reconciles them,
@@ -45,8 +45,7 @@ async fn reconcile_closed(
         && let Err(error) = gate::wait(ctx, last).await
     {
         let why = error.about_data()?;
-        let ids = closed.keys();
-        looks.extend(ids.map(|id| CouponLook::at_whole(*id, stays_closed(ctx, *id, &why))));
+        looks.extend(closed.keys().map(|id| left_closed(ctx, *id, &why)));
         return Ok(());
     }
     ctx.judged_gates.note(closed);

@@ -195,7 +195,11 @@ async fn report_error(
 }
 
 /// Reports that a coupon stays closed. A daemon's watch, or the next pass, tries again.
-pub(crate) fn stays_closed(ctx: &PassContext, coupon: CouponId, why: &str) -> Finding {
+pub(crate) fn left_closed(ctx: &PassContext, coupon: CouponId, why: &str) -> CouponLook {
+    CouponLook::at_whole(coupon, stays_closed(ctx, coupon, why))
+}
+
+fn stays_closed(ctx: &PassContext, coupon: CouponId, why: &str) -> Finding {
     tracing::warn!(coupon_id = coupon.0, why, "a coupon stays closed");
     let then = ctx.confirms.if_not_made();
     let detail = format!("the coupon stays closed: {why}{then}");
