@@ -48,7 +48,8 @@ pub struct Compared {
     pub ledger: Ledger,
     /// Differences that only a projection repairs. Their outcome is known at the end of the look.
     pub projections: Ledger,
-    pub examined: Examined,
+    /// Number of dead letters that were read.
+    pub letters: u64,
     pub numbers: Numbers,
     /// The numbers before the first repairs, if there was an earlier look.
     before: Option<Numbers>,
@@ -95,7 +96,7 @@ impl Compared {
         Self {
             ledger,
             before: self.before.or(Some(self.numbers)),
-            examined: self.examined,
+            letters: self.letters,
             ..second
         }
     }
@@ -120,17 +121,13 @@ impl Compared {
     }
 
     fn count(&mut self, page: &ReadPage) {
-        let users = page.redis.users.len() as u64;
-        let rows = page.mysql.rows.len() as u64;
-        self.numbers.users += users;
-        self.numbers.rows += rows;
+        self.numbers.users += page.redis.users.len() as u64;
+        self.numbers.rows += page.mysql.rows.len() as u64;
         self.numbers.free += page.redis.free.len() as u64;
         self.numbers.count = page.redis.count.unwrap_or(0);
         let last = page.mysql.rows.last().map_or(0, |row| row.slot);
         self.highest_row = self.highest_row.max(last);
-        self.examined.users += users;
-        self.examined.rows += rows;
-        self.examined.failed_claims += page.mysql.letters.len() as u64;
+        self.letters += page.mysql.letters.len() as u64;
     }
 
     fn dirty(&mut self, dirt: &Dirt) {
@@ -164,13 +161,18 @@ impl Compared {
         let schedule = drop.coupon().schedule.as_ref();
         let zone = schedule.and_then(Schedule::time_zone);
         let opens = zone.unwrap_or_else(Tz::utc).local(drop.own.drop.opens_at);
+        let before = self.before.unwrap_or(self.numbers);
         DropReport {
             coupon_name: drop.coupon().name.clone(),
             day: Some(opens.date_naive()),
             exact,
-            before: self.before.unwrap_or(self.numbers),
+            before,
             after: numbers,
-            examined: self.examined,
+            examined: Examined {
+                users: before.users,
+                rows: before.rows,
+                failed_claims: self.letters,
+            },
             findings: self
                 .ledger
                 .findings(Some(drop.coupon().id), Some(drop.id())),

@@ -95,7 +95,7 @@ fn worth_another_look(
             && (is_closed || turn < TURNS && look.drops.iter().any(|drop| !drop.exact));
         // Users are promoted, and drops are sealed, at an open gate.
         let is_opened = !is_closed && reopened.contains(&look.coupon);
-        let has_young = turn == 0 && look.in_flight > 0;
+        let has_young = turn == 0 && look.has_claims_in_flight();
         if has_young || is_opened || is_unfinished {
             again.insert(look.coupon);
         } else {
@@ -242,7 +242,7 @@ impl Reconciler {
             if again.is_empty() {
                 return Ok(ctx);
             }
-            if is_awaited && turn == 0 && new.iter().any(|look| look.in_flight > 0) {
+            if is_awaited && turn == 0 && new.iter().any(CouponLook::has_claims_in_flight) {
                 sleep(millis(ctx.publish_ms) + MARGIN, stop).await?;
             } else if turn > 0 {
                 sleep(CONFIRMED_PAUSE, stop).await?;
@@ -402,10 +402,8 @@ mod tests {
             assert_eq!(repeated, turns as usize, "{looks:?}");
             assert!(worth_another_look(&looks, &[], 0, false).is_empty());
         }
-        let young = [CouponLook {
-            in_flight: 1,
-            ..look(true, None)
-        }];
+        let mut young = [look(true, None)];
+        young[0].drops[0].after.in_flight = 1;
         let in_traffic = |turn| worth_another_look(&young, &[], turn, true).len();
         assert_eq!([0, 1].map(in_traffic), [1, 0], "users go on claiming");
     }

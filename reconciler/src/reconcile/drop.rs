@@ -163,13 +163,6 @@ impl DropDone<'_> {
         Ok(())
     }
 
-    /// Returns the number of claims that are left to a later pass, usually because they may still
-    /// be on their way.
-    pub(super) fn in_flight(&self) -> u64 {
-        let last = self.verified.as_ref().unwrap_or(&self.compared);
-        last.numbers.in_flight
-    }
-
     /// Returns why the drop must not be written again, nor its coupon opened, yet.
     pub(super) fn why_unfinished(&self) -> Option<String> {
         let compared = &self.compared;

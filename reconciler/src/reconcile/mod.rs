@@ -254,7 +254,6 @@ async fn reconcile(
         Reconciled::NeedsClosing(_) => Some(Outcome::Failed),
     };
     for done in drops {
-        look.in_flight += done.in_flight();
         look.drops.extend(done.report(projected));
     }
     look.findings = ledger.findings(Some(id), None);
