@@ -4,6 +4,7 @@
 //! findings. Two more are steps of deep passes: `count_sealed` and `stray_uses`.
 
 use std::collections::{BTreeMap, HashMap};
+use std::fmt::Display;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -35,7 +36,7 @@ use crate::report::{
     AlertKind, Cause, DropReport, FailureCause, Finding, Judged, Kind, Kinds, Outcome, Run,
     UnsafePart,
 };
-use crate::retention::{LISTS_KEPT, delete_old_ends, delete_old_records, erase_old_users};
+use crate::retention::{LISTS_KEPT, OLD_ENDS, OLD_RECORDS, delete_old, erase_old_users};
 use crate::seal::expire_sealed;
 
 /// Findings about no coupon, by the job that looks for them.
@@ -124,14 +125,17 @@ pub(crate) async fn all(
     }
     log("slot limits", restore_limits(stores).await);
     let days = settings.retention_days;
-    let records = delete_old_records(&stores.db, days).await;
-    log("retention of records", records.map_err(StoreError::from));
-    let ends = delete_old_ends(&stores.db, days).await;
-    log("retention of ends", ends.map_err(StoreError::from));
+    for (job, old) in [
+        ("retention of records", &OLD_RECORDS[..]),
+        ("retention of ends", &OLD_ENDS),
+    ] {
+        let deleted = delete_old(&stores.db, old, days).await;
+        log(job, deleted);
+    }
     live
 }
 
-fn log(job: &'static str, done: Result<(), StoreError>) {
+fn log<T>(job: &'static str, done: Result<T, impl Display>) {
     if let Err(error) = done {
         tracing::warn!(job, %error, "a job failed; it is repeated soon");
     }
@@ -181,7 +185,7 @@ async fn copy_catalogue(
 async fn make_ahead(
     stores: &Stores,
     coupons: Result<Vec<(Coupon, Vec<Drop>)>, DbError>,
-) -> Result<Vec<Finding>, StoreError> {
+) -> Result<Vec<Finding>, DbError> {
     let mut found = Vec::new();
     for (coupon, own) in coupons? {
         let coupon_id = coupon.id.0;
@@ -213,7 +217,7 @@ fn missing_drop(coupon: &Coupon, planned: PlannedDrop, error: &DbError) -> Findi
 }
 
 /// Writes slot limits that MySQL has lost.
-async fn restore_limits(stores: &Stores) -> Result<(), StoreError> {
+async fn restore_limits(stores: &Stores) -> Result<(), DbError> {
     let restored = stores.db.restore_slot_limits().await?;
     if restored > 0 {
         let lost = "MySQL has lost slot limits; they are written again";
@@ -417,7 +421,7 @@ const LONG: Duration = Duration::from_secs(60);
 /// Deletes allow lists that nobody needs and, if a retention is set, replaces old user ids.
 pub(crate) async fn erase(stores: &Stores, settings: &PassSettings) {
     let lists = stores.db.delete_old_allow_lists(LISTS_KEPT).await;
-    log("allow lists", lists.map(drop).map_err(StoreError::from));
+    log("allow lists", lists);
     if let Some(days) = settings.retention_days {
         log("erasing", erase_old_users(stores, days).await);
     }

@@ -38,74 +38,105 @@ fn days_of(tuning: Tuning, days: u32) -> Duration {
     Duration::from_secs(tuning.or(u64::from(days) * 86_400))
 }
 
-/// Deletes a limited number of records past their retention, in the order of an index, by MySQL's
-/// clock: a process whose clock is ahead would delete recent rows. A thousand rows per statement keep
-/// locks short, and still allow deleting millions within a day.
-pub(crate) async fn delete_old_records(db: &Db, days: Option<u32>) -> Result<(), DbError> {
-    let kept = |tuning, most| days_of(tuning, u32::min(most, days.unwrap_or(RETENTION_DAYS)));
-    let runs = kept(Tuning::RunsKeptSeconds, u32::MAX);
-    let mails = kept(Tuning::MailsKeptSeconds, 30);
+/// What is deleted: its retention, at most so many days, and the statement, which deletes a limited
+/// number of rows in the order of an index, by MySQL's clock: a process whose clock is ahead would
+/// delete recent rows. A thousand rows per statement keep locks short, and still allow deleting
+/// millions within a day.
+type Old = (Tuning, u32, &'static str);
+
+/// Records past their retention.
+pub(crate) const OLD_RECORDS: [Old; 8] = [
     // Runs that have ended and are neither the last clean one nor one that another run or a level
     // refers to; first those that repeat the result of another run.
-    let repeated = "DELETE FROM reconcile_runs \
+    (
+        Tuning::CleanRunsKeptSeconds,
+        1,
+        "DELETE FROM reconcile_runs \
         WHERE started_at < UTC_TIMESTAMP(3) - INTERVAL ? SECOND AND same_as IS NOT NULL \
         AND status <> 'running' AND NOT id <=> (SELECT id FROM (SELECT id FROM reconcile_runs \
             WHERE status = 'clean' AND NOT dry_run ORDER BY started_at DESC LIMIT 1) l) \
         AND id NOT IN (SELECT same_as FROM (SELECT DISTINCT same_as FROM reconcile_runs \
             WHERE same_as IS NOT NULL) s) \
-        AND id NOT IN (SELECT run_id FROM levels) ORDER BY started_at LIMIT 1000";
-    delete_old(db, kept(Tuning::CleanRunsKeptSeconds, 1), repeated).await?;
-    let ended = "DELETE FROM reconcile_runs \
+        AND id NOT IN (SELECT run_id FROM levels) ORDER BY started_at LIMIT 1000",
+    ),
+    (
+        Tuning::RunsKeptSeconds,
+        u32::MAX,
+        "DELETE FROM reconcile_runs \
         WHERE started_at < UTC_TIMESTAMP(3) - INTERVAL ? SECOND \
         AND status <> 'running' AND NOT id <=> (SELECT id FROM (SELECT id FROM reconcile_runs \
             WHERE status = 'clean' AND NOT dry_run ORDER BY started_at DESC LIMIT 1) l) \
         AND id NOT IN (SELECT same_as FROM (SELECT DISTINCT same_as FROM reconcile_runs \
             WHERE same_as IS NOT NULL) s) \
-        AND id NOT IN (SELECT run_id FROM levels) ORDER BY started_at LIMIT 1000";
-    delete_old(db, runs, ended).await?;
+        AND id NOT IN (SELECT run_id FROM levels) ORDER BY started_at LIMIT 1000",
+    ),
     // Runs are deleted before their findings.
-    let findings = "DELETE FROM reconcile_findings \
+    (
+        Tuning::RunsKeptSeconds,
+        u32::MAX,
+        "DELETE FROM reconcile_findings \
         WHERE created_at < UTC_TIMESTAMP(3) - INTERVAL ? SECOND \
-        AND run_id NOT IN (SELECT id FROM reconcile_runs) ORDER BY created_at LIMIT 1000";
-    delete_old(db, runs, findings).await?;
-    let told = "DELETE FROM told WHERE ended_at < UTC_TIMESTAMP(3) - INTERVAL ? SECOND \
-        ORDER BY ended_at LIMIT 1000";
-    delete_old(db, kept(Tuning::AlertsKeptSeconds, 90), told).await?;
-    let sent = "DELETE FROM outbox WHERE sent_at < UTC_TIMESTAMP(3) - INTERVAL ? SECOND \
-        ORDER BY sent_at LIMIT 1000";
-    delete_old(db, mails, sent).await?;
-    let given_up = "DELETE FROM outbox WHERE given_up_at < UTC_TIMESTAMP(3) - INTERVAL ? SECOND \
-        AND sent_at IS NULL ORDER BY given_up_at LIMIT 1000";
-    delete_old(db, mails, given_up).await?;
-    let repairs = "DELETE FROM repairs WHERE repaired_at < UTC_TIMESTAMP(3) - INTERVAL ? SECOND \
-        ORDER BY repaired_at LIMIT 1000";
-    delete_old(db, mails, repairs).await?;
-    let acts = "DELETE FROM ops_actions WHERE at < UTC_TIMESTAMP(3) - INTERVAL ? SECOND \
-        ORDER BY at LIMIT 1000";
-    delete_old(db, runs, acts).await
-}
+        AND run_id NOT IN (SELECT id FROM reconcile_runs) ORDER BY created_at LIMIT 1000",
+    ),
+    (
+        Tuning::AlertsKeptSeconds,
+        90,
+        "DELETE FROM told WHERE ended_at < UTC_TIMESTAMP(3) - INTERVAL ? SECOND \
+        ORDER BY ended_at LIMIT 1000",
+    ),
+    (
+        Tuning::MailsKeptSeconds,
+        30,
+        "DELETE FROM outbox WHERE sent_at < UTC_TIMESTAMP(3) - INTERVAL ? SECOND \
+        ORDER BY sent_at LIMIT 1000",
+    ),
+    (
+        Tuning::MailsKeptSeconds,
+        30,
+        "DELETE FROM outbox WHERE given_up_at < UTC_TIMESTAMP(3) - INTERVAL ? SECOND \
+        AND sent_at IS NULL ORDER BY given_up_at LIMIT 1000",
+    ),
+    (
+        Tuning::MailsKeptSeconds,
+        30,
+        "DELETE FROM repairs WHERE repaired_at < UTC_TIMESTAMP(3) - INTERVAL ? SECOND \
+        ORDER BY repaired_at LIMIT 1000",
+    ),
+    (
+        Tuning::RunsKeptSeconds,
+        u32::MAX,
+        "DELETE FROM ops_actions WHERE at < UTC_TIMESTAMP(3) - INTERVAL ? SECOND \
+        ORDER BY at LIMIT 1000",
+    ),
+];
 
-/// Deletes a limited number of resolved promises and dead letters past their retention.
-pub(crate) async fn delete_old_ends(db: &Db, days: Option<u32>) -> Result<(), DbError> {
-    let kept = |tuning, most| days_of(tuning, u32::min(most, days.unwrap_or(RETENTION_DAYS)));
-    let promises = "DELETE FROM broken_promises \
+/// Resolved promises and dead letters past their retention.
+pub(crate) const OLD_ENDS: [Old; 2] = [
+    (
+        Tuning::MendedPromisesKeptSeconds,
+        u32::MAX,
+        "DELETE FROM broken_promises \
         WHERE mended_at < UTC_TIMESTAMP(3) - INTERVAL ? SECOND \
         AND drop_id NOT IN (SELECT id FROM drops WHERE sealed_at IS NULL) \
-        ORDER BY mended_at LIMIT 1000";
-    delete_old(
-        db,
-        kept(Tuning::MendedPromisesKeptSeconds, u32::MAX),
-        promises,
-    )
-    .await?;
-    let failed_claims = "DELETE FROM failed_claims \
-        WHERE resolved_at < UTC_TIMESTAMP(3) - INTERVAL ? SECOND ORDER BY resolved_at LIMIT 1000";
-    delete_old(db, kept(Tuning::FailedClaimsKeptSeconds, 30), failed_claims).await
-}
+        ORDER BY mended_at LIMIT 1000",
+    ),
+    (
+        Tuning::FailedClaimsKeptSeconds,
+        30,
+        "DELETE FROM failed_claims \
+        WHERE resolved_at < UTC_TIMESTAMP(3) - INTERVAL ? SECOND ORDER BY resolved_at LIMIT 1000",
+    ),
+];
 
-async fn delete_old(db: &Db, kept: Duration, statement: &'static str) -> Result<(), DbError> {
-    let delete = sql_query(statement).bind::<BigInt, _>(seconds(kept));
-    db.write("delete what is old", delete).await.map(drop)
+/// Deletes what is past its retention, and at most `days` old.
+pub(crate) async fn delete_old(db: &Db, old: &[Old], days: Option<u32>) -> Result<(), DbError> {
+    let days = days.unwrap_or(RETENTION_DAYS);
+    for (tuning, most, statement) in old {
+        let kept = seconds(days_of(*tuning, days.min(*most)));
+        let delete = sql_query(*statement).bind::<BigInt, _>(kept);
+        db.write("delete what is old", delete).await?;
+    }
+    Ok(())
 }
 
 /// Drops read at once.

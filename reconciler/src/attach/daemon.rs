@@ -29,7 +29,7 @@ use crate::jobs::EVERY_SECONDS;
 use crate::notify::ScheduledRun;
 use crate::passes::{Passes, Worker};
 use crate::report::FailureCause;
-use crate::retention::delete_old_records;
+use crate::retention::{OLD_RECORDS, delete_old};
 use crate::start_check::mysql_is_away;
 use crate::times::Times;
 
@@ -166,7 +166,7 @@ async fn follow_queues(engine: Engine, stop: CancellationToken) {
 async fn keep_records(db: Db, days: Option<u32>, stop: CancellationToken) {
     let every = Duration::from_secs(Tuning::JobsSeconds.or(EVERY_SECONDS));
     loop {
-        if let Err(error) = delete_old_records(&db, days).await {
+        if let Err(error) = delete_old(&db, &OLD_RECORDS, days).await {
             tracing::warn!(%error, "old records were not deleted; it is repeated soon");
         }
         if sleep(every, &stop).await.is_err() {
