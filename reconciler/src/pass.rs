@@ -78,8 +78,11 @@ pub struct Compared {
 
 impl Compared {
     pub fn is_clean(&self) -> bool {
-        let is_settled = self.repaired == 0 && !self.is_unsettled;
-        self.dirty.is_none() && self.refused == 0 && self.surplus == 0 && is_settled
+        self.repaired == 0 && self.is_without_faults()
+    }
+
+    fn is_without_faults(&self) -> bool {
+        self.dirty.is_none() && self.refused == 0 && self.surplus == 0 && !self.is_unsettled
     }
 
     /// Whether any look has repaired something.
@@ -151,10 +154,7 @@ impl Compared {
         let last = after.unwrap_or(&self);
         let numbers = last.numbers;
         let is_unfilled = numbers.waiting > 0 && numbers.rows < u64::from(drop.own.drop.quantity);
-        let exact = last.dirty.is_none()
-            && last.refused == 0
-            && last.surplus == 0
-            && !last.is_unsettled
+        let exact = last.is_without_faults()
             && numbers.users == numbers.rows
             && numbers.broken_promises == 0
             && !is_unfilled;

@@ -263,14 +263,12 @@ pub const NO_SUCH: &str = "there is no such coupon, or it has no such drop";
 /// Whether the coupon or drop of a request exists, so that a typing error is not recorded as a failed
 /// pass. If MySQL is unavailable, the pass reports that.
 pub async fn exists(db: &Db, scope: Scope) -> bool {
-    let found = match (scope.coupon, scope.drop) {
-        (Some(coupon), drop) => db.coupon(coupon).await.map(|found| {
-            found.is_some_and(|(_, own)| drop.is_none_or(|id| own.iter().any(|it| it.id == id)))
-        }),
-        (None, Some(drop)) => {
+    let found = match (scope.drop, scope.coupon) {
+        (Some(drop), coupon) => {
             let found = queries::drops::coupon_of_drop(db, drop).await;
-            found.map(|coupon| coupon.is_some())
+            found.map(|own| own.is_some() && coupon.is_none_or(|id| own == Some(id)))
         }
+        (None, Some(coupon)) => db.coupon(coupon).await.map(|found| found.is_some()),
         (None, None) => Ok(true),
     };
     found.unwrap_or(true)

@@ -101,11 +101,15 @@ impl DropSeen {
             && !self.has_broken_promises
     }
 
-    /// Whether the window has begun neither by Redis's clock nor by this host's, and MySQL has no
-    /// row and no dead letter of the drop.
-    pub fn is_new(&self, clock_ms: i64) -> bool {
+    /// Whether the window has begun, by Redis's clock or by this host's.
+    pub fn has_begun(&self, clock_ms: i64) -> bool {
         let now = clock_ms.max(Utc::now().timestamp_millis());
-        self.drop.opens_at.timestamp_millis() > now && self.highest_row == 0 && self.letters == 0
+        self.drop.opens_at.timestamp_millis() <= now
+    }
+
+    /// Whether the window has not begun, and MySQL has no row and no dead letter of the drop.
+    pub fn is_new(&self, clock_ms: i64) -> bool {
+        !self.has_begun(clock_ms) && self.highest_row == 0 && self.letters == 0
     }
 
     /// Returns the highest slot that any store knows: in Redis, at most the quantity. The last page

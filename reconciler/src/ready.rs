@@ -49,8 +49,7 @@ pub(crate) async fn unready(stores: &Stores, coupons: &[(Coupon, Vec<Drop>)]) ->
     if opening.is_empty() {
         return Vec::new();
     }
-    let mut shared = rows(stores).await;
-    shared.push(mails(stores).await);
+    let shared = shared(stores).await;
     let mut found = Vec::new();
     for (coupon, drop) in opening {
         let mut all = of_coupon(stores, coupon, drop, now).await;
@@ -96,8 +95,7 @@ pub(crate) async fn checks(
     now: DateTime<Utc>,
 ) -> Vec<ReadinessCheck> {
     let mut checks = of_coupon(stores, coupon, drop, now).await;
-    checks.extend(rows(stores).await);
-    checks.push(mails(stores).await);
+    checks.extend(shared(stores).await);
     checks
 }
 
@@ -170,8 +168,9 @@ async fn admission(
     (checks, Some(state))
 }
 
-/// The way of a claim into MySQL: consumers, messages, partitions, and MySQL itself.
-async fn rows(stores: &Stores) -> Vec<ReadinessCheck> {
+/// Checks what all coupons share: the way of a claim into MySQL (consumers, messages, partitions,
+/// MySQL itself), and mails.
+async fn shared(stores: &Stores) -> Vec<ReadinessCheck> {
     let db = &stores.db;
     let written = db.check_writes().await;
     let mysql = written
@@ -197,6 +196,7 @@ async fn rows(stores: &Stores) -> Vec<ReadinessCheck> {
         Ok(state) => checks.extend(reading(&state)),
         Err(error) => checks.push(check(ReadinessPart::Lag, Some(error.to_string()), "")),
     }
+    checks.push(mails(stores).await);
     checks
 }
 

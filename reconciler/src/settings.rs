@@ -8,7 +8,7 @@ use std::collections::HashSet;
 use chrono::{DateTime, TimeDelta, Utc};
 use firstcome_shared::allow_list::{Followed, follow};
 use firstcome_shared::coupon::{Allow, Coupon};
-use firstcome_shared::domain::{CouponId, DropId};
+use firstcome_shared::domain::CouponId;
 use firstcome_shared::recover::recover;
 use firstcome_shared::redis::gate::Fence;
 use firstcome_shared::redis::keys::DropMeta;
@@ -19,7 +19,7 @@ use firstcome_shared::redis::settings::Written;
 use crate::context::{PassContext, PassError, Step, Stores, fenced};
 use crate::ledger::Ledger;
 use crate::queries;
-use crate::read::{self, CouponSeen};
+use crate::read::{self, CouponSeen, DropPass};
 use crate::report::{ActionKind, Cause, Finding, Kind, Outcome};
 
 fn found(cause: Cause, result: Outcome, detail: impl Into<String>) -> Finding {
@@ -80,22 +80,17 @@ pub(crate) async fn adopt(
     Ok(())
 }
 
-/// Loads drops that were made ahead, at an open gate. Nobody holds a slot in them.
-pub(crate) async fn load_new(
-    ctx: &PassContext,
-    seen: &CouponSeen,
-    fence: &Fence,
-    new: &[DropId],
-) -> Step<()> {
-    for own in seen.drops.iter().filter(|own| new.contains(&own.drop.id)) {
-        let redis = &ctx.stores.redis;
-        let revision = seen.coupon.revision;
-        let meta = DropMeta::new(&seen.coupon, &own.drop);
-        if redis.load(&own.keys, fence, revision, &meta).await? == Written::Yes {
-            let coupon_id = seen.coupon.id.0;
-            let drop_id = own.drop.id.0;
-            tracing::info!(coupon_id, drop_id, "a new drop was loaded");
-        }
+/// Loads a drop that was made ahead, at an open gate. Nobody holds a slot in it.
+pub(crate) async fn load_new(drop: DropPass<'_>, fence: &Fence) -> Step<()> {
+    let coupon = drop.coupon();
+    let meta = DropMeta::new(coupon, &drop.own.drop);
+    let load = drop
+        .redis()
+        .load(&drop.own.keys, fence, coupon.revision, &meta);
+    if load.await? == Written::Yes {
+        let coupon_id = coupon.id.0;
+        let drop_id = drop.id().0;
+        tracing::info!(coupon_id, drop_id, "a new drop was loaded");
     }
     Ok(())
 }

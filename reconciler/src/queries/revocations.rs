@@ -6,7 +6,7 @@ use std::time::Duration;
 use chrono::{DateTime, Utc};
 use diesel::prelude::*;
 use diesel::sql_query;
-use diesel::sql_types::{BigInt, Bool, Text};
+use diesel::sql_types::{BigInt, Bool, Text, Unsigned};
 use firstcome_shared::columns::{At, Datetime};
 use firstcome_shared::domain::{CouponId, DropId};
 use firstcome_shared::model::Revocation;
@@ -14,14 +14,17 @@ use firstcome_shared::mysql::{Db, DbResult, json};
 use firstcome_shared::schema::{drops, revoked_coupons};
 
 /// The users whom revocations in force ban from a coupon.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, QueryableByName)]
 pub struct Banned {
     /// Without erased users, and without those of the last second, whose revocations an API may not
     /// have written to Redis yet.
+    #[diesel(sql_type = Unsigned<BigInt>)]
     pub users: u64,
     /// The same with those of the last second.
+    #[diesel(sql_type = Unsigned<BigInt>)]
     pub with_young: u64,
     /// Whether a ban has ended within the last hour.
+    #[diesel(sql_type = Bool)]
     pub has_ended_lately: bool,
 }
 
@@ -30,12 +33,8 @@ pub struct Banned {
 struct BannedOfCoupon {
     #[diesel(sql_type = BigInt)]
     coupon_id: CouponId,
-    #[diesel(sql_type = BigInt)]
-    users: i64,
-    #[diesel(sql_type = BigInt)]
-    with_young: i64,
-    #[diesel(sql_type = Bool)]
-    has_ended_lately: bool,
+    #[diesel(embed)]
+    banned: Banned,
 }
 
 /// Maximum duration of a count of all revocations of some coupons.
@@ -75,14 +74,7 @@ pub(crate) async fn count_banned(
     let counted: Vec<BannedOfCoupon> = db.rows("count banned users", count).await?;
     Ok(counted
         .into_iter()
-        .map(|counted| {
-            let banned = Banned {
-                users: counted.users.cast_unsigned(),
-                with_young: counted.with_young.cast_unsigned(),
-                has_ended_lately: counted.has_ended_lately,
-            };
-            (counted.coupon_id, banned)
-        })
+        .map(|counted| (counted.coupon_id, counted.banned))
         .collect())
 }
 

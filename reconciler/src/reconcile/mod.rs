@@ -301,12 +301,9 @@ async fn finish_open(
     let gate = &seen.state.gate;
     let fence = gate.fence(ctx.servers.holding(seen.coupon.id));
     if let Some(fence) = fence.filter(|_| !ctx.dry_run) {
-        let new: Vec<DropId> = drops
-            .iter()
-            .filter(|done| done.compared.is_new)
-            .map(|done| done.drop.id())
-            .collect();
-        settings::load_new(ctx, seen, &fence, &new).await?;
+        for done in drops.iter().filter(|done| done.compared.is_new) {
+            settings::load_new(done.drop, &fence).await?;
+        }
     }
     if drops.iter().any(is_projected) {
         return Ok(Reconciled::NeedsClosing(gate.clone()));
@@ -335,6 +332,7 @@ async fn open_again(
     ledger: &mut Ledger,
 ) -> Step<Reconciled> {
     let was_open = closed.was_open;
+    let clock_ms = ctx.clock_ms(seen.coupon.id);
     let lacks_claimants = was_open && claimants::lacks_claimants(ctx, seen).await?;
     let written = match why_not_opened(drops, was_open) {
         Some(why) => Err(PassError::StaysClosed(why)),
@@ -353,7 +351,7 @@ async fn open_again(
         ledger.add(settings::lost_keys(keys, Outcome::Applied));
     } else if lacks_claimants {
         ledger.add(claimants::lost_claimants(Outcome::Applied));
-    } else if has_begun(seen, ctx.clock_ms(seen.coupon.id)) && !was_open {
+    } else if seen.drops.iter().any(|own| own.has_begun(clock_ms)) && !was_open {
         // If the coupon was open, the reports of its drops say what was wrong.
         let lost = Kind::RedisLost;
         let open = ActionKind::Open;
@@ -371,14 +369,6 @@ fn why_not_opened(drops: &[DropDone<'_>], was_open: bool) -> Option<String> {
     let unfinished = drops.iter().find_map(DropDone::why_unfinished);
     let held_back = drops.iter().find_map(|done| done.held_back.as_ref());
     unfinished.or(held_back.filter(|_| !was_open).map(limit::says))
-}
-
-/// Whether the window of any of the coupon's drops has begun, by Redis's clock or by this host's.
-fn has_begun(seen: &CouponSeen, clock_ms: i64) -> bool {
-    let now = clock_ms.max(Utc::now().timestamp_millis());
-    seen.drops
-        .iter()
-        .any(|own| own.drop.opens_at.timestamp_millis() <= now)
 }
 
 async fn write_and_open(

@@ -173,7 +173,7 @@ impl Known {
             let WatchedDrop { coupon, gate, .. } = &own[0];
             let id = coupon.id;
             let server = look.servers.holding(id);
-            let seen = match self.see(coupon, gate, own, server, look.at, live) {
+            let seen = match self.see(own, server, look.at, live) {
                 SeenCoupon::Open if without_users.contains(&id) => SeenCoupon::LacksUsers,
                 seen => seen,
             };
@@ -239,23 +239,24 @@ impl Known {
     /// Classifies a coupon by its gate and the counters of its drops.
     fn see(
         &mut self,
-        coupon: &Coupon,
-        gate: &Gate,
         own: &[WatchedDrop<'_>],
         server: Option<&ServerId>,
         at: Instant,
         live: &Live,
     ) -> SeenCoupon {
+        let WatchedDrop { coupon, gate, .. } = &own[0];
         // The catalogue may be a second old, and the era may have gone on since.
-        let era = gate.era().filter(|era| *era >= coupon.era);
-        if !era.is_some_and(|era| gate.is_open(server, era)) {
+        let open = gate
+            .era()
+            .filter(|era| *era >= coupon.era && gate.is_open(server, *era));
+        let Some(era) = open else {
             let names_another = gate.era().is_some() && gate.fence(server).is_none();
             return if names_another {
                 SeenCoupon::OtherServer
             } else {
                 SeenCoupon::Closed
             };
-        }
+        };
         let lacks_counter = own
             .iter()
             .any(|seen| seen.count.is_none() && seen.drop.is_open_at(live.now));
@@ -263,9 +264,7 @@ impl Known {
             SeenCoupon::OlderState
         } else if lacks_counter {
             SeenCoupon::LacksCounter
-        } else if era
-            .is_some_and(|era| self.has_lost(coupon.id, era, coupon.era, at, live.asked_at))
-        {
+        } else if self.has_lost(coupon.id, era, coupon.era, at, live.asked_at) {
             SeenCoupon::AheadOfMysql
         } else {
             SeenCoupon::Open

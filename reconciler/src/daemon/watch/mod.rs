@@ -58,8 +58,6 @@ struct Live {
     owed: HashSet<DropId>,
 }
 
-type WatchedCatalogue = Arc<Live>;
-
 /// What a look hands to the lanes.
 #[derive(Debug, Clone, Default)]
 struct Wants {
@@ -104,7 +102,7 @@ pub(super) async fn watch(
     );
 }
 
-async fn list(stores: &Stores, catalogue: &watch::Sender<Option<WatchedCatalogue>>) {
+async fn list(stores: &Stores, catalogue: &watch::Sender<Option<Arc<Live>>>) {
     let db = &stores.db;
     loop {
         let read = async {
@@ -138,7 +136,7 @@ async fn latest_time(redis: &Redis) -> DateTime<Utc> {
 
 async fn watch_gates(
     stores: &Stores,
-    catalogue: &watch::Sender<Option<WatchedCatalogue>>,
+    catalogue: &watch::Sender<Option<Arc<Live>>>,
     wanted: &watch::Sender<Wants>,
     seen: &SeenState,
 ) {
