@@ -8,7 +8,7 @@ use axum::Router;
 use diesel::prelude::{ExpressionMethods as _, QueryDsl as _};
 use firstcome_attach::Engine;
 use firstcome_attach::plan::Ours;
-use firstcome_shared::config::{StartError, wait_for};
+use firstcome_shared::config::wait_for;
 use firstcome_shared::http::health;
 use firstcome_shared::http::ops::OpsToken;
 use firstcome_shared::mysql::processes::{PassLock, ProcessRow, Work, announce, owner};
@@ -22,7 +22,6 @@ use super::args::AttachArgs;
 use super::http::{self, RouteState};
 use super::watched::must_be_theirs;
 use crate::context::sleep;
-use crate::daemon::schedule::CronSchedule;
 use crate::daemon::{Lifecycle, start};
 use crate::http::{CONNECTIONS, guarded};
 use crate::jobs::EVERY_SECONDS;
@@ -31,7 +30,6 @@ use crate::passes::{Passes, Worker};
 use crate::report::FailureCause;
 use crate::retention::{OLD_RECORDS, delete_old};
 use crate::start_check::mysql_is_away;
-use crate::times::Times;
 
 /// Maximum wait for another daemon that starts.
 const STARTS: Duration = Duration::from_secs(10);
@@ -72,11 +70,17 @@ async fn serve(
         ),
         (ScheduledRun::Digest, times.in_zone(&times.digest_cron)),
     ];
-    let attempt = async || attempt(ours, &crons, stop).await;
-    let Some(schedules) = life.until_ready(attempt).await? else {
+    let db = &ours.db;
+    let check = async || {
+        let ready = wait_for("MySQL", start::ATTEMPT, stop, mysql_is_away, async || {
+            db.ping().await?;
+            ours.migrate().await
+        });
+        ready.await.map_err(|error| (FailureCause::Mysql, error))
+    };
+    let Some(schedules) = life.until_ready(db, &crons, check).await? else {
         return Ok(());
     };
-    let db = &ours.db;
     // Of two daemons that start at the same time, one finds the other.
     let lock = PassLock::take(&ours.settings, Work::Start, STARTS, stop)
         .await?
@@ -127,21 +131,6 @@ fn router(
     };
     let ops = http::routes(state, token, args.notify.public_url.clone())?;
     Ok(guarded(routes.merge(ops)))
-}
-
-/// Migrates our MySQL once, and loads the schedules.
-async fn attempt(
-    ours: &Ours,
-    crons: &[(ScheduledRun, Times)],
-    stop: &CancellationToken,
-) -> Result<Vec<CronSchedule>, (FailureCause, StartError)> {
-    let ready = wait_for("MySQL", start::ATTEMPT, stop, mysql_is_away, async || {
-        ours.db.ping().await?;
-        ours.migrate().await?;
-        let loaded = start::schedules(&ours.db, crons).await;
-        loaded.map_err(anyhow::Error::from)
-    });
-    ready.await.map_err(|error| (FailureCause::Mysql, error))
 }
 
 /// Builds the health routes of the process, which needs only our MySQL. If a store of the attached

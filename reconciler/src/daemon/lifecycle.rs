@@ -20,9 +20,10 @@ use tokio_util::task::TaskTracker;
 use super::schedule::{CronSchedule, Schedules};
 use super::start;
 use crate::args::limits;
-use crate::notify::Notifier;
+use crate::notify::{Notifier, ScheduledRun};
 use crate::passes::{Passes, Worker};
 use crate::report::FailureCause;
+use crate::times::Times;
 
 /// Maximum wait for a pass, a mail and open requests at shutdown.
 const GRACE: Duration = Duration::from_secs(10);
@@ -60,17 +61,23 @@ impl Lifecycle {
         })
     }
 
-    /// Repeats `attempt` until it returns a value, answers requests meanwhile, and mails if a store
-    /// is away. Returns `None` if the process is stopped first.
-    pub(crate) async fn until_ready<T>(
+    /// Repeats the check of the stores until it passes, and loads the schedules. Answers requests
+    /// meanwhile, and mails if a store is away. Returns `None` if the process is stopped first.
+    pub(crate) async fn until_ready(
         &self,
-        attempt: impl AsyncFn() -> Result<T, (FailureCause, StartError)>,
-    ) -> anyhow::Result<Option<T>> {
+        db: &Db,
+        crons: &[(ScheduledRun, Times)],
+        check: impl AsyncFn() -> Result<(), (FailureCause, StartError)>,
+    ) -> anyhow::Result<Option<Vec<CronSchedule>>> {
         let starting = self.stop.child_token();
         // What the schedules miss is not known yet.
         let notifier = self.notifier.clone();
         let watch = notifier.watch(self.seen.clone(), Vec::new(), starting.clone());
         self.tasks.spawn(watch);
+        let attempt = async || {
+            check().await?;
+            start::schedules(db, crons).await
+        };
         let waiting = start::until_ready(&self.seen, &self.stop, attempt);
         let answering = starting::answer_during(&self.socket, limits(), waiting);
         let ready = Box::pin(answering).await??;

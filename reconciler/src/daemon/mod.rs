@@ -21,6 +21,7 @@ use crate::jobs;
 use crate::notify::{Notifier, ScheduledRun};
 use crate::passes::Worker;
 use crate::run::Reconciler;
+use crate::start_check;
 
 /// Runs until stopped.
 pub async fn run(args: DaemonArgs, stop: CancellationToken) -> anyhow::Result<()> {
@@ -77,8 +78,9 @@ impl Daemon {
             stop(),
         );
         tasks.spawn(announced);
-        let attempt = async || start::attempt(stores, &crons, &life.stop).await;
-        let Some(schedules) = life.until_ready(attempt).await? else {
+        let check = async || start_check::check(stores, start::ATTEMPT, &life.stop).await;
+        let ready = life.until_ready(&stores.db, &crons, check);
+        let Some(schedules) = ready.await? else {
             return Ok(());
         };
         seen.note(|state| {

@@ -4,42 +4,19 @@
 use std::time::Duration;
 
 use firstcome_shared::config::StartError;
-use firstcome_shared::mysql::{Db, DbError};
+use firstcome_shared::mysql::Db;
 use firstcome_shared::process_state::{SeenState, StoreState};
 use futures_util::future::try_join_all;
 use tokio::time::{Instant, sleep_until};
 use tokio_util::sync::CancellationToken;
 
 use super::schedule::CronSchedule;
-use crate::context::Stores;
 use crate::notify::ScheduledRun;
 use crate::report::FailureCause;
-use crate::start_check;
 use crate::times::Times;
 
 /// Maximum wait for a store in one attempt, and the time from one attempt to the next.
 pub(crate) const ATTEMPT: Duration = Duration::from_secs(2);
-
-/// Checks the stores once, and loads the schedules.
-///
-/// # Errors
-/// If a store does not answer, rejects this process, or its settings could lose promises.
-pub(super) async fn attempt(
-    all: &Stores,
-    crons: &[(ScheduledRun, Times)],
-    stop: &CancellationToken,
-) -> Result<Vec<CronSchedule>, (FailureCause, StartError)> {
-    start_check::check(all, ATTEMPT, stop).await?;
-    let loaded = schedules(&all.db, crons).await;
-    loaded.map_err(|error| {
-        let missing = StartError::Missing {
-            store: "MySQL".to_owned(),
-            waited: ATTEMPT,
-            reason: error.to_string(),
-        };
-        (FailureCause::Mysql, missing)
-    })
-}
 
 /// Repeats `attempt` until it returns a value. Notes which store does not answer. Returns `None` if `stop` is cancelled first.
 ///
@@ -87,12 +64,19 @@ fn note_store(seen: &SeenState, cause: FailureCause, reason: &str) {
 }
 
 /// Loads the schedules.
-pub(crate) async fn schedules(
+pub(super) async fn schedules(
     db: &Db,
     crons: &[(ScheduledRun, Times)],
-) -> Result<Vec<CronSchedule>, DbError> {
+) -> Result<Vec<CronSchedule>, (FailureCause, StartError)> {
     let loads = crons
         .iter()
         .map(|(job, times)| CronSchedule::load(db, *job, times.clone()));
-    try_join_all(loads).await
+    try_join_all(loads).await.map_err(|error| {
+        let missing = StartError::Missing {
+            store: "MySQL".to_owned(),
+            waited: ATTEMPT,
+            reason: error.to_string(),
+        };
+        (FailureCause::Mysql, missing)
+    })
 }
