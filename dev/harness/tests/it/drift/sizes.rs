@@ -26,6 +26,7 @@ async fn bulk(world: &World, sql: &str) {
 
 /// MySQL refuses a statement with more than 65,535 parameters.
 #[tokio::test]
+#[ignore = "release"]
 async fn thirty_three_thousand_dead_letters_of_one_page_end_in_one_pass() {
     let fixture = Fixture::new("d-letters").await;
     let world = &fixture.world;
@@ -46,6 +47,7 @@ async fn thirty_three_thousand_dead_letters_of_one_page_end_in_one_pass() {
 
 /// Redis has 12,000 users on slots whose rows are those of others, all of whom are owed a slot.
 #[tokio::test]
+#[ignore = "release"]
 async fn twelve_thousand_users_who_lose_their_slots_are_all_listed() {
     const USERS: u32 = 12_000;
     let fixture = Fixture::new("d-owed").await;
