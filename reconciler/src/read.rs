@@ -311,10 +311,12 @@ async fn read_page(drop: DropPass<'_>, from: i64, to: Option<i64>) -> Step<ReadP
             letters.extend(beside.await?);
         }
     }
-    let letters = letters.iter().map(|row| letter(row, &drop.own.drop));
-    let letters = letters.collect();
+    let letter = |row| letter(row, &drop.own.drop);
     Ok(ReadPage {
-        mysql: MysqlPage { rows, letters },
+        mysql: MysqlPage {
+            rows,
+            letters: letters.iter().map(letter).collect(),
+        },
         redis: drop.redis().page(&drop.own.keys, from, to).await?,
     })
 }

@@ -143,13 +143,14 @@ pub(crate) async fn sealed_drop(
     let Some((coupon, drops)) = ctx.stores.db.coupon(coupon).await? else {
         return Ok(None);
     };
-    let own = drops.into_iter().find(|own| own.id == drop);
-    let own = own.map(|own| DropSeen::bare(&ctx.stores.redis, own));
+    let Some(own) = drops.into_iter().find(|own| own.id == drop) else {
+        return Ok(None);
+    };
     let seen = CouponSeen {
         is_closed: true,
         ..CouponSeen::bare(coupon, Vec::new())
     };
-    Ok(own.map(|own| (seen, own)))
+    Ok(Some((seen, DropSeen::bare(&ctx.stores.redis, own))))
 }
 
 const NAMES_NO_DROP: &str =

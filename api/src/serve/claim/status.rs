@@ -103,14 +103,14 @@ pub(crate) async fn my_claim(
         (claim.status, claim.drop_id, claim.slot)
     {
         let keys = app.redis.keys(id, drop_id);
-        let held = app.redis.held_slot(&keys, slot, &user).await;
-        let held = held.ok().flatten().ok_or(ClaimRefusal::NotDurable)?;
+        let found = app.redis.held_slot(&keys, slot, &user).await;
+        let admitted = found.ok().flatten().ok_or(ClaimRefusal::NotDurable)?;
         let held = Claim {
             coupon_id: id,
             drop_id,
             slot,
             user_id: user,
-            claimed_at: held.claimed_at,
+            claimed_at: admitted.claimed_at,
         };
         let call = Call {
             coupon: id,
