@@ -80,21 +80,26 @@ pub(crate) fn test_it(args: &[&str]) -> Command {
     tests
 }
 
-/// Test programs that run at the same time beside that of the whole system.
-const OTHERS: usize = 2;
+/// Test programs that run at the same time: that of the whole system, and two others.
+const CONCURRENT: usize = 3;
 
-/// The others that take longest. They begin first, so that nothing waits for one of them at last.
-const LONGEST: [&str; 3] = ["services", "systems", "mail"];
+/// The programs that take longest. They begin first, so that nothing waits for one of them at last.
+const LONGEST: [&str; 6] = [
+    SYSTEM,
+    "services",
+    "systems",
+    "mail",
+    "attach",
+    "firstcome_notifier",
+];
 
-/// Runs the tests of every change. The fault schedules follow when only the tests of the whole
-/// system are left, which use one processor of two.
+/// Runs the tests of every change. The fault schedules follow when all tests have ended: run
+/// together with tests, each would take nearly twice the CPU time, and time limits would be reached.
 fn every_change(profile: &Profile, mut programs: Vec<TestProgram>) -> Result<()> {
     for name in LONGEST {
         let is_built = programs.iter().any(|program| program.name == name);
         ensure!(is_built, "cargo names no test program {name}");
     }
-    let system = programs.iter().position(|program| program.name == SYSTEM);
-    let system = programs.remove(system.context("cargo names no tests of the system")?);
     programs.sort_by_key(|program| {
         LONGEST
             .iter()
@@ -110,24 +115,20 @@ fn every_change(profile: &Profile, mut programs: Vec<TestProgram>) -> Result<()>
     thread::scope(|scope| {
         let checker = scope.spawn(histories::build);
         let begun = Instant::now();
-        let system = scope.spawn(move || tested(&system).map(|tested| vec![tested]));
-        let others = [(); OTHERS].map(|()| scope.spawn(work));
-        let mut passed = Ok(());
-        let mut take = |worker| {
+        let workers = [(); CONCURRENT].map(|()| scope.spawn(work));
+        let mut tested = Ok(());
+        for worker in workers {
             for Tested { name, log, result } in joined(worker)? {
                 slowest::print(&name, &log);
-                passed = std::mem::replace(&mut passed, Ok(())).and(result);
+                tested = tested.and(result);
             }
-            anyhow::Ok(())
-        };
-        others.into_iter().try_for_each(&mut take)?;
+        }
         let left = UNTIL.saturating_sub(begun.elapsed());
         let minutes = (left.as_secs_f64() / 60.0).clamp(MINUTES[0], MINUTES[1]);
         let searched = schedules(profile, minutes).and_then(|mut chaos| run(&mut chaos));
-        take(system)?;
         let linear = joined(checker)
             .and_then(|checker| histories::judge(checker.as_deref(), &histories::of_schedules()?));
-        passed.and(searched).and(linear)
+        tested.and(searched).and(linear)
     })
 }
 
