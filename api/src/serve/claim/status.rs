@@ -225,19 +225,28 @@ pub(super) fn judge(
     if let Some(open) = revoked.filter(|one| one.again_from.is_none()) {
         return Some(MyClaim::revoked(open));
     }
+    let claimant = standing
+        .and_then(|standing| standing.claimant)
+        .filter(|_| once_per == OncePer::Coupon);
+    let slot = standing.and_then(|standing| standing.slot);
+    let held = drop.zip(slot).or(claimant);
     let mut rows = record.rows.iter();
     if let Some(row) = rows.find(|row| counts(DropId(row.drop_id))) {
-        let drop = DropId(row.drop_id);
+        let issued = (DropId(row.drop_id), row.slot);
+        // The user returned a claim and claimed again, and one store has forgotten that. Only a pass
+        // can determine which.
+        if held.is_some_and(|held| held != issued) {
+            return None;
+        }
         return Some(MyClaim {
             code: Some(row.code.clone()),
-            ..MyClaim::new(ClaimStatus::Issued, Some(drop), Some(row.slot))
+            ..MyClaim::new(ClaimStatus::Issued, Some(issued.0), Some(issued.1))
         });
     }
     let standing = standing?;
-    let claimant = standing.claimant.filter(|_| once_per == OncePer::Coupon);
     // The claimants name a slot of this drop but `users` does not. Only a pass can determine which
     // is right.
-    if standing.slot.is_none() && claimant.is_some_and(|(of, _)| Some(of) == drop) {
+    if slot.is_none() && claimant.is_some_and(|(of, _)| Some(of) == drop) {
         return None;
     }
     // While the gate is closed, Redis may have lost promises, also of a user who returned a claim and
@@ -245,7 +254,7 @@ pub(super) fn judge(
     if !standing.trusted {
         return None;
     }
-    if let Some((drop, slot)) = drop.zip(standing.slot).or(claimant) {
+    if let Some((drop, slot)) = held {
         return Some(MyClaim::new(ClaimStatus::Accepted, Some(drop), Some(slot)));
     }
     // Check `broken` before `waiting`: a broken promise puts the user on the waiting list.
@@ -319,6 +328,10 @@ mod tests {
             slot: Some(3),
             ..NOT_IN_REDIS
         });
+        let holds_its_row = Some(ClaimStanding {
+            slot: Some(7),
+            ..NOT_IN_REDIS
+        });
         let waits = Some(ClaimStanding {
             position: Some(4),
             ..NOT_IN_REDIS
@@ -366,6 +379,13 @@ mod tests {
             (PER_DROP, Some(record(&[], &[2])), none, "Broken 2"),
             (PER_DROP, Some(record(&[], &[2])), holds, "Accepted 2"),
             (PER_DROP, Some(record(&[2], &[2])), none, "Issued 2"),
+            // A row and a slot that contradict each other leave both uncertain.
+            (PER_DROP, Some(record(&[2], &[])), holds_its_row, "Issued 2"),
+            (PER_DROP, Some(record(&[2], &[])), holds, "unknown"),
+            (PER_DROP, Some(record(&[1], &[])), holds, "Accepted 2"),
+            (PER_COUPON, Some(record(&[1], &[])), holds, "unknown"),
+            (PER_COUPON, Some(record(&[2], &[])), elsewhere, "unknown"),
+            (PER_DROP, Some(record(&[2], &[])), elsewhere, "Issued 2"),
             (PER_DROP, Some(record(&[], &[1])), none, "None 0"),
             // Without a slot, Redis must be trusted, and `none` needs MySQL, too.
             (PER_COUPON, Some(record(&[], &[])), none, "None 0"),
@@ -373,7 +393,8 @@ mod tests {
             (PER_COUPON, Some(record(&[], &[])), None, "unknown"),
             (PER_COUPON, Some(record(&[], &[])), doubtful, "unknown"),
             (PER_COUPON, Some(record(&[], &[])), perhaps, "unknown"),
-            (PER_COUPON, Some(record(&[2], &[])), perhaps, "Issued 2"),
+            (PER_COUPON, Some(record(&[2], &[])), perhaps, "unknown"),
+            (PER_COUPON, Some(record(&[2], &[])), doubtful, "Issued 2"),
             // A user who returned a claim may have claimed again.
             (PER_DROP, Some(revoked_once()), none, "Revoked 2"),
             (PER_DROP, Some(revoked_once()), holds, "Accepted 2"),
