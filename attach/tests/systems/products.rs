@@ -21,16 +21,29 @@ async fn systems_on_postgresql_are_described_broken_named_and_repaired() {
     prove(postgres::SYSTEMS).await;
 }
 
-/// MariaDB has no `UUID_TO_BIN`.
-#[tokio::test]
-async fn systems_on_mariadb_are_described_broken_named_and_repaired() {
+/// Returns the systems that can be on MariaDB, which has no `UUID_TO_BIN`.
+fn on_mariadb() -> Vec<System> {
     let all = published::SYSTEMS.iter().chain(tickets::SYSTEMS);
     let fitting = all.filter(|system| !system.file.contains("UUID_TO_BIN"));
-    let systems: Vec<System> = fitting
+    fitting
         .map(|system| System {
             product: Product::Mariadb,
             ..*system
         })
-        .collect();
-    prove(&systems).await;
+        .collect()
+}
+
+/// For each change, so many systems stand for all: what differs is the server.
+#[tokio::test]
+async fn five_systems_on_mariadb_are_described_broken_named_and_repaired() {
+    let all = on_mariadb();
+    let five: Vec<System> = all.iter().step_by(all.len() / 5).take(5).copied().collect();
+    assert_eq!(five.len(), 5);
+    prove(&five).await;
+}
+
+#[tokio::test]
+#[ignore = "release"]
+async fn systems_on_mariadb_are_described_broken_named_and_repaired() {
+    prove(&on_mariadb()).await;
 }

@@ -535,7 +535,7 @@ static MOST_OF_ALL: AtomicUsize = AtomicUsize::new(0);
 
 fn timelines() -> u32 {
     let asked = std::env::var("TIMELINES").ok();
-    asked.and_then(|number| number.parse().ok()).unwrap_or(100)
+    asked.and_then(|number| number.parse().ok()).unwrap_or(50)
 }
 
 proptest! {
