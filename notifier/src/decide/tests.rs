@@ -45,5 +45,20 @@ fn store_is_over_as_what_was_told_about_it() {
     assert_eq!(known.open("mysql").unwrap().kind, "mysql_unreachable");
 }
 
+#[test]
+fn repairs_are_not_repeated() {
+    let mut known = Alerts::default();
+    let mut told = Vec::new();
+    for second in (0..30_000).step_by(5) {
+        let repaired = condition(AlertKind::Repaired, &[1]);
+        let unknown = BTreeSet::new();
+        for decision in decide(at(second), &[repaired], &unknown, &known, &POLICY, false) {
+            told.extend(decision.reason);
+            known.put(decision.alert);
+        }
+    }
+    assert_eq!(told, [Reason::New]);
+}
+
 mod oracle;
 mod timelines;
