@@ -23,40 +23,41 @@ fn condition(kind: AlertKind, cases: &[i64]) -> Condition {
     }
 }
 
+/// Evaluates every five seconds before `end`. Returns the alerts afterwards, and what was told.
+fn evaluate(end: i64, seen: impl Fn(i64) -> Condition) -> (Alerts, Vec<Reason>) {
+    let mut known = Alerts::default();
+    let mut told = Vec::new();
+    let unknown = BTreeSet::new();
+    for second in (0..end).step_by(5) {
+        let seen = [seen(second)];
+        for decision in decide(at(second), &seen, &unknown, &known, &POLICY, false) {
+            told.extend(decision.reason);
+            known.put(decision.alert);
+        }
+    }
+    (known, told)
+}
+
 /// MySQL that answers again for a moment is neither another outage nor another end.
 #[test]
 fn store_is_over_as_what_was_told_about_it() {
-    let mut known = Alerts::default();
-    for second in (0..120).step_by(5) {
+    let (known, _) = evaluate(120, |second| {
         let kind = if second <= 60 {
             AlertKind::MysqlUnreachable
         } else {
             AlertKind::MysqlRefuses
         };
-        let mysql = Condition {
+        Condition {
             name: "mysql".to_owned(),
             ..condition(kind, &[1])
-        };
-        let unknown = BTreeSet::new();
-        for decision in decide(at(second), &[mysql], &unknown, &known, &POLICY, false) {
-            known.put(decision.alert);
         }
-    }
+    });
     assert_eq!(known.open("mysql").unwrap().kind, "mysql_unreachable");
 }
 
 #[test]
 fn repairs_are_not_repeated() {
-    let mut known = Alerts::default();
-    let mut told = Vec::new();
-    for second in (0..30_000).step_by(5) {
-        let repaired = condition(AlertKind::Repaired, &[1]);
-        let unknown = BTreeSet::new();
-        for decision in decide(at(second), &[repaired], &unknown, &known, &POLICY, false) {
-            told.extend(decision.reason);
-            known.put(decision.alert);
-        }
-    }
+    let (_, told) = evaluate(30_000, |_| condition(AlertKind::Repaired, &[1]));
     assert_eq!(told, [Reason::New]);
 }
 
