@@ -227,8 +227,8 @@ async fn adopt_eras(
     Ok(known)
 }
 
-/// Raises the eras of coupons in MySQL to these, where they are lower. Returns MySQL's eras before, of
-/// the coupons that exist. Waits for transactions that insert rows in an earlier era, or skips
+/// Raises the eras of coupons in MySQL to these, where they are lower. Returns MySQL's eras before,
+/// of the coupons that exist. Waits for transactions that insert rows in an earlier era, or skips
 /// coupons whose rows they lock.
 async fn raise_eras(
     db: &Db,

@@ -38,10 +38,10 @@ fn days_of(tuning: Tuning, days: u32) -> Duration {
     Duration::from_secs(tuning.or(u64::from(days) * 86_400))
 }
 
-/// What is deleted: its retention, at most so many days, and the statement, which deletes a limited
-/// number of rows in the order of an index, by MySQL's clock: a process whose clock is ahead would
-/// delete recent rows. A thousand rows per statement keep locks short, and still allow deleting
-/// millions within a day.
+/// A kind of old rows: the setting of its retention, the most days of that, and the statement that
+/// deletes them. The statement uses MySQL's clock, because a process whose clock is ahead would
+/// delete recent rows, and the order of an index. A thousand rows per statement keep locks short,
+/// and still allow deleting millions within a day.
 type Old = (Tuning, u32, &'static str);
 
 /// Records past their retention.

@@ -33,7 +33,7 @@ fn on_mariadb() -> Vec<System> {
         .collect()
 }
 
-/// For each change, so many systems stand for all: what differs is the server.
+/// Shows for each change what differs on the server. The systems differ as they do on MySQL.
 #[tokio::test]
 async fn five_systems_on_mariadb_are_described_broken_named_and_repaired() {
     let all = on_mariadb();

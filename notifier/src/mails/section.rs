@@ -20,7 +20,7 @@ const QUOTED: usize = 100;
 /// One problem, or its end.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Section {
-    /// Its alert, with the summary that is told now: one line for an operator, without user IDs.
+    /// The alert. Its summary is the line of this mail, for an operator, without user IDs.
     pub alert: ToldRow,
     pub kind: AlertKind,
     pub reason: Reason,
@@ -199,7 +199,7 @@ impl Section {
         )
     }
 
-    /// When it was gone. Its end is told later.
+    /// When the problem was gone. The mail about its end comes later.
     pub(crate) fn gone_at(&self) -> Option<DateTime<Utc>> {
         self.alert.gone_at.or(self.alert.ended_at)
     }

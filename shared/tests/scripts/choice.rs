@@ -126,8 +126,8 @@ impl TwoDays<'_> {
         all
     }
 
-    /// Returns an answer in words. Who holds a slot of drop 3 is told the time of the admission:
-    /// the API publishes the claim again, with this time.
+    /// Returns an answer in words. The holder of a slot of drop 3 gets the time of the admission,
+    /// because the API publishes the claim again, with this time.
     async fn shown(&self, admission: Admission) -> String {
         match admission {
             Admission::NotOpen(at) => {
@@ -147,9 +147,9 @@ impl TwoDays<'_> {
         }
     }
 
-    /// Returns the answers and the drop that gave slots. The order of the candidates must not matter: a caller
-    /// may name the wrong drop first, because an operator moved the windows or the caller's clock is
-    /// wrong.
+    /// Returns the answers and the drop that gave slots. The order of the candidates must not
+    /// matter: a caller may name the wrong drop first, because an operator moved the windows or the
+    /// caller's clock is wrong.
     async fn claim(&self, people: &str) -> String {
         let (first, next) = (&self.world.keys, &self.next);
         let among = async |first, second| {

@@ -32,8 +32,8 @@ pub(super) enum Called {
     Failed,
 }
 
-/// Claims that wait for the next call. Those with the same candidates share calls. An entry exists while a
-/// task makes calls for these drops. If the task panics, the entry stays, and
+/// Claims that wait for the next call. Those with the same candidates share calls. An entry exists
+/// while a task makes calls for these drops. If the task panics, the entry stays, and
 /// [`join`](Self::join) lets the next claim take over.
 pub(crate) struct Queues<T>(Mutex<HashMap<CandidateIds, UnboundedSender<T>>>);
 
