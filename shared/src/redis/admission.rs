@@ -9,7 +9,7 @@ use strum::IntoStaticStr;
 
 use super::Redis;
 use super::client::Script;
-use super::keys::DropKeys;
+use super::keys::{DropKeys, instant};
 use crate::coupon::Group;
 use crate::domain::{DropId, Slot, UserId};
 
@@ -229,7 +229,7 @@ fn read_answer(answer: &Value, open_drop: Option<DropId>, now_ms: i64) -> Option
             return Some(Admission::Accepted(AdmittedSlot {
                 drop: open_drop?,
                 slot: Slot::try_from(*slot).ok()?,
-                claimed_at: DateTime::from_timestamp_millis(now_ms),
+                claimed_at: instant(Some(now_ms)),
             }));
         }
         Value::Array(parts) => parts.as_slice(),
@@ -249,9 +249,7 @@ fn read_answer(answer: &Value, open_drop: Option<DropId>, now_ms: i64) -> Option
         "already" => Admission::Already(AdmittedSlot {
             drop: DropId(part::<String>(parts, 1)?.parse().ok()?),
             slot: part(parts, 2)?,
-            claimed_at: Some(number(3)?)
-                .filter(|ms| *ms > 0)
-                .and_then(DateTime::from_timestamp_millis),
+            claimed_at: instant(Some(number(3)?).filter(|ms| *ms > 0)),
         }),
         _ => return None,
     })

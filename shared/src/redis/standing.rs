@@ -1,11 +1,10 @@
 //! Reads one user's status in a drop, and when the user was admitted.
 
-use chrono::DateTime;
 use redis::{Cmd, RedisResult};
 
 use super::Redis;
 use super::admission::AdmittedSlot;
-use super::keys::DropKeys;
+use super::keys::{DropKeys, instant};
 use super::reads::{Reads, number_of, slot_in};
 use super::servers::ServerId;
 use crate::domain::{DropId, Slot, UserId};
@@ -108,7 +107,7 @@ impl Redis {
         let held = AdmittedSlot {
             drop: keys.drop,
             slot,
-            claimed_at: at_ms.and_then(DateTime::from_timestamp_millis),
+            claimed_at: instant(at_ms),
         };
         Ok((is_in_users || is_claimant).then_some(held))
     }
