@@ -22,8 +22,8 @@ install() {
     DEBIAN_FRONTEND=noninteractive apt-get -qq -o DPkg::Lock::Timeout=300 install -y --no-install-recommends "$@" >/dev/null
 }
 
-# A C compiler, make, cmake and headers of OpenSSL and zstd: librdkafka, libcurl, zlib and ring are
-# built from source. A release builds OpenSSL and zstd too, with perl.
+# A C compiler, make, cmake and headers of OpenSSL, libcurl and zstd: librdkafka, zlib and ring are
+# built from source. A release builds these three too, with perl.
 packages=()
 have cc || packages+=(gcc libc6-dev)
 have c++ || packages+=(g++)
@@ -33,6 +33,7 @@ perl -MIPC::Cmd -MFile::Compare -MTime::Piece -e 1 2>/dev/null || packages+=(per
 have pkg-config || packages+=(pkg-config)
 { have pkg-config && pkg-config --exists openssl; } || packages+=(libssl-dev)
 { have pkg-config && pkg-config --exists libzstd; } || packages+=(libzstd-dev)
+{ have pkg-config && pkg-config --exists libcurl; } || packages+=(libcurl4-openssl-dev)
 if [ "${1:-}" = --missing ]; then
     have cargo || [ -x "${CARGO_HOME:-$HOME/.cargo}/bin/cargo" ] || packages+=(rustup)
     echo "${packages[*]:-}"

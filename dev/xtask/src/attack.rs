@@ -14,13 +14,14 @@ const VERSION: &str = "4.32.5";
 
 #[derive(Clone, Copy, Subcommand)]
 pub(crate) enum Part {
-    /// Only fetch schemathesis
+    /// Only fetch schemathesis, and print where its program is
     Fetch,
 }
 
 pub(crate) fn attack(part: Option<Part>) -> Result<()> {
     let program = python_package("schemathesis", VERSION)?.join("bin/schemathesis");
     if matches!(part, Some(Part::Fetch)) {
+        println!("{}", program.display());
         return Ok(());
     }
     build_all_and_fetch(&Profile::new("dev".to_owned()))?;

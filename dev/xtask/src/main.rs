@@ -86,7 +86,7 @@ enum Job {
         #[arg(long, value_enum, default_value = "podman")]
         engine: containers::Engine,
         /// Put the programs that `make test` has built into the image, instead of building a
-        /// release
+        /// release, and leave out the demos
         #[arg(long)]
         prebuilt: bool,
     },

@@ -61,11 +61,14 @@ pub(crate) fn faults() -> Result<()> {
     system.and(others).and(random)
 }
 
-/// Runs the tests that need schemathesis.
+/// Runs the tests that need this program, schemathesis.
 pub(crate) fn attacks(schemathesis: &Path) -> Result<()> {
     let mut tests = test_it(&["--ignored", "attack::", "--nocapture"]);
-    run(tests.env("SCHEMATHESIS", schemathesis))
+    run(tests.env(SCHEMATHESIS, schemathesis))
 }
+
+/// The variable that names the program schemathesis.
+const SCHEMATHESIS: &str = "SCHEMATHESIS";
 
 pub(crate) fn crashes() -> Result<()> {
     build_all_and_fetch(&Profile::new("dev".to_owned()))?;
@@ -95,6 +98,8 @@ const LONGEST: [&str; 6] = [
 
 /// Runs the tests of every change. The fault schedules follow when all tests have ended: run
 /// together with tests, each would take nearly twice the CPU time, and time limits would be reached.
+/// If the environment names schemathesis, its tests run beside the schedules, whose number depends
+/// on what runs beside them, and not their time.
 fn every_change(profile: &Profile, mut programs: Vec<TestProgram>) -> Result<()> {
     for name in LONGEST {
         let is_built = programs.iter().any(|program| program.name == name);
@@ -125,10 +130,13 @@ fn every_change(profile: &Profile, mut programs: Vec<TestProgram>) -> Result<()>
         }
         let left = UNTIL.saturating_sub(begun.elapsed());
         let minutes = (left.as_secs_f64() / 60.0).clamp(MINUTES[0], MINUTES[1]);
+        let attacked = scope
+            .spawn(|| setting(SCHEMATHESIS).map_or(Ok(()), |program| attacks(Path::new(&program))));
         let searched = schedules(profile, minutes).and_then(|mut chaos| run(&mut chaos));
+        let attacked = joined(attacked);
         let linear = joined(checker)
             .and_then(|checker| histories::judge(checker.as_deref(), &histories::of_schedules()?));
-        tested.and(searched).and(linear)
+        tested.and(searched).and(attacked).and(linear)
     })
 }
 
