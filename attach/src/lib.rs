@@ -1,6 +1,6 @@
 //! Attach: the comparison and repair of a coupon system that a team already has. Their API stays as
 //! it is; a file holds their own statements and the names of their keys (docs/ATTACH.md). Nothing
-//! inspects a schema, Redis is never written, and a repair proves itself in its transaction or is
+//! guesses from a schema, Redis is never written, and a repair proves itself in its transaction or is
 //! rolled back.
 //!
 //! In this crate, *their* stores are those of that team, and *our* database is Firstcome's. `pass`

@@ -85,7 +85,7 @@ enum Job {
     Containers {
         #[arg(long, value_enum, default_value = "podman")]
         engine: containers::Engine,
-        /// Put the programs that `make test` has built into the image, instead of building a
+        /// Put the programs that `cargo xtask setup` has built into the image, instead of building a
         /// release, and leave out the demos
         #[arg(long)]
         prebuilt: bool,

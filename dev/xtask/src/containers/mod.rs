@@ -45,9 +45,9 @@ const PACKAGES: [&str; 8] = [
     "curl",
 ];
 
-/// Checks the containers. With `prebuilt`, podman's image gets the programs of target/debug (`make
-/// test` has built them) instead of building a release inside, which takes a quarter of an hour,
-/// and the demos do not run.
+/// Checks the containers. With `prebuilt`, podman's image gets the programs of target/debug
+/// (`cargo xtask setup` has built them) instead of building a release inside, which takes a quarter
+/// of an hour, and the demos do not run.
 pub(crate) fn run(engine: Engine, prebuilt: bool) -> Result<()> {
     let profile = Profile::new("dev".to_owned());
     let compose = Compose::new(engine)?;
