@@ -5,13 +5,12 @@
 //! `cargo xtask attack` fetches schemathesis and runs these tests. `CASES` is the number of cases
 //! per operation, `SEED` varies them, and `ONLY` selects the sets whose names contain it.
 
-use firstcome_harness::{
-    Fixture, Http, LIMIT, MadeCoupon, OPS_TOKEN, World, agreed, coupon_body, eventually,
-};
+use firstcome_harness::agreed;
 use firstcome_load::identity::{token, token_settings};
 use futures_util::future::join_all;
-use serde_json::json;
 use tokio::process::Command;
+
+use crate::prelude::*;
 
 const JWT_SECRET: &str = "attacked-0123456789abcdef0123456789abcdef";
 

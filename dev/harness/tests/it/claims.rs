@@ -2,14 +2,10 @@
 
 use std::collections::BTreeSet;
 
-use firstcome_harness::{
-    Answer, ApiClient, Fixture, HeldTransaction, LIMIT, MadeCoupon, TABLE_LOCK_WAITS, all_issued,
-    assert_exact, assert_sold_out, eventually, open_world, people, rows, rush_until_answered,
-};
-use firstcome_reconciler::report::Kind;
-use serde_json::json;
+use firstcome_harness::{ApiClient, TABLE_LOCK_WAITS, assert_sold_out, open_world};
 
-use crate::drift::support::{assert_whole, clean_pass, until_expired, until_sealed};
+use crate::drift::support::{assert_whole, until_expired};
+use crate::prelude::*;
 
 /// The number of users who compete for 500 slots. `make faults` sets `CROWD=10000`.
 fn crowd() -> usize {

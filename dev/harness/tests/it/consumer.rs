@@ -1,11 +1,10 @@
 //! The consumer: batches that a disk has corrupted or that are too large once decompressed, and a
 //! loop that is stuck.
 
-use firstcome_harness::{LIMIT, WorldStores, eventually, open_world, rows};
-use firstcome_stack::Stack;
-use serde_json::json;
+use firstcome_harness::open_world;
 
 use crate::faults::waves::{Waves, impatient};
+use crate::prelude::*;
 
 /// Partition 0 has a batch with a wrong checksum, partition 1 one that decompresses to 36 MB, and
 /// partition 2 a malformed record, for which Kafka's client reports no error.

@@ -13,6 +13,7 @@ mod faults;
 mod operations;
 mod pace;
 mod pages;
+mod prelude;
 mod queries;
 mod receiver;
 mod restore;

@@ -1,14 +1,8 @@
 //! `ROWS_PER_SECOND` in the whole system: consumers and scheduled passes keep the pace, requested
 //! passes ignore it, and a backlog keeps no other coupon closed.
 
-use std::time::{Duration, Instant};
-
-use firstcome_harness::{
-    Fixture, LIMIT, World, all_issued, coupon_body, eventually, people, rows, rush,
-    rush_until_answered,
-};
-
 use crate::drift::support::IN_FLIGHT;
+use crate::prelude::*;
 
 /// The number of concurrent claims.
 const AT_ONCE: usize = 64;

@@ -2,18 +2,17 @@
 //! another caller its row, lock waits and deadlocks keep their connection, and connections to a
 //! demoted primary are replaced.
 
-use std::time::Duration;
-
 use diesel::dsl::{select, sql};
 use diesel::prelude::*;
 use diesel::sql_query;
 use diesel::sql_types::BigInt;
 use diesel_async::{AsyncConnection as _, RunQueryDsl};
-use firstcome_harness::{HeldTransaction, LIMIT, LOCK_WAITS, World, eventually};
+use firstcome_harness::LOCK_WAITS;
 use firstcome_shared::mysql::{Conn, Db, DbError, DbSettings};
 use firstcome_shared::schema::coupons;
-use firstcome_stack::{MysqlOptions, MysqlServer};
 use tokio::sync::oneshot;
+
+use crate::prelude::*;
 
 /// Creates two rows, of coupon 1 and of coupon 2. `HeldTransaction` locks the first row, so that
 /// the test controls how long a read of it takes.

@@ -4,13 +4,9 @@
 use std::collections::BTreeSet;
 
 use chrono::{Timelike as _, Utc};
-use firstcome_harness::{
-    Fixture, LIMIT, MadeCoupon, OperatorsShell, World, WorldStores, all_issued, assert_kept,
-    commands_of, coupon_body, eventually, people, rush_until_answered,
-};
-use firstcome_stack::{FaultProxy, MysqlOptions, MysqlServer, Stack};
-use serde_json::json;
+use firstcome_harness::{OperatorsShell, commands_of};
 
+use crate::prelude::*;
 use crate::uses::{Shop, codes, problem, used};
 
 /// Starts a server with the options that managed services use.

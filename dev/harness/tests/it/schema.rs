@@ -2,19 +2,19 @@
 //! repeated, concurrent or interrupted. The tests use plain SQL. Of the product, they only use
 //! `migrate` and the change of a quantity.
 
-use std::time::Duration;
-
 use chrono::Utc;
-use firstcome_harness::{HeldTransaction, LIMIT, LOCK_WAITS, World, WorldStores, eventually};
+use firstcome_harness::LOCK_WAITS;
 use firstcome_shared::coupon::CouponPatch;
 use firstcome_shared::domain::CouponId;
 use firstcome_shared::mysql::change::CouponChanged;
 use firstcome_shared::mysql::ops_actions::Operator;
 use firstcome_shared::mysql::{DataRefusal, Db, DbSettings};
-use firstcome_stack::{MysqlOptions, MysqlServer, WRITE_LIMITS, table_statements};
+use firstcome_stack::{WRITE_LIMITS, table_statements};
 use rand::rngs::StdRng;
 use rand::seq::IndexedRandom as _;
 use rand::{RngExt as _, SeedableRng as _};
+
+use crate::prelude::*;
 
 const DUPLICATE: u16 = 1062;
 const FOREIGN_KEY: u16 = 1452;

@@ -1,12 +1,10 @@
 //! Shops use codes while users are revoked, and by the documented program.
 
-use firstcome_harness::{Fixture, Http, HttpReply, World, all_issued, people};
-use firstcome_reconciler::report::Kind;
-use reqwest::Method;
-use serde_json::json;
+use firstcome_harness::HttpReply;
 use tokio::process::Command;
 
-use crate::drift::support::{DRIFT, found_in, pass_ends};
+use crate::drift::support::found_in;
+use crate::prelude::*;
 
 /// A client of the routes of codes.
 pub(crate) struct Shop {

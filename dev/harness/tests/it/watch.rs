@@ -5,12 +5,9 @@ use std::io::Write as _;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
-use firstcome_harness::drift::Drift;
-use firstcome_harness::{Fixture, LIMIT, eventually};
 use firstcome_reconciler::report::Status;
-use serde_json::{Value, json};
 
-use crate::drift::support::injector;
+use crate::prelude::*;
 
 /// The only metric with a different prefix. It is part of the original contract.
 const OLD_NAME: &str = "reconciler_last_success_age_seconds";

@@ -2,10 +2,10 @@
 
 use std::path::Path;
 
-use firstcome_harness::{HeldTransaction, HttpReply, LIMIT, Process, ReconcilerClient, eventually};
-use serde_json::json;
+use firstcome_harness::{HttpReply, Process};
 
 use super::Shop;
+use crate::prelude::*;
 
 /// Starts a daemon without a scheduled pass, and waits until its first pass has ended.
 async fn started(shop: &Shop, file: &Path) -> (Process, ReconcilerClient) {

@@ -6,10 +6,12 @@ mod stores;
 
 use std::path::PathBuf;
 
-use firstcome_harness::{Process, Sql, World, WorldStores};
+use firstcome_harness::{Process, Sql};
 use firstcome_shared::config::{MysqlArgs, TlsArgs};
 use firstcome_shared::mysql::migrations::{self, Tables};
-use firstcome_stack::{Stack, with_database};
+use firstcome_stack::with_database;
+
+use crate::prelude::*;
 
 /// The lines of a campaign that may repair.
 pub(crate) const REPAIRS: &str = "mode = 'repair'\nqueue = []\ncheck = []\n\

@@ -1,16 +1,14 @@
 //! Their stores become unavailable one after the other. Each raises one alert, which names that
 //! store and ends once the store is back.
 
-use std::time::Duration;
-
-use firstcome_harness::{LIMIT, eventually};
-use firstcome_stack::{FaultProxy, KafkaServer, ProxyFault, Stack};
+use firstcome_stack::KafkaServer;
 use rdkafka::admin::{AdminClient, AdminOptions, NewTopic, TopicReplication};
 use rdkafka::client::DefaultClientContext;
 use rdkafka::consumer::{BaseConsumer, CommitMode, Consumer as _};
 use rdkafka::{ClientConfig, Offset, TopicPartitionList};
 
 use super::{OFTEN, Shop};
+use crate::prelude::*;
 
 /// Creates their topic, and commits offsets as if their group had read all of it.
 async fn make_topic(kafka: &KafkaServer) {

@@ -4,17 +4,11 @@
 
 use std::collections::BTreeMap;
 
-use firstcome_harness::drift::{Drift, Injected};
-use firstcome_harness::{
-    Answer, Fixture, MadeCoupon, all_issued, assert_kept, coupon_body, people, rush,
-};
-use firstcome_reconciler::report::{Kind, Outcome, Run};
-use serde_json::json;
+use firstcome_harness::drift::Injected;
+use firstcome_reconciler::report::{Outcome, Run};
 
-use crate::drift::support::{
-    DRIFT, REPAIRED, assert_whole, clean_pass, clean_pass_of, dry_run, found_in, inject, mailed,
-    pass_ends,
-};
+use crate::drift::support::{assert_whole, clean_pass_of, dry_run, found_in};
+use crate::prelude::*;
 
 /// Damage to a drop with 20 slots, and its consequences.
 pub(crate) struct Case {

@@ -2,12 +2,9 @@
 //! Redis loses data or goes back in time, nobody wins a second time. An intact Redis is not
 //! rewritten.
 
-use firstcome_harness::{
-    Answer, Fixture, LIMIT, OldCopy, World, all_issued, daily_body, eventually_some,
-};
-use serde_json::{Value, json};
+use firstcome_harness::{OldCopy, daily_body};
 
-use crate::drift::support::{CLEAN, pass_ends, until_sealed};
+use crate::prelude::*;
 
 /// Returns the body of a coupon that is open today and tomorrow, with a minute between the days.
 fn two_days(quantity: u32) -> Value {

@@ -1,12 +1,11 @@
 //! Erasure of users: one user at an operator's request, and all users of old drops.
 
-use firstcome_harness::{Fixture, MadeCoupon, World};
 use firstcome_stack::mysql_connection;
 use mysql_async::prelude::Queryable as _;
-use serde_json::json;
 
 use crate::drift::sealing::closed;
-use crate::drift::support::{CLEAN, pass_ends, until_expired, until_sealed};
+use crate::drift::support::until_expired;
+use crate::prelude::*;
 use crate::schema::with_documented_rights;
 
 /// Runs the script that erases a user, with the rights of operators.

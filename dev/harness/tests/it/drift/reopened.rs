@@ -1,10 +1,7 @@
 //! A closed coupon is reopened without a scheduled pass, whatever closed it.
 
-use std::time::{Duration, Instant};
-
-use firstcome_harness::{Fixture, LIMIT, all_issued, assert_kept, eventually, eventually_some};
-
 use crate::drift::support::lose_rows;
+use crate::prelude::*;
 
 const CLOSERS: [&str; 8] = [
     "a lost gate",

@@ -1,17 +1,12 @@
 //! The repair limit: if more users than the limit would lose the slot that Redis shows, nothing
 //! moves until an operator confirms the plan. Rows are never limited.
 
-use firstcome_harness::drift::Drift;
-use firstcome_harness::{Answer, Fixture, HeldTransaction, LIMIT, MadeCoupon, eventually, rows};
 use firstcome_reconciler::report::{Outcome, Run, Status};
-use firstcome_stack::{FaultProxy, Mail, ProxyFault};
+use firstcome_stack::Mail;
 use reqwest::Url;
-use serde_json::json;
 
-use crate::drift::support::{
-    BRAKED, DRIFT, REPAIRED, assert_settled, clean_pass, everything, found_in, inject, injector,
-    mailed, pass_ends, read,
-};
+use crate::drift::support::{BRAKED, everything, found_in, read};
+use crate::prelude::*;
 
 /// Sets the repair limit to five users, or a fifth of the quantity if that is more.
 const LIMITED: (&str, &str) = ("FIRSTCOME_TEST_RECONCILE_BRAKE_AT_LEAST", "5");

@@ -1,12 +1,11 @@
 //! Ended drops are sealed once they are verified as exact. Only deep passes compare them then,
 //! MySQL still answers for them, and nothing unseals them.
 
-use firstcome_harness::drift::Drift;
-use firstcome_harness::{Answer, Fixture, MadeCoupon, PromisedAnswer, assert_kept};
+use firstcome_harness::PromisedAnswer;
 use firstcome_stack::Clocks;
-use serde_json::json;
 
-use crate::drift::support::{CLEAN, DRIFT, REPAIRED, inject, is_sealed, pass_ends, until_sealed};
+use crate::drift::support::is_sealed;
+use crate::prelude::*;
 
 /// Creates a drop of 20 slots that are all given out, and that has just closed.
 pub(crate) async fn closed(fixture: &Fixture, name: &str) -> (MadeCoupon, Vec<PromisedAnswer>) {

@@ -1,10 +1,9 @@
 //! Several installations on the same servers: each has its own database, key prefix and topic
 //! (docs/SETUP.md, "Several installations side by side").
 
-use firstcome_harness::{Fixture, World, all_issued};
 use firstcome_shared::domain::CouponId;
 
-use crate::drift::support::{CLEAN, REPAIRED, assert_settled, pass_ends};
+use crate::prelude::*;
 
 /// Deletes the first rows and the counter of a coupon's drop.
 async fn damage(world: &World, coupon: i64, drop: i64) {

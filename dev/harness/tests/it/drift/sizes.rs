@@ -1,10 +1,9 @@
 //! Damage of a size at which one statement, or one transaction, would be refused or take too long.
 
-use firstcome_harness::{Fixture, HeldTransaction, World, holders};
-use firstcome_reconciler::report::{Kind, Run};
-use serde_json::json;
+use firstcome_harness::holders;
+use firstcome_reconciler::report::Run;
 
-use crate::drift::support::{CLEAN, DRIFT, REPAIRED, pass_ends, until_sealed};
+use crate::prelude::*;
 
 /// Selects the numbers from 1 to `last` as `n`.
 fn numbers(last: u32) -> String {

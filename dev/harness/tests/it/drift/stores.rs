@@ -2,20 +2,12 @@
 //! or an older MySQL lacks, lost drops and coupons, rows that MySQL refuses or takes too long to
 //! write, and a foreign transaction in the topic.
 
-use firstcome_harness::drift::Drift;
-use firstcome_harness::{
-    Answer, Fixture, HeldTransaction, LIMIT, OldCopy, World, WorldStores, all_issued, assert_kept,
-    coupon_body, daily_body, eventually, people, rows, rush, rush_until_answered,
-};
-use firstcome_reconciler::report::{Kind, Outcome};
+use firstcome_harness::{OldCopy, daily_body};
+use firstcome_reconciler::report::Outcome;
 use firstcome_shared::crash::Point;
-use firstcome_stack::{MysqlOptions, MysqlServer};
-use serde_json::json;
 
-use crate::drift::support::{
-    DRIFT, REPAIRED, assert_settled, assert_whole, clean_pass, found_in, inject, is_sealed,
-    lose_rows, pass_ends, until_sealed,
-};
+use crate::drift::support::{assert_whole, found_in, is_sealed, lose_rows};
+use crate::prelude::*;
 
 /// Allow list, revocations and owed users are in force before anybody is admitted.
 #[tokio::test]

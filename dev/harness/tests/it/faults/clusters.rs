@@ -2,20 +2,13 @@
 //! master that is cut off from its replica.
 
 use std::collections::BTreeMap;
-use std::time::{Duration, Instant};
 
-use firstcome_harness::{
-    Answer, ApiClient, Fixture, LIMIT, MadeCoupon, PrefixedKeys, StoreUrls, World, WorldStores,
-    all_issued, assert_exact, coupon_body, eventually, eventually_some, exact, holders, people,
-    rush_until_settled,
-};
-use firstcome_stack::{
-    ClusterStack, KafkaCluster, ProxyFault, RedisCluster, RedisOptions, RedisServer,
-};
+use firstcome_harness::{ApiClient, PrefixedKeys, StoreUrls, exact, holders, rush_until_settled};
+use firstcome_stack::{ClusterStack, KafkaCluster, RedisCluster};
 use parking_lot::Mutex;
-use serde_json::json;
 
 use super::waves::{Waves, assert_nobody_is_listed, follows, impatient, replication};
+use crate::prelude::*;
 
 /// Time limit until all coupons are exact, counted from the end of the last fault.
 const EXACT_WITHIN: Duration = Duration::from_secs(60);

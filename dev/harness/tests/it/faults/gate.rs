@@ -1,13 +1,7 @@
 //! The admission gate: each coupon has a separate one, and any restart of Redis may have lost data.
 
-use std::time::{Duration, Instant};
-
-use firstcome_harness::{
-    Fixture, LIMIT, WorldStores, all_issued, assert_exact, eventually, people, rush_until_answered,
-};
-use firstcome_stack::{RedisOptions, RedisServer};
-
 use super::waves::impatient;
+use crate::prelude::*;
 
 async fn own_redis() -> (RedisServer, WorldStores) {
     let server = RedisServer::start(RedisOptions::default()).await.unwrap();

@@ -1,10 +1,9 @@
 //! MySQL fails over: the primary's connections hang, and the same address leads to its replica.
 
-use firstcome_harness::{LIMIT, WorldStores, eventually};
 use firstcome_stack::MysqlPair;
-use serde_json::json;
 
 use super::waves::{Waves, impatient};
+use crate::prelude::*;
 
 #[tokio::test]
 #[ignore = "release"]

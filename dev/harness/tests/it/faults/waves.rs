@@ -5,11 +5,10 @@ use std::collections::BTreeMap;
 
 use firstcome_chaos::schedule::IMPATIENT;
 use firstcome_harness::{
-    ApiClient, Http, LIMIT, MadeCoupon, PrefixedKeys, PromisedAnswer, ReconcilerClient, Running,
-    World, WorldStores, all_issued, assert_exact, eventually, people, rush, rush_until_settled,
-    tally,
+    ApiClient, PrefixedKeys, PromisedAnswer, Running, rush_until_settled, tally,
 };
-use firstcome_stack::RedisServer;
+
+use crate::prelude::*;
 
 /// Number of users in a wave.
 const WAVE: usize = 20;

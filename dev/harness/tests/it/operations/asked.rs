@@ -1,11 +1,7 @@
 //! Passes that an operator requests at the endpoint or on the command line.
 
-use firstcome_harness::drift::Drift;
-use firstcome_harness::{Fixture, HeldTransaction, Http, LIMIT, eventually};
-use reqwest::Method;
-use serde_json::{Value, json};
-
-use crate::drift::support::{CLEAN, DRIFT, dry_run, inject, injector, mailed, pass_ends};
+use crate::drift::support::dry_run;
+use crate::prelude::*;
 
 #[tokio::test]
 async fn pass_requested_without_waiting_blocks_others_and_shows_its_findings() {

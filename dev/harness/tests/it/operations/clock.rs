@@ -1,8 +1,8 @@
 //! All times and states that an API shows follow Redis's clock, by which drops open and close.
 
-use firstcome_harness::{Answer, LIMIT, World, eventually};
 use firstcome_stack::Clocks;
-use serde_json::json;
+
+use crate::prelude::*;
 
 const HOURS: i64 = 7_200;
 

@@ -1,9 +1,6 @@
 //! `firstcome-api coupon …` as an operator uses it.
 
-use firstcome_harness::{
-    Fixture, LIMIT, OPS_TOKEN, all_issued, coupon_body, people, rush_until_answered,
-};
-use serde_json::{Value, json};
+use crate::prelude::*;
 
 /// The exit code and the output of a command.
 struct Said {

@@ -1,9 +1,9 @@
 //! The reconciler's routes that its console uses, called as by other programs: a table of requests
 //! and answers.
 
-use firstcome_harness::{Fixture, Http, HttpReply, OPS_TOKEN};
-use reqwest::Method;
-use serde_json::{Value, json};
+use firstcome_harness::HttpReply;
+
+use crate::prelude::*;
 
 const VIEW_TOKEN: &str = "only-reads-0123456789abcdef0123456789abc";
 

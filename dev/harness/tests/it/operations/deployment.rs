@@ -3,14 +3,11 @@
 
 use std::collections::BTreeMap;
 use std::path::Path;
-use std::time::Duration;
 
-use firstcome_harness::{
-    ApiClient, Http, LIMIT, OPS_TOKEN, Process, SIGNING_KEY, World, WorldStores, all_issued,
-    assert_exact, eventually, people, rush_until_answered,
-};
+use firstcome_harness::{ApiClient, Process, SIGNING_KEY};
 use serde::Deserialize as _;
-use serde_json::Value;
+
+use crate::prelude::*;
 
 /// Reads all objects that the chart renders (`cargo xtask helm render`), and their Secret.
 fn manifests() -> Vec<Value> {

@@ -1,10 +1,7 @@
 //! The full history of one user, at the endpoint and on the command line.
 
-use firstcome_harness::drift::Drift;
-use firstcome_harness::{Fixture, ReconcilerClient, coupon_body};
-use serde_json::{Value, json};
-
-use crate::drift::support::{explained, inject};
+use crate::drift::support::explained;
+use crate::prelude::*;
 
 /// Fails unless each of these events has a line with all its words.
 fn assert_told(story: &Value, events: &[&[&str]]) {

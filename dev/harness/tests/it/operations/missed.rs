@@ -1,10 +1,10 @@
 //! Scheduled work: two daemons share it, and a change of clocks skips none.
 
 use chrono::{DateTime, Utc};
-use firstcome_harness::{Fixture, LIMIT, ReconcilerClient, Running, eventually};
+use firstcome_harness::Running;
 use firstcome_stack::Clocks;
 
-use crate::drift::support::mailed;
+use crate::prelude::*;
 
 /// Starts two daemons before both jobs are due, and again in another world if the machine was too
 /// slow for that.

@@ -7,18 +7,12 @@
 use std::cell::{Cell, RefCell};
 use std::fmt::Write as _;
 use std::path::PathBuf;
-use std::time::Duration;
 
-use firstcome_harness::drift::Drift;
-use firstcome_harness::{
-    ApiClient, Fixture, MadeCoupon, OperatorsShell, ReconcilerClient, Running, World, WorldStores,
-    coupon_body, eventually, people, rush_until_answered,
-};
-use firstcome_stack::{
-    FaultProxy, KafkaOptions, KafkaServer, ProxyFault, RedisOptions, RedisServer, Stack,
-};
+use firstcome_harness::{ApiClient, OperatorsShell, Running};
+use firstcome_stack::{KafkaOptions, KafkaServer};
 
-use crate::drift::support::{ReadMail, inject, read};
+use crate::drift::support::{ReadMail, read};
+use crate::prelude::*;
 
 const WITHIN: Duration = Duration::from_secs(180);
 

@@ -3,9 +3,9 @@
 use std::collections::BTreeSet;
 use std::process::Command;
 
-use firstcome_harness::{Http, World};
-use reqwest::Method;
-use serde_json::{Map, Value};
+use serde_json::Map;
+
+use crate::prelude::*;
 
 const ROOT: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/../..");
 

@@ -3,8 +3,9 @@
 use std::fs::File;
 use std::process::Stdio;
 
-use firstcome_harness::{Fixture, Http, LIMIT, eventually};
 use firstcome_stack::ReservedPort;
+
+use crate::prelude::*;
 
 fn full() -> Stdio {
     File::options()

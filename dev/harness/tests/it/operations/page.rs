@@ -1,22 +1,14 @@
 //! The operations page for a client without a browser: log-in, sessions, permissions, forms, lists
 //! and searches. `pages/from_mail.rs` tests the page in a browser.
 
-use std::time::Duration;
-
-use firstcome_harness::drift::Drift;
-use firstcome_harness::{
-    Answer, Fixture, LIMIT, MadeCoupon, OPS_TOKEN, World, coupon_body, eventually, eventually_some,
-    open_world, people,
-};
-use firstcome_stack::{ProxyFault, Stack};
+use firstcome_harness::open_world;
+use reqwest::Response;
 use reqwest::header::ORIGIN;
-use reqwest::{Method, Response};
-use serde_json::json;
 
 use super::visitor::{
     FormReply, VIEW_TOKEN, Visitor, assert_has, assert_lacks, field, filled_in, header,
 };
-use crate::drift::support::injector;
+use crate::prelude::*;
 use crate::uses::{Shop, codes, problem, used};
 
 /// Checks that the content security policy allows only resources of the same origin, and nothing

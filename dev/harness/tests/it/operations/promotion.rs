@@ -2,16 +2,11 @@
 //! before newcomers: from the next pass, or from a running daemon within two seconds, whatever its
 //! schedule. Scheduled passes run once a year here.
 
-use std::time::{Duration, Instant};
-
 use chrono::{TimeDelta, Utc};
-use firstcome_harness::{
-    Fixture, HeldTransaction, LIMIT, MadeCoupon, World, WorldStores, all_issued, coupon_body,
-    eventually, rows, rush,
-};
-use firstcome_stack::{Clocks, FaultProxy, ProxyFault, RedisOptions, RedisServer, eventually_some};
+use firstcome_stack::{Clocks, eventually_some};
 use reqwest::Url;
-use serde_json::json;
+
+use crate::prelude::*;
 
 #[tokio::test]
 async fn waiting_users_get_a_raised_quantity_in_order_from_the_next_pass() {

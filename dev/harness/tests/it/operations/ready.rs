@@ -1,12 +1,8 @@
 //! The readiness check before a drop opens, and the report of a run as CSV.
 
 use chrono::{TimeDelta, Utc};
-use firstcome_harness::drift::Drift;
-use firstcome_harness::{Fixture, Http, LIMIT, coupon_body, eventually};
-use reqwest::Method;
-use serde_json::{Value, json};
 
-use crate::drift::support::{REPAIRED, inject, pass_ends};
+use crate::prelude::*;
 
 /// Returns the parts that are not ready.
 fn faults(answer: &Value) -> Vec<&str> {

@@ -2,11 +2,10 @@
 
 use std::collections::BTreeSet;
 
-use firstcome_harness::drift::Drift;
-use firstcome_harness::{Fixture, open_world};
+use firstcome_harness::open_world;
 use firstcome_reconciler::report::Run;
 
-use crate::drift::support::{inject, mailed};
+use crate::prelude::*;
 
 #[tokio::test]
 async fn unchanged_findings_are_written_once_and_shown_in_every_run() {

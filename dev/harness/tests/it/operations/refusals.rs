@@ -4,15 +4,12 @@
 
 use std::io::Write as _;
 use std::path::Path;
-use std::time::{Duration, Instant};
 
-use firstcome_harness::{
-    Answer, Fixture, Http, World, WorldStores, all_issued, eventually, eventually_some, rush,
-};
 use firstcome_shared::report::{FailureCause, StoreRefusal};
-use firstcome_stack::{KafkaCluster, MysqlOptions, MysqlServer};
+use firstcome_stack::KafkaCluster;
 
-use crate::drift::support::{mailed, subjects};
+use crate::drift::support::subjects;
+use crate::prelude::*;
 
 /// The target, plus extra time for a busy machine.
 const WITHIN: Duration = Duration::from_secs(90);

@@ -1,10 +1,7 @@
 //! After a restart of Redis, coupons reopen although a hanging change locks another coupon.
 
-use firstcome_stack::{RedisOptions, RedisServer};
-
-use firstcome_harness::{Fixture, HeldTransaction, WorldStores};
-
 use crate::faults::waves::impatient;
+use crate::prelude::*;
 
 #[tokio::test]
 async fn neither_a_hanging_change_nor_a_locked_drop_keeps_another_coupon_closed() {

@@ -2,14 +2,10 @@
 //! Processes with default settings soon switch to the other host. While a store is silent, SIGTERM
 //! still stops every process within seconds.
 
-use std::time::{Duration, Instant};
-
-use firstcome_harness::{
-    Answer, Fixture, MadeCoupon, ReconcilerClient, World, WorldStores, eventually, people, rush,
-};
-use firstcome_stack::{FaultProxy, KafkaServer, ProxyFault, Stack};
+use firstcome_stack::KafkaServer;
 use rustix::process::Signal;
-use serde_json::json;
+
+use crate::prelude::*;
 
 /// Limit for a busy machine. The target on an idle one is five seconds.
 const LIMIT: Duration = Duration::from_secs(30);

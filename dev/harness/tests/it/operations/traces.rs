@@ -1,7 +1,6 @@
 //! The trace of a claim, in its answer and at the collector.
 
-use firstcome_harness::{Http, LIMIT, World, all_issued, eventually};
-
+use crate::prelude::*;
 use crate::receiver::Receiver;
 
 const TRACE: &str = "4bf92f3577b34da6a3ce929d0e0e4736";

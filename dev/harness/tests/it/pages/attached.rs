@@ -1,12 +1,12 @@
 //! An operator on duty starts from a mail. The mail first says what is wrong, and links to the page
 //! on which the plan is confirmed.
 
-use firstcome_harness::{Browser, LIMIT, Look, OPS_TOKEN, eventually};
+use firstcome_harness::{Browser, Look};
 use firstcome_stack::ReservedPort;
 
 use super::support::{assert_open_to_all, log_in, until_text, until_there};
 use crate::attach::{OFTEN, REPAIRS, Shop};
-use crate::drift::support::mailed;
+use crate::prelude::*;
 
 #[tokio::test]
 #[ignore = "release"]

@@ -1,13 +1,10 @@
 //! Claims on the coupon page: during a rush, without a network, and by a user who waits until the
 //! drop is closed.
 
+use firstcome_harness::{Look, assert_sold_out, holders};
+
 use super::support::{BrowserPage, serve_pages};
-use firstcome_harness::{
-    Fixture, LIMIT, Look, all_issued, assert_sold_out, eventually, holders, people,
-    rush_until_answered,
-};
-use firstcome_stack::{FaultProxy, ProxyFault};
-use serde_json::json;
+use crate::prelude::*;
 
 #[tokio::test]
 async fn a_user_who_claims_during_a_rush_gets_a_slot_number_and_a_code() {

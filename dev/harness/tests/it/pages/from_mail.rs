@@ -1,15 +1,14 @@
 //! The operator on duty follows the links of a mail on a phone, to the screen that solves the
 //! problem.
 
-use firstcome_harness::drift::Drift;
-use firstcome_harness::{Browser, Fixture, Look, OPS_TOKEN, World};
-use serde_json::json;
+use firstcome_harness::{Browser, Look};
 
 use super::support::{
     ENTER, assert_open_to_all, assert_sound, log_in, tab_to, until, until_state, until_text,
     until_there, until_title_has,
 };
-use crate::drift::support::{ReadMail, assert_settled, injector, mailed};
+use crate::drift::support::ReadMail;
+use crate::prelude::*;
 
 /// Opens a mail, which must be accessible in light and in dark mode. The instructions and the
 /// first link must be visible without scrolling.

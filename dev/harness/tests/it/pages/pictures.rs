@@ -3,12 +3,11 @@
 
 use base64::Engine as _;
 use base64::prelude::BASE64_STANDARD;
-use firstcome_harness::drift::Drift;
-use firstcome_harness::{Browser, Fixture, Look, OPS_TOKEN, coupon_body};
-use serde_json::json;
+use firstcome_harness::{Browser, Look};
 
 use super::support::{BrowserPage, log_in, serve_pages, until_state, until_text};
-use crate::drift::support::{ReadMail, inject, mailed};
+use crate::drift::support::ReadMail;
+use crate::prelude::*;
 
 const DESKTOP: Look = Look {
     width: 1240,

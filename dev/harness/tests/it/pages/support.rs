@@ -1,8 +1,9 @@
 //! Helpers for pages in a browser: a coupon page with the user who visits it, checks, and waits.
 
-use firstcome_harness::{ApiClient, Browser, LIMIT, Look, Running, World, eventually_some};
+use firstcome_harness::{ApiClient, Browser, Look, Running};
 use firstcome_load::identity::{token, token_settings};
-use serde_json::{Value, json};
+
+use crate::prelude::*;
 
 const SECRET: &str = "pages-0123456789abcdef0123456789abcdef";
 

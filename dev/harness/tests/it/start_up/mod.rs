@@ -5,13 +5,9 @@ mod safety;
 mod settings;
 mod settings_page;
 
-use firstcome_harness::{
-    Answer, Http, LIMIT, Process, World, WorldStores, eventually, eventually_some,
-};
-use firstcome_stack::{ProxyFault, RedisOptions, RedisServer, Stack};
-use reqwest::Method;
+use firstcome_harness::Process;
 
-use crate::drift::support::mailed;
+use crate::prelude::*;
 
 const NOWHERE: [(&str, &str, &str); 3] = [
     (

@@ -1,13 +1,10 @@
 //! Settings of the stores that could lose a promise, or under which nothing can be written.
 
-use std::time::Duration;
-
-use firstcome_harness::{Fixture, LIMIT, PrefixedKeys, World, WorldStores, eventually};
-use firstcome_reconciler::report::Kind;
-use firstcome_stack::{MysqlOptions, MysqlServer, RedisOptions, RedisServer};
+use firstcome_harness::PrefixedKeys;
 
 use super::{PROCESSES, refuses};
 use crate::faults::waves::{follows, impatient};
+use crate::prelude::*;
 
 #[tokio::test]
 async fn unsafe_settings_are_reported_and_refused_at_start_until_corrected() {

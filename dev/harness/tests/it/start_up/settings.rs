@@ -2,9 +2,8 @@
 
 use std::collections::BTreeSet;
 
-use firstcome_harness::{LIMIT, World, WorldStores};
-
 use super::settings_page::page;
+use crate::prelude::*;
 
 #[tokio::test]
 async fn wrong_or_missing_settings_are_refused_with_their_name_and_without_secrets() {

@@ -1,12 +1,9 @@
 //! Claims and repairs, with TLS and logins on Redis, MySQL and Kafka at once.
 
-use firstcome_harness::drift::Drift;
-use firstcome_harness::{
-    Fixture, LIMIT, all_issued, assert_exact, assert_sold_out, people, rush_until_answered,
-};
+use firstcome_harness::assert_sold_out;
 use firstcome_stack::{PASSWORD, USER, kafka_login};
 
-use crate::drift::support::{REPAIRED, assert_settled, clean_pass, inject, pass_ends};
+use crate::prelude::*;
 use crate::tls::{servers, world};
 
 /// This is a single test, because its parts share a world.

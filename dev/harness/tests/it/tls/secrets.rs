@@ -4,14 +4,12 @@
 
 use base64::Engine as _;
 use base64::prelude::{BASE64_STANDARD, BASE64_STANDARD_NO_PAD};
-use firstcome_harness::drift::Drift;
-use firstcome_harness::{Fixture, Http, LIMIT, OPS_TOKEN, SIGNING_KEY, World, eventually};
+use firstcome_harness::SIGNING_KEY;
 use firstcome_load::identity::{token, token_settings};
 use firstcome_stack::{PASSWORD, USER, kafka_login};
-use reqwest::Method;
-use serde_json::json;
 
-use crate::drift::support::{ReadMail, injector, mailed, read};
+use crate::drift::support::{ReadMail, read};
+use crate::prelude::*;
 use crate::tls::{servers, world};
 
 const VIEW_TOKEN: &str = "planted-view-token-0123456789abcdef";

@@ -1,8 +1,9 @@
 //! Steps that all cycles share.
 
-use firstcome_harness::{Fixture, MadeCoupon, World, assert_kept, rows};
-use firstcome_reconciler::report::{Kind, Run, Status};
+use firstcome_reconciler::report::{Run, Status};
 use firstcome_shared::crash::Point;
+
+use crate::prelude::*;
 
 /// The shell's exit code for SIGABRT.
 const ABORTED: i32 = 128 + 6;

@@ -2,13 +2,11 @@
 
 use std::collections::HashSet;
 
-use firstcome_harness::{
-    Fixture, LIMIT, World, all_issued, assert_exact, eventually, people, rush_until_answered,
-};
 use firstcome_shared::crash::Point;
 
 use super::environment::{count, mend, must_die, resolve_letters};
 use crate::drift::support::lose_rows;
+use crate::prelude::*;
 use crate::receiver::Receiver;
 
 const SECRET: &str = "whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw";

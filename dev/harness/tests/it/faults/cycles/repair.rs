@@ -1,11 +1,9 @@
 //! A pass dies in the middle of its repairs.
 
-use firstcome_harness::drift::Drift;
-use firstcome_harness::{Fixture, all_issued, people, rows, rush_until_answered};
 use firstcome_shared::crash::Point;
 
 use super::environment::{count, mend, must_die, pass_dies};
-use crate::drift::support::{assert_settled, inject};
+use crate::prelude::*;
 
 /// Kinds of drift whose repair reaches the crash point. If there are several, they alternate.
 fn drifts(point: Point) -> &'static [Drift] {
