@@ -203,6 +203,12 @@ impl<K: ServerKind> Server<K> {
         self.end(&[Signal::KILL]).await
     }
 
+    /// Kills the server, starts it again, and waits until it answers.
+    pub async fn restart(&self) -> Result<()> {
+        self.kill().await?;
+        self.start_again().await
+    }
+
     async fn end(&self, signals: &[Signal]) -> Result<()> {
         let mut slot = self.process.lock().await;
         let process = slot.as_ref().context("it is not running")?;

@@ -170,7 +170,7 @@ async fn a_revocation_still_locks_its_drop_at_its_last_write() {
     // The audit record is the last write of a revocation.
     let mut held = HeldTransaction::begin(&world.sql).await;
     held.run("LOCK TABLES ops_actions WRITE").await;
-    let order = json!({"reason": "fraud", "by": "Ann"});
+    let order = order(false);
     let looks = async {
         eventually("the revocation is at its last write", LIMIT, async || {
             world.sql.number(TABLE_LOCK_WAITS).await == 1

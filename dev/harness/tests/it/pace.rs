@@ -1,7 +1,7 @@
 //! `ROWS_PER_SECOND` in the whole system: consumers and scheduled passes keep the pace, requested
 //! passes ignore it, and a backlog keeps no other coupon closed.
 
-use crate::drift::support::IN_FLIGHT;
+use crate::drift::support::{IN_FLIGHT, accept_rows, lose_rows, refuse_rows};
 use crate::prelude::*;
 
 /// The number of concurrent claims.
@@ -23,8 +23,7 @@ async fn backlog_of_one_coupon_keeps_no_other_closed_after_a_restart_of_redis() 
     let rows = world.sql.number(OF_CONSUMERS).await;
     assert!(rows < 750, "{rows} rows already");
     let restarted = Instant::now();
-    redis.kill().await.unwrap();
-    redis.start_again().await.unwrap();
+    redis.restart().await.unwrap();
     api.until_promised(other.id, &others[0].0).await;
     let closed_for = restarted.elapsed();
     println!("1,500 rows at 10 a second, Redis restarted: closed for {closed_for:.1?}");
@@ -83,20 +82,9 @@ async fn nothing_exceeds_the_pace_while_no_coupon_waits_for_the_consumer() {
     all_issued(world, line.drop, 2).await;
     all_issued(world, stuck.drop, 2).await;
     let _daemon = world.daemon().await;
-    let refuse = format!(
-        "CREATE TRIGGER by_hand BEFORE INSERT ON issued_coupons FOR EACH ROW \
-         IF NEW.drop_id = {} THEN \
-         SIGNAL SQLSTATE 'HY000' SET MYSQL_ERRNO = 3819, MESSAGE_TEXT = 'refused by hand'; END IF",
-        stuck.drop
-    );
-    world.sql.query(&refuse).await;
-    let lose = format!(
-        "DELETE FROM issued_coupons WHERE drop_id = {} AND slot = 2",
-        stuck.drop
-    );
-    world.sql.query(&lose).await;
-    let gate = world.redis.of_coupon(stuck.id, "gate");
-    let _: i64 = world.redis.command(&["DEL", &gate]).await;
+    refuse_rows(world, &format!("NEW.drop_id = {}", stuck.drop)).await;
+    lose_rows(world, &stuck, "= 2").await;
+    close(world, &stuck).await;
     eventually("the coupon is kept closed", LIMIT, async || {
         let failed = "SELECT COUNT(*) FROM reconcile_findings WHERE kind = 'redis_lost' AND result = 'failed'";
         world.sql.number(failed).await > 0
@@ -112,7 +100,7 @@ async fn nothing_exceeds_the_pace_while_no_coupon_waits_for_the_consumer() {
     rush_until_answered(&[api], crowded.id, &people(CLAIMS as usize), 4).await;
     api.give_back(line.id, &holders[0].0).await.unwrap();
     // A daemon that starts would wait for the consumer, too, if a coupon were still closed.
-    world.sql.query("DROP TRIGGER by_hand").await;
+    accept_rows(world).await;
     eventually("the coupon is open again", LIMIT, async || {
         world.redis.gates_are_open().await
     })

@@ -1,8 +1,8 @@
 //! Names that most tests use.
 
 pub(crate) use crate::drift::support::{
-    CLEAN, DRIFT, REPAIRED, assert_settled, clean_pass, inject, injector, mailed, pass_ends,
-    until_sealed,
+    CLEAN, DRIFT, REPAIRED, assert_settled, clean_pass, close, inject, injector, mailed, order,
+    pass_ends, until_sealed,
 };
 pub(crate) use firstcome_harness::{
     Answer, Fixture, HeldTransaction, Http, LIMIT, MadeCoupon, OPS_TOKEN, ReconcilerClient, World,

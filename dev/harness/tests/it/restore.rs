@@ -18,6 +18,14 @@ async fn mysql() -> MysqlServer {
         .unwrap()
 }
 
+/// Returns a shell for the commands that name the database and the port of MySQL.
+async fn shell_at(world: &World, mysql: &MysqlServer) -> OperatorsShell {
+    let mut shell = OperatorsShell::of(world).await;
+    shell.set("DATABASE", world.database());
+    shell.set("MYSQL_TCP_PORT", &mysql.port().to_string());
+    shell
+}
+
 /// Returns all rows: coupon, drop, slot, user, code.
 async fn rows(world: &World) -> BTreeSet<Vec<String>> {
     let rows = "SELECT coupon_id, drop_id, slot, user_id, code FROM issued_coupons";
@@ -36,9 +44,7 @@ async fn claims_returns_and_quantities_newer_than_a_dump_are_restored_if_redis_i
     let stores = WorldStores::shared().await.with_mysql_at(&url);
     let world = World::on(stores, "restore").await;
     world.set("RECONCILE_CRON", "* * * * * *");
-    let mut shell = OperatorsShell::of(&world).await;
-    shell.set("DATABASE", world.database());
-    shell.set("MYSQL_TCP_PORT", &first.port().to_string());
+    let mut shell = shell_at(&world, &first).await;
     let fixture = Fixture::of(world).await;
     let (api, world) = (&fixture.api, &fixture.world);
     let daemon = world.daemon().await;
@@ -61,8 +67,7 @@ async fn claims_returns_and_quantities_newer_than_a_dump_are_restored_if_redis_i
     let slot = api.give_back(winter.id, giver).await.unwrap().1.unwrap();
     let next = api.until_answered(winter.id, "late-1").await;
     assert_eq!(next.promised(), Some((winter.drop, slot)));
-    let may = json!({"reason": "by mistake", "by": "Kim", "may_claim_again": true});
-    api.revoke(winter.id, again, &may).await.unwrap();
+    api.revoke(winter.id, again, &order(true)).await.unwrap();
     let again = api.until_answered(winter.id, again).await;
     assert!(again.promised().is_some(), "{again:?}");
     api.change(winter.id, &json!({"quantity": 23})).await;
@@ -139,8 +144,10 @@ async fn daily_with_revocation(fixture: &Fixture, zone: &str, opens: &str) -> Ma
         "first_day": "2026-01-01",
     });
     let (coupon, holders) = fixture.held_of(&body, 1).await;
-    let order = json!({"reason": "fraud", "by": "Kim", "may_claim_again": false});
-    let revoked = fixture.api.revoke(coupon.id, &holders[0].0, &order).await;
+    let revoked = fixture
+        .api
+        .revoke(coupon.id, &holders[0].0, &order(false))
+        .await;
     revoked.unwrap();
     coupon
 }
@@ -163,10 +170,8 @@ async fn a_coupon_that_a_failover_lost_comes_back_with_its_rows_and_codes() {
     let (load, compare) = restore_commands();
     let fixture = Fixture::new("failover").await;
     let world = &fixture.world;
-    let mut shell = OperatorsShell::of(world).await;
-    shell.set("DATABASE", world.database());
-    let port = Stack::shared().await.unwrap().mysql.port();
-    shell.set("MYSQL_TCP_PORT", &port.to_string());
+    let shared = &Stack::shared().await.unwrap().mysql;
+    let shell = shell_at(world, shared).await;
     let (coupon, _) = fixture.held("Winter", 20, 10).await;
     // No drop begins or ends in the hour around this test: 00:00 in Kiritimati is 10:00 UTC, and
     // 20:00 in Honolulu is 06:00.
@@ -242,19 +247,20 @@ async fn restored_revocations_correct_a_sealed_drops_number_of_rows_and_its_prom
     let (load, _) = restore_commands();
     let fixture = Fixture::new("sealed_dump").await;
     let world = &fixture.world;
-    let mut shell = OperatorsShell::of(world).await;
-    shell.set("DATABASE", world.database());
-    let port = Stack::shared().await.unwrap().mysql.port();
-    shell.set("MYSQL_TCP_PORT", &port.to_string());
+    let shared = &Stack::shared().await.unwrap().mysql;
+    let shell = shell_at(world, shared).await;
     let (coupon, held) = fixture.held("Winter", 20, 3).await;
     let [with_row, owed] = [held[0].0.as_str(), held[1].0.as_str()];
     let columns = "drop_id, slot, coupon_id, user_id, code, claimed_at, issued_at, issued_by, \
         slot_limit, person_scope";
     let keep = format!("CREATE TABLE earlier AS SELECT {columns} FROM issued_coupons");
     world.sql.query(&keep).await;
-    let order = json!({"reason": "fraud", "by": "Kim", "may_claim_again": false});
     for user in [with_row, owed] {
-        fixture.api.revoke(coupon.id, user, &order).await.unwrap();
+        fixture
+            .api
+            .revoke(coupon.id, user, &order(false))
+            .await
+            .unwrap();
     }
     let drop = coupon.drop;
     let go_back = format!(

@@ -57,9 +57,8 @@ async fn used_row_of_a_revoked_user_is_deleted_and_the_coupon_opens_after_a_redi
     let api = &fixture.api;
     let world = &fixture.world;
     let (coupon, _) = fixture.held("Void", 2, 2).await;
-    let fraud = json!({"reason": "fraud", "by": "Ann"});
     let revoked = &people(2)[1];
-    api.revoke(coupon.id, revoked, &fraud).await.unwrap();
+    api.revoke(coupon.id, revoked, &order(false)).await.unwrap();
     let slot = "SELECT slot FROM revoked_coupons";
     let slot = world.sql.number(slot).await;
     let insert = format!(
@@ -74,8 +73,7 @@ async fn used_row_of_a_revoked_user_is_deleted_and_the_coupon_opens_after_a_redi
     let code = world.sql.query(&code).await.concat().concat();
     let shop = Shop::of(world, api.http());
     assert_eq!(shop.use_code(&code, "order-1").await, used());
-    redis.kill().await.unwrap();
-    redis.start_again().await.unwrap();
+    redis.restart().await.unwrap();
     world.pass().await;
     let newcomer = api.until_promised(coupon.id, "u-new").await;
     assert_eq!(newcomer, (coupon.drop, u32::try_from(slot).unwrap()));

@@ -35,9 +35,8 @@ async fn a_sealed_day_open_in_an_older_redis_admits_nobody_and_its_winners_still
     let last = api.until_answered(coupon.id, "w-last").await;
     winners.push(("w-last".into(), last));
     all_issued(world, coupon.drop, 3).await;
-    let order = json!({"reason": "fraud", "by": "Ann", "may_claim_again": true});
     let (revoked, _) = winners.remove(0);
-    api.revoke(coupon.id, &revoked, &order).await.unwrap();
+    api.revoke(coupon.id, &revoked, &order(true)).await.unwrap();
     api.change(coupon.id, &json!({"close_now": true})).await;
     until_sealed(world, &coupon).await;
     redis.kill().await.unwrap();
@@ -72,8 +71,9 @@ async fn an_intact_redis_is_reopened_without_rewriting_and_a_damaged_one_is_writ
     let (fixture, redis) = Fixture::with_own_redis("d-intact", &[]).await;
     let (api, world) = (&fixture.api, &fixture.world);
     let (coupon, winners) = fixture.held_of(&two_days(3), 3).await;
-    let order = json!({"reason": "fraud", "by": "Ann", "may_claim_again": true});
-    api.revoke(coupon.id, &winners[0].0, &order).await.unwrap();
+    api.revoke(coupon.id, &winners[0].0, &order(true))
+        .await
+        .unwrap();
     let claimants = world.redis.of_coupon(coupon.id, "claimants");
     let revoked = world.redis.of_coupon(coupon.id, "revoked");
     let own = ["HEXISTS", &revoked, &winners[0].0];
@@ -82,7 +82,9 @@ async fn an_intact_redis_is_reopened_without_rewriting_and_a_damaged_one_is_writ
     until_sealed(world, &coupon).await;
     let ended = world.redis.command::<i64>(&own).await;
     assert_eq!(ended, 0, "a return of a sealed day concerns no claim");
-    api.revoke(coupon.id, &winners[2].0, &order).await.unwrap();
+    api.revoke(coupon.id, &winners[2].0, &order(true))
+        .await
+        .unwrap();
     open_next_day(world).await;
     let late = ["HEXISTS", &revoked, &winners[2].0];
     assert_eq!(world.redis.command::<i64>(&late).await, 0);
@@ -98,8 +100,7 @@ async fn an_intact_redis_is_reopened_without_rewriting_and_a_damaged_one_is_writ
     let (winner, answer) = &winners[1];
     let (drop, slot) = answer.promised().unwrap();
     let reopen = async || {
-        redis.kill().await.unwrap();
-        redis.start_again().await.unwrap();
+        redis.restart().await.unwrap();
         world.pass().await;
         let read = ["HGET", &claimants, winner];
         world.redis.command::<String>(&read).await
@@ -134,8 +135,7 @@ async fn a_claim_that_was_made_again_has_its_own_time_after_redis_went_back() {
     redis.start_again().await.unwrap();
     world.pass().await;
     // After returning a coupon, a user may not claim again. An operator who revokes can allow it.
-    let order = json!({"reason": "by mistake", "by": "Ann", "may_claim_again": true});
-    api.revoke(coupon.id, user, &order).await.unwrap();
+    api.revoke(coupon.id, user, &order(true)).await.unwrap();
     // Until the API has read the new era, it asks the user to retry.
     let promised = api.until_promised(coupon.id, user).await;
     assert_eq!(promised, (coupon.drop, 1));
@@ -198,8 +198,7 @@ async fn revocation_that_ends_later_gives_its_user_503_instead_of_a_void_claim()
     let ahead = world.redis.now_ms().await + 3_600_000;
     let admitted = ["HSET", &times, &slot.to_string(), &ahead.to_string()];
     world.redis.command::<i64>(&admitted).await;
-    let order = json!({"reason": "fraud", "by": "Ann", "may_claim_again": true});
-    api.revoke(coupon.id, revoked, &order).await.unwrap();
+    api.revoke(coupon.id, revoked, &order(true)).await.unwrap();
     api.change(coupon.id, &json!({"close_now": true})).await;
     until_sealed(world, &coupon).await;
     open_next_day(world).await;

@@ -1,6 +1,6 @@
 //! A closed coupon is reopened without a scheduled pass, whatever closed it.
 
-use crate::drift::support::lose_rows;
+use crate::drift::support::{accept_rows, lose_rows, refuse_rows};
 use crate::prelude::*;
 
 const CLOSERS: [&str; 8] = [
@@ -46,8 +46,7 @@ async fn a_coupon_reopens_without_cron_whatever_closed_it() {
             // Done below, because the daemon must see the counter before and after it went back.
             "a counter that went back" => {}
             _ => {
-                redis.kill().await.unwrap();
-                redis.start_again().await.unwrap();
+                redis.restart().await.unwrap();
             }
         }
         let mut turn = false;
@@ -88,21 +87,19 @@ async fn a_coupon_that_was_closed_for_long_stays_open_once_it_is_open() {
     let world = &fixture.world;
     let (coupon, _) = fixture.held("Stuck", 20, 3).await;
     all_issued(world, coupon.drop, 3).await;
-    let refuse = "CREATE TRIGGER by_hand BEFORE INSERT ON issued_coupons FOR EACH ROW \
-         SIGNAL SQLSTATE 'HY000' SET MYSQL_ERRNO = 3819, MESSAGE_TEXT = 'refused by hand'";
-    world.sql.query(refuse).await;
+    refuse_rows(world, "TRUE").await;
     lose_rows(world, &coupon, "= 2").await;
     let _daemon = world.daemon().await;
     let gate = world.redis.of_coupon(coupon.id, "gate");
     let read = async || world.redis.command::<String>(&["GET", &gate]).await;
     let era = async || world.sql.number("SELECT era FROM coupons").await;
     let before = era().await;
-    world.redis.command::<i64>(&["DEL", &gate]).await;
+    close(world, &coupon).await;
     eventually("a second attempt fails", LIMIT, async || {
         era().await > before + 1 && read().await.ends_with("closed")
     })
     .await;
-    world.sql.query("DROP TRIGGER by_hand").await;
+    accept_rows(world).await;
     eventually("it is open", LIMIT, async || read().await.ends_with("open")).await;
     let open = read().await;
     let begun = Instant::now();

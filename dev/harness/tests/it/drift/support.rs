@@ -7,7 +7,7 @@ use firstcome_harness::drift::{Drift, Injected, Injector};
 use firstcome_harness::{LIMIT, MadeCoupon, World, agreed, assert_kept, eventually};
 use firstcome_reconciler::report::{Finding, Run, Status};
 use mail_parser::MessageParser;
-use serde_json::Value;
+use serde_json::{Value, json};
 
 /// Returns an injector for a drop.
 pub(crate) async fn injector(world: &World, coupon: &MadeCoupon) -> Injector {
@@ -27,6 +27,30 @@ pub(crate) async fn lose_rows(world: &World, coupon: &MadeCoupon, slots: &str) {
     let delete = "DELETE FROM issued_coupons WHERE drop_id";
     let delete = format!("{delete} = {} AND slot {slots}", coupon.drop);
     world.sql.query(&delete).await;
+}
+
+/// Deletes the gate of a coupon, which closes it.
+pub(crate) async fn close(world: &World, coupon: &MadeCoupon) {
+    let gate = world.redis.of_coupon(coupon.id, "gate");
+    let _: i64 = world.redis.command(&["DEL", &gate]).await;
+}
+
+/// Lets MySQL refuse the new rows that fulfil this condition, until [`accept_rows`].
+pub(crate) async fn refuse_rows(world: &World, condition: &str) {
+    let trigger = format!(
+        "CREATE TRIGGER by_hand BEFORE INSERT ON issued_coupons FOR EACH ROW IF {condition} THEN \
+         SIGNAL SQLSTATE 'HY000' SET MYSQL_ERRNO = 3819, MESSAGE_TEXT = 'refused by hand'; END IF"
+    );
+    world.sql.query(&trigger).await;
+}
+
+pub(crate) async fn accept_rows(world: &World) {
+    world.sql.query("DROP TRIGGER by_hand").await;
+}
+
+/// Returns an operator's order to revoke a claim.
+pub(crate) fn order(may_claim_again: bool) -> Value {
+    json!({"reason": "fraud", "by": "Ann", "may_claim_again": may_claim_again})
 }
 
 /// Returns the findings about a coupon and its drop.

@@ -50,6 +50,30 @@ async fn primary_of<'a>(
     cluster.primary_of(&key).await.unwrap()
 }
 
+async fn on(cluster: &RedisCluster, name: &str) -> World {
+    let stores = WorldStores::shared().await;
+    let stores = stores.with_redis_servers(&cluster.urls(), &cluster.env());
+    impatient(stores, name).await
+}
+
+/// Creates a coupon, and another one on another master. Returns the first with its master, and the
+/// other.
+async fn on_two_masters<'a>(
+    cluster: &'a RedisCluster,
+    world: &World,
+    api: &ApiClient,
+    body: &Value,
+) -> (MadeCoupon, &'a RedisServer, MadeCoupon) {
+    let first = api.create_coupon(body).await;
+    let master = primary_of(cluster, world, &first).await;
+    loop {
+        let other = api.create_coupon(body).await;
+        if primary_of(cluster, world, &other).await.port() != master.port() {
+            return (first, master, other);
+        }
+    }
+}
+
 /// During a rush on three coupons, each on its own primary, one server of each store and one
 /// process of each kind die at the same time.
 #[tokio::test]
@@ -134,19 +158,12 @@ async fn coupons_of_other_masters_are_reopened_while_one_master_and_its_replica_
         let keys = PrefixedKeys::new(&node.url(), "");
         keys.command::<()>(&set).await;
     }
-    let stores = WorldStores::shared()
-        .await
-        .with_redis_servers(&cluster.urls(), &cluster.env());
-    let world = impatient(stores, "one-master").await;
+    let world = on(&cluster, "one-master").await;
     let (api, _consumer, daemon) =
         tokio::join!(world.serve(), world.consume(), world.daemon_with(&[]));
     api.until_ready().await;
-    let lost = api.open_coupon(100).await;
-    let master = primary_of(&cluster, &world, &lost).await;
-    let mut kept = api.open_coupon(100).await;
-    while primary_of(&cluster, &world, &kept).await.port() == master.port() {
-        kept = api.open_coupon(100).await;
-    }
+    let body = coupon_body("Any", 100, 0);
+    let (lost, master, kept) = on_two_masters(&cluster, &world, &api, &body).await;
     let mut dead = vec![master];
     for node in cluster.nodes() {
         let followed = format!("master_port:{}\r", master.port());
@@ -162,8 +179,7 @@ async fn coupons_of_other_masters_are_reopened_while_one_master_and_its_replica_
     daemon.process.kill().await;
     let (fresh, daemon) = tokio::join!(world.serve(), world.daemon_with(&[]));
     fresh.until_ready().await;
-    let gate = world.redis.of_coupon(kept.id, "gate");
-    world.redis.command::<i64>(&["DEL", &gate]).await;
+    close(&world, &kept).await;
     fresh.until_promised(kept.id, &people(1)[0]).await;
     eventually_some("a pass names the dead master", LIMIT, async || {
         let run = daemon.ask(&json!({})).await.body;
@@ -185,19 +201,11 @@ async fn coupons_of_other_masters_are_reopened_while_one_master_and_its_replica_
 #[ignore = "release"]
 async fn a_master_that_refuses_writes_concerns_only_its_coupons() {
     let cluster = RedisCluster::start().await.unwrap();
-    let stores = WorldStores::shared()
-        .await
-        .with_redis_servers(&cluster.urls(), &cluster.env());
-    let world = impatient(stores, "one-refuses").await;
+    let world = on(&cluster, "one-refuses").await;
     let fixture = Fixture::of(world).await;
     let (api, world) = (&fixture.api, &fixture.world);
-    let body = |name| coupon_body(name, 3, 2);
-    let refused = api.create_coupon(&body("Refused")).await;
-    let master = primary_of(&cluster, world, &refused).await;
-    let mut kept = api.create_coupon(&body("Kept")).await;
-    while primary_of(&cluster, world, &kept).await.port() == master.port() {
-        kept = api.create_coupon(&body("Kept")).await;
-    }
+    let body = coupon_body("Any", 3, 2);
+    let (refused, master, kept) = on_two_masters(&cluster, world, api, &body).await;
     let users = people(5);
     for coupon in [&refused, &kept] {
         for user in &users[..3] {
@@ -224,8 +232,7 @@ async fn a_master_that_refuses_writes_concerns_only_its_coupons() {
         all_issued(world, kept.drop, 3).await;
         fresh.give_back(kept.id, &users[giver]).await.unwrap();
         fresh.until_promised(kept.id, next).await;
-        let gate = world.redis.of_coupon(kept.id, "gate");
-        world.redis.command::<i64>(&["DEL", &gate]).await;
+        close(world, &kept).await;
         fresh.until_promised(kept.id, next).await;
         eventually_some(
             "a pass of the others says what Redis refuses",
@@ -291,10 +298,7 @@ async fn claims_are_stored_in_mysql_while_two_of_three_brokers_are_dead() {
 #[ignore = "release"]
 async fn hash_slots_that_move_away_and_back_during_a_rush_break_no_promise() {
     let cluster = RedisCluster::start().await.unwrap();
-    let stores = WorldStores::shared()
-        .await
-        .with_redis_servers(&cluster.urls(), &cluster.env());
-    let world = impatient(stores, "slots").await;
+    let world = on(&cluster, "slots").await;
     // Without scheduled passes, only the watch can see that hash slots have moved.
     world.set("RECONCILE_CRON", "0 0 0 1 1 *");
     let waves = Waves::begin(world).await;

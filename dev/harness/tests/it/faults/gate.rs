@@ -104,8 +104,7 @@ async fn each_of_two_daemons_waits_for_the_apis_longer_deadline_after_a_redis_re
             daemons[at].process.freeze();
         }
         let begun = Instant::now();
-        server.kill().await.unwrap();
-        server.start_again().await.unwrap();
+        server.restart().await.unwrap();
         api.until_promised(coupon.id, &people(1)[0]).await;
         let closed = begun.elapsed();
         assert!(closed >= DEADLINE, "round {round}: only {closed:?}");

@@ -18,8 +18,7 @@ async fn neither_a_hanging_change_nor_a_locked_drop_keeps_another_coupon_closed(
     for (table, id) in [("drops", changing.drop), ("coupons", changing.id)] {
         let lock = format!("SELECT * FROM {table} WHERE id = {id} FOR UPDATE");
         change.run(&lock).await;
-        server.kill().await.unwrap();
-        server.start_again().await.unwrap();
+        server.restart().await.unwrap();
         api.until_promised(other.id, &others[0].0).await;
     }
     let closed = api.claim(changing.id, &ones[0].0).await;
