@@ -146,8 +146,7 @@ async fn a_confirmation_covers_only_the_plan_that_was_shown_and_closes_no_other_
     conflicts(11).await;
     // The repairs differ from those that were shown. A closed coupon stays closed, and no other
     // coupon is closed with it.
-    let gate = world.redis.of_coupon(coupon.id, "gate");
-    world.redis.command::<()>(&["DEL", &gate]).await;
+    close(world, &coupon).await;
     confirm(&fixture, &first, BRAKED).await;
     let answer = api.claim(coupon.id, "stranger").await;
     assert!(matches!(answer, Answer::Problem(503, _)), "{answer:?}");
@@ -163,12 +162,11 @@ async fn a_confirmation_covers_only_the_plan_that_was_shown_and_closes_no_other_
     let third = dry_run(&fixture, &coupon).await;
     confirm(&fixture, &third, REPAIRED).await;
     assert_settled(world, &coupon, 50, 49).await;
+    a_loss_of_redis_voids_a_plan_that_waits(&fixture).await;
 }
 
-/// The loss makes the plan void, and the drop is rewritten from its rows.
-#[tokio::test]
-async fn a_plan_that_waits_for_a_confirmation_ends_with_a_loss_of_redis() {
-    let fixture = beyond_the_limit("d-limit-lost").await;
+/// The drop is rewritten from its rows.
+async fn a_loss_of_redis_voids_a_plan_that_waits(fixture: &Fixture) {
     let world = &fixture.world;
     let (coupon, _) = fixture.held("Lost", 25, 20).await;
     inject(world, &coupon, Drift::SlotConflict, 6).await;

@@ -40,6 +40,11 @@ async fn pass_requested_without_waiting_blocks_others_and_shows_its_findings() {
     let user = |page: &Value| page["drops"][0]["findings"][0]["user_id"].clone();
     let users = [user(&first), user(&daemon.get(&next).await.body)];
     assert!(users[0].is_string() && users[1].is_string() && users[0] != users[1]);
+    let csv = Http::send(http.ops(Method::GET, &format!("{path}/findings.csv"))).await;
+    assert!(csv.content_type.starts_with("text/csv"), "{csv:?}");
+    assert_eq!(csv.text.matches(",unissued,").count(), 2, "{csv:?}");
+    let act = "SELECT COUNT(*) FROM ops_actions WHERE action = 'reveal'";
+    assert_eq!(world.sql.number(act).await, 1);
     let mail = mailed(world, &["repaired"]).await;
     let words: Vec<&str> = mail.text.split_whitespace().collect();
     assert!(words.join(" ").contains("asked for by 김 Kim"), "{words:?}");
@@ -70,7 +75,7 @@ async fn pass_requested_without_waiting_blocks_others_and_shows_its_findings() {
 }
 
 #[tokio::test]
-async fn the_command_line_sets_an_exit_code_and_prints_a_table_or_json() {
+async fn the_command_line_sets_an_exit_code_and_prints_a_table_json_or_equal_reports() {
     let fixture = Fixture::new("d-cli").await;
     let world = &fixture.world;
     let (coupon, _) = fixture.held("By hand", 20, 20).await;
@@ -78,6 +83,16 @@ async fn the_command_line_sets_an_exit_code_and_prints_a_table_or_json() {
     let mut injector = injector(world, &coupon).await;
     injector.make(Drift::Unissued, 2).await.unwrap();
     dry_run(world).await;
+    let folder = tempfile::tempdir().unwrap();
+    let reports = ["1", "2"].map(|name| folder.path().join(name).display().to_string());
+    for report in &reports {
+        world
+            .once_with(&["--dry-run", "--report", report], &[])
+            .await;
+    }
+    let [first, second] = reports.map(|file| std::fs::read_to_string(file).unwrap());
+    assert_eq!(first, second, "nothing has changed");
+    assert_eq!(first.matches(",unissued,").count(), 2, "{first}");
     let table = world.start("firstcome-reconciler", &["once"], &[]);
     assert_eq!(table.ended(LIMIT).await, 0, "{}", table.log());
     let shown = table.all_stdout().await;

@@ -3,7 +3,7 @@
 //! schedule. Scheduled passes run once a year here.
 
 use chrono::{TimeDelta, Utc};
-use firstcome_stack::{Clocks, eventually_some};
+use firstcome_stack::Clocks;
 use reqwest::Url;
 
 use crate::prelude::*;
@@ -57,9 +57,10 @@ async fn freed_and_added_slots_are_offered_at_once_whatever_the_schedule() {
     api.give_back(coupon.id, &holders[0].0).await.unwrap();
     has_row(&wait[0]).await;
     let returned = begun.elapsed();
-    let order = json!({"reason": "fraud", "by": "Ann"});
     let begun = Instant::now();
-    api.revoke(coupon.id, &holders[1].0, &order).await.unwrap();
+    api.revoke(coupon.id, &holders[1].0, &order(false))
+        .await
+        .unwrap();
     has_row(&wait[1]).await;
     let revoked = begun.elapsed();
     let begun = Instant::now();
@@ -112,39 +113,30 @@ async fn single_pass_gives_a_slot_once_the_lease_has_ended() {
 }
 
 /// A reopening may take long: it waits for claims in flight, and for a partition that no consumer
-/// reads.
+/// reads. A lane records what it has done beside its work.
 #[tokio::test]
-async fn freed_slot_is_offered_while_other_coupons_are_being_reopened() {
+async fn freed_slot_is_offered_during_a_reopening_and_if_no_offer_can_be_recorded() {
     let fixture = Fixture::new("offered-beside").await;
     let Fixture { api, world, .. } = &fixture;
-    let (coupon, holders) = fixture.held_of(&coupon_body("Line", 1, 9), 1).await;
+    world.set("FIRSTCOME_TEST_DATABASE_TIMEOUT_MS", "60000");
+    let (coupon, holders) = fixture.held_of(&coupon_body("Line", 3, 9), 3).await;
     let _daemon = world.daemon().await;
-    api.claim(coupon.id, "next").await;
+    for next in ["w-0", "w-1", "w-2"] {
+        api.claim(coupon.id, next).await;
+    }
+    let offer = async |number: usize| {
+        api.give_back(coupon.id, &holders[number].0).await.unwrap();
+        gets_row(world, &coupon, &format!("w-{number}")).await;
+    };
     let mut reopening = HeldTransaction::begin(&world.sql).await;
     let lock = "DO GET_LOCK(LEFT(CONCAT('firstcome-reopening:', DATABASE()), 64), 0)";
     reopening.run(lock).await;
-    api.give_back(coupon.id, &holders[0].0).await.unwrap();
-    gets_row(world, &coupon, "next").await;
-}
-
-/// A lane records what it has done beside its work.
-#[tokio::test]
-async fn freed_slot_is_offered_while_the_last_offer_cannot_be_recorded() {
-    let fixture = Fixture::new("offered-unrecorded").await;
-    let Fixture { api, world, .. } = &fixture;
-    world.set("FIRSTCOME_TEST_DATABASE_TIMEOUT_MS", "60000");
-    let (coupon, holders) = fixture.held_of(&coupon_body("Line", 2, 9), 2).await;
-    let _daemon = world.daemon().await;
-    for next in ["w-0", "w-1"] {
-        api.claim(coupon.id, next).await;
-    }
+    offer(0).await;
     let mut recording = HeldTransaction::begin(&world.sql).await;
     recording.run("LOCK TABLES reconcile_runs WRITE").await;
     let begun = Instant::now();
-    for ((holder, _), next) in holders.iter().zip(["w-0", "w-1"]) {
-        api.give_back(coupon.id, holder).await.unwrap();
-        gets_row(world, &coupon, next).await;
-    }
+    offer(1).await;
+    offer(2).await;
     let offered = begun.elapsed();
     recording.run("UNLOCK TABLES").await;
     assert!(offered < Duration::from_secs(30), "{offered:?}");
@@ -213,13 +205,9 @@ async fn slot_is_offered_and_coupon_reopened_soon_whatever_the_largest_coupon_do
     .await;
     let offered = begun.elapsed();
 
-    let close = async |coupon: &MadeCoupon| {
-        let gate = world.redis.of_coupon(coupon.id, "gate");
-        let _: i64 = world.redis.command(&["DEL", &gate]).await;
-    };
-    close(&large).await;
+    close(world, &large).await;
     api.until_promised(large.id, "newcomer").await;
-    close(&small).await;
+    close(world, &small).await;
     let begun = Instant::now();
     api.until_promised(small.id, "w-small").await;
     let reopened = begun.elapsed();

@@ -1,4 +1,4 @@
-//! The readiness check before a drop opens, and the report of a run as CSV.
+//! The readiness check before a drop opens.
 
 use chrono::{TimeDelta, Utc};
 
@@ -60,32 +60,4 @@ async fn a_coupon_is_ready_before_it_opens_unless_a_part_fails() {
     .await;
     let unknown = daemon.get("/v1/coupons/1/ready").await;
     assert_eq!(unknown.status, 404);
-}
-
-#[tokio::test]
-async fn reports_of_runs_are_equal_if_nothing_changed_and_list_all_findings() {
-    let fixture = Fixture::new("o-report").await;
-    let world = &fixture.world;
-    let (coupon, _) = fixture.held("Report", 20, 12).await;
-    inject(world, &coupon, Drift::Unissued, 3).await;
-    let folder = tempfile::tempdir().unwrap();
-    let reports = ["1", "2"].map(|name| folder.path().join(name).display().to_string());
-    for report in &reports {
-        world
-            .once_with(&["--dry-run", "--report", report], &[])
-            .await;
-    }
-    let [first, second] = reports.map(|file| std::fs::read_to_string(file).unwrap());
-    assert_eq!(first, second);
-    assert_eq!(first.matches(",unissued,").count(), 3, "{first}");
-    let run = pass_ends(world, &[], REPAIRED).await;
-    let daemon = world.daemon().await;
-    let path = format!("/v1/runs/{}/findings.csv", run.run_id);
-    let asked = daemon.http().ops(Method::GET, &path).send().await.unwrap();
-    let kind = asked.headers()["content-type"].to_str().unwrap().to_owned();
-    assert!(kind.starts_with("text/csv"), "{kind}");
-    let text = asked.text().await.unwrap();
-    assert_eq!(text.matches(",unissued,").count(), 3, "{text}");
-    let act = "SELECT COUNT(*) FROM ops_actions WHERE action = 'reveal'";
-    assert_eq!(world.sql.number(act).await, 1);
 }

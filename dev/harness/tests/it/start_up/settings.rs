@@ -79,31 +79,11 @@ fn settings_in(help: &str) -> BTreeSet<String> {
     names.collect()
 }
 
+/// The help names each command's settings and defaults, and no secret. `-h` shows at most twelve.
+/// The total stays within [`SETTINGS`], `deploy/common.env.example` names no other settings, and
 /// docs/SETTINGS.md has what the help of all commands says.
 #[tokio::test]
-async fn settings_page_is_the_help_of_all_commands() {
-    let world = World::bare(WorldStores::shared().await, "settings-page").await;
-    let mut helps = Vec::new();
-    for (program, command, _) in HELP {
-        let process = world.start(program, &[command, "--help"], &[]);
-        assert_eq!(process.ended(LIMIT).await, 0);
-        helps.push((command.to_owned(), process.all_stdout().await));
-    }
-    let page = page(&helps);
-    let file = concat!(env!("CARGO_MANIFEST_DIR"), "/../../docs/SETTINGS.md");
-    if std::env::var_os("WRITE_SETTINGS").is_some() {
-        std::fs::write(file, &page).unwrap();
-    }
-    assert!(
-        std::fs::read_to_string(file).unwrap_or_default() == page,
-        "docs/SETTINGS.md is not what --help says: WRITE_SETTINGS=1 writes it"
-    );
-}
-
-/// The help names each command's settings and defaults, and no secret. `-h` shows at most twelve.
-/// The total stays within [`SETTINGS`], and `deploy/common.env.example` names no other settings.
-#[tokio::test]
-async fn help_shows_defaults_few_settings_and_no_secrets() {
+async fn help_shows_defaults_few_settings_and_no_secrets_and_is_the_settings_page() {
     let world = World::bare(WorldStores::shared().await, "help").await;
     let hidden = ["KAFKA_SASL_PASSWORD", "JWT_SECRET", "JWT_JWKS_URL"];
     for name in hidden {
@@ -111,6 +91,7 @@ async fn help_shows_defaults_few_settings_and_no_secrets() {
     }
     let secrets =
         ["OPS_TOKEN", "DATABASE_URL", "KAFKA_SASL_PASSWORD"].map(|name| world.setting(name));
+    let mut helps = Vec::new();
     let mut all = BTreeSet::new();
     for (program, command, words) in HELP {
         let help = async |flag| {
@@ -129,6 +110,7 @@ async fn help_shows_defaults_few_settings_and_no_secrets() {
             assert!(!long.contains(secret), "{program} {command}: {long}");
         }
         all.extend(settings_in(&long));
+        helps.push((command.to_owned(), long));
         let short = settings_in(&help("-h").await);
         assert!(short.len() <= 12, "{program} {command} -h: {short:?}");
     }
@@ -137,4 +119,13 @@ async fn help_shows_defaults_few_settings_and_no_secrets() {
     assert!(named.all(|(name, _)| all.contains(name)), "{all:?}");
     let is_few = all.len() > 40 && all.len() <= SETTINGS;
     assert!(is_few, "{}: {all:?}", all.len());
+    let page = page(&helps);
+    let file = concat!(env!("CARGO_MANIFEST_DIR"), "/../../docs/SETTINGS.md");
+    if std::env::var_os("WRITE_SETTINGS").is_some() {
+        std::fs::write(file, &page).unwrap();
+    }
+    assert!(
+        std::fs::read_to_string(file).unwrap_or_default() == page,
+        "docs/SETTINGS.md is not what --help says: WRITE_SETTINGS=1 writes it"
+    );
 }
