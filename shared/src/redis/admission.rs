@@ -40,12 +40,12 @@ impl Candidates<'_> {
 }
 
 /// A claiming user and, if known, the user's membership in a group.
-#[derive(Debug, Clone, Copy)]
-pub struct Claimant<'a> {
-    pub user: &'a UserId,
+#[derive(Debug)]
+pub struct Claimant {
+    pub user: UserId,
     /// The coupon's group as read by the caller, and whether the user is a member. The group may be
     /// outdated: only the script reads the current one.
-    pub group: Option<(&'a Group, bool)>,
+    pub group: Option<(Group, bool)>,
 }
 
 /// The longest time for which an API may answer `sold_out` without Redis (`LEASE_MS` in
@@ -147,7 +147,7 @@ impl Redis {
         &self,
         candidates: Candidates<'_>,
         era: u64,
-        people: &[Claimant<'_>],
+        people: &[&Claimant],
         asks_for_lease: bool,
     ) -> Result<Admissions, AdmissionError> {
         let Candidates { first, second } = candidates;
@@ -172,13 +172,13 @@ impl Redis {
 }
 
 /// Formats the users' known groups as the script expects them.
-fn groups(people: &[Claimant<'_>]) -> String {
+fn groups(people: &[&Claimant]) -> String {
     if people.iter().all(|person| person.group.is_none()) {
         return String::new();
     }
     people
         .iter()
-        .map(|person| match person.group {
+        .map(|person| match &person.group {
             None => String::new(),
             Some((group, true)) => group.as_str().to_owned(),
             Some((group, false)) => format!("!{}", group.as_str()),

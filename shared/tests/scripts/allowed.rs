@@ -130,9 +130,12 @@ async fn group_coupon_asks_for_memberships_that_the_caller_did_not_state() {
     let [vip, staff]: [Group; 2] = ["vip", "staff"].map(|name| name.parse().unwrap());
     let [vip_member, vip_other] = [true, false].map(|is_in| Some((&vip, is_in)));
     let [staff_member, staff_other] = [true, false].map(|is_in| Some((&staff, is_in)));
-    let claim = async |user: &str, group| {
-        let user = user.parse().unwrap();
-        let claimants = [Claimant { user: &user, group }];
+    let claim = async |user: &str, group: Option<(&Group, bool)>| {
+        let claimant = Claimant {
+            user: user.parse().unwrap(),
+            group: group.map(|(group, is_in)| (group.clone(), is_in)),
+        };
+        let claimants = [&claimant];
         let claims = world
             .redis
             .claim_all(only(&world.keys), world.era, &claimants, false);

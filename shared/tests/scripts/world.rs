@@ -99,7 +99,7 @@ pub(crate) async fn claim(
     user: &UserId,
 ) -> Result<Admission, AdmissionError> {
     let mut replies = redis
-        .claim_all(only(keys), era, &[ungrouped(user)], false)
+        .claim_all(only(keys), era, &[&ungrouped(user.clone())], false)
         .await?
         .replies;
     let reply = replies.pop().flatten();
@@ -283,8 +283,8 @@ impl ScriptWorld {
         people: &str,
         asks_for_lease: bool,
     ) -> Result<Admissions, AdmissionError> {
-        let users: Vec<UserId> = people.chars().map(user).collect();
-        let users: Vec<Claimant<'_>> = users.iter().map(ungrouped).collect();
+        let users: Vec<Claimant> = people.chars().map(|one| ungrouped(user(one))).collect();
+        let users: Vec<&Claimant> = users.iter().collect();
         self.redis
             .claim_all(candidates, self.era, &users, asks_for_lease)
             .await
@@ -576,6 +576,6 @@ pub(crate) fn only(first: &DropKeys) -> Candidates<'_> {
 }
 
 /// A user whose groups are unknown.
-pub(crate) fn ungrouped(user: &UserId) -> Claimant<'_> {
+pub(crate) fn ungrouped(user: UserId) -> Claimant {
     Claimant { user, group: None }
 }

@@ -9,8 +9,6 @@ use tokio::time::Instant;
 
 use super::batcher::join_call;
 use super::outcome::{ClaimAnswer, ClaimRefusal};
-use super::pending::StoredReply;
-use super::second_store::StoredIn;
 use crate::serve::auth::Requester;
 use crate::serve::catalogue::coupon_with_drops::{CouponWithDrops, DropCandidates};
 use crate::serve::metrics::record_claim;
@@ -92,8 +90,8 @@ async fn claim_with(
             ClaimRefusal::ClaimStateUnknown
         });
     };
-    let reply = join_call(app, coupon, candidates, requester).await;
-    if let Some(sealed) = sealed_drop(&reply, candidates) {
+    let answer = join_call(app, coupon, candidates, requester).await;
+    if let Some(sealed) = sealed_drop(&answer, candidates) {
         let mut all = candidates.all();
         let later = all.find(|one| one.drop.opens_at > sealed.opens_at);
         return Err(ClaimRefusal::Refused(match later {
@@ -102,7 +100,7 @@ async fn claim_with(
         }));
     }
     let lacks_a_drop = || coupon.lacks_a_drop(now);
-    match acknowledge(reply?) {
+    match answer {
         Err(ClaimRefusal::Refused(Admission::NotOpen(_))) if lacks_a_drop() => {
             Err(ClaimRefusal::ClaimStateUnknown)
         }
@@ -113,15 +111,15 @@ async fn claim_with(
     }
 }
 
-/// Returns the drop that the reply is about, if it is sealed. Only MySQL knows such a drop: its
+/// Returns the drop that the answer is about, if it is sealed. Only MySQL knows such a drop: its
 /// keys in Redis expire and, after a loss of Redis data, it is neither verified nor opened. It
 /// gives out nothing, and its holders see their coupons at `claims/me`.
 fn sealed_drop<'a>(
-    reply: &Result<StoredReply, ClaimRefusal>,
+    answer: &Result<ClaimAnswer, ClaimRefusal>,
     candidates: DropCandidates<'a>,
 ) -> Option<&'a Drop> {
-    let asked = match reply {
-        Ok(answered) if let Admission::Unloaded(drop) = answered.admission => drop,
+    let asked = match answer {
+        Err(ClaimRefusal::Refused(Admission::Unloaded(drop))) => *drop,
         Err(ClaimRefusal::NotAnswered(error))
             if matches!(**error, AdmissionError::Closed | AdmissionError::AnotherEra) =>
         {
@@ -131,22 +129,4 @@ fn sealed_drop<'a>(
     };
     let mut all = candidates.all().map(|one| one.drop);
     all.find(|drop| drop.id == asked && drop.sealed_at.is_some())
-}
-
-/// Acknowledges a slot only if a second store holds the claim.
-fn acknowledge(StoredReply { admission, store }: StoredReply) -> Result<ClaimAnswer, ClaimRefusal> {
-    let store = store.ok_or(ClaimRefusal::NotDurable);
-    match admission {
-        Admission::Accepted(held) => Ok(ClaimAnswer::Accepted {
-            drop_id: held.drop,
-            slot: held.slot,
-            queued: store? == StoredIn::Kafka,
-        }),
-        Admission::Already(held) => store.map(|_| ClaimAnswer::AlreadyClaimed {
-            drop_id: held.drop,
-            slot: held.slot,
-        }),
-        Admission::Waiting(position) => Ok(ClaimAnswer::Waiting { position }),
-        refused => Err(ClaimRefusal::Refused(refused)),
-    }
 }

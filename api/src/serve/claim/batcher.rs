@@ -24,8 +24,8 @@ use tokio::sync::oneshot;
 use tokio::task::JoinHandle;
 use tokio::time::Instant;
 
-use super::outcome::ClaimRefusal;
-use super::pending::{PendingClaim, StoredReply, refuse};
+use super::outcome::{ClaimAnswer, ClaimRefusal};
+use super::pending::{PendingClaim, refuse};
 use super::queue::Called;
 use super::second_store::Call;
 use crate::serve::auth::Requester;
@@ -33,29 +33,31 @@ use crate::serve::catalogue::coupon_with_drops::{CouponWithDrops, DropCandidates
 use crate::serve::catalogue::losers::LeaseCall;
 use crate::serve::state::App;
 
-/// Puts one claim into the next call with these candidates and waits for its reply.
+/// Puts one claim into the next call with these candidates and waits for its answer.
 pub(super) async fn join_call(
     app: &App,
     coupon: &CouponWithDrops,
     candidates: DropCandidates<'_>,
     requester: &Requester,
-) -> Result<StoredReply, ClaimRefusal> {
+) -> Result<ClaimAnswer, ClaimRefusal> {
     let place = app.in_flight.enter()?;
-    let (reply, replied) = oneshot::channel();
+    let (answer, answered) = oneshot::channel();
 
     let pending = PendingClaim {
         era: coupon.coupon.era,
-        user: requester.user.clone(),
-        group: match &coupon.coupon.allow {
-            Some(Allow::Group(group)) => requester
-                .groups
-                .have(group)
-                .map(|is_member| (group.clone(), is_member)),
-            Some(Allow::List) | None => None,
+        claimant: Claimant {
+            user: requester.user.clone(),
+            group: match &coupon.coupon.allow {
+                Some(Allow::Group(group)) => requester
+                    .groups
+                    .have(group)
+                    .map(|is_member| (group.clone(), is_member)),
+                Some(Allow::List) | None => None,
+            },
         },
         arrived: Instant::now(),
         losers: Arc::clone(candidates.first.losers),
-        reply,
+        answer,
         _place: place,
     };
     let keys = candidates.keys();
@@ -79,11 +81,10 @@ pub(super) async fn join_call(
                 .await;
         });
     }
-    let Ok(reply) = replied.await else {
+    answered.await.unwrap_or_else(|_| {
         tracing::error!(drop = %queue.0, "a claim was dropped before it was answered");
-        return Err(ClaimRefusal::Panicked);
-    };
-    reply.map_err(ClaimRefusal::NotAnswered)
+        Err(ClaimRefusal::Panicked)
+    })
 }
 
 async fn call(app: &App, candidates: Candidates<'_>, mut batch: Vec<PendingClaim>) -> Called {
@@ -98,7 +99,7 @@ async fn call(app: &App, candidates: Candidates<'_>, mut batch: Vec<PendingClaim
     };
     let era = newest.era;
     let losers = Arc::clone(&newest.losers);
-    let people: Vec<Claimant<'_>> = batch.iter().map(PendingClaim::claimant).collect();
+    let people: Vec<&Claimant> = batch.iter().map(|pending| &pending.claimant).collect();
     let now = app.clock.now(candidates.first.coupon);
     crash_point(Point::ClaimAsked);
     let called = app
@@ -168,7 +169,7 @@ fn deliver(
             continue;
         };
         let (Admission::Accepted(held) | Admission::Already(held)) = admission else {
-            pending.answer(admission, None);
+            pending.acknowledge(admission, None);
             continue;
         };
         if let Admission::Accepted(_) = admission {
@@ -180,7 +181,7 @@ fn deliver(
             coupon_id: call.coupon,
             drop_id: held.drop,
             slot: held.slot,
-            user_id: pending.user.clone(),
+            user_id: pending.claimant.user.clone(),
             claimed_at: held.claimed_at,
         });
         waiting.push((pending, admission));
@@ -191,7 +192,7 @@ fn deliver(
         let task = app.in_flight.spawn(async move {
             let stored = this.second_store.ensure(call, &claims).await;
             for ((pending, admission), stored) in waiting.into_iter().zip(stored) {
-                pending.answer(admission, stored);
+                pending.acknowledge(admission, stored);
             }
         });
         if admitting == Some(drop_id) {
