@@ -41,7 +41,6 @@ use tokio_util::sync::CancellationToken;
 
 use evaluate::{Cache, Evaluator, LIMIT, unwritten};
 use local::Local;
-use look::SeenRun;
 use mails::Links;
 use queries::{digest, outbox};
 use send::Sender;
@@ -166,16 +165,16 @@ impl Notifier {
         if run.dry_run || run.status == Status::Running {
             return Ok(());
         }
-        let seen = SeenRun {
-            run: Run {
-                run_id: stored_as.unwrap_or(&run.run_id).to_owned(),
-                ..run.clone()
-            },
-            is_stored: stored_as.is_some(),
-            settings: self.settings.clone(),
+        let run = Run {
+            run_id: stored_as.unwrap_or(&run.run_id).to_owned(),
+            ..run.clone()
         };
+        let is_stored = stored_as.is_some();
+        let settings = self.settings.clone();
         let db = self.db.within(LIMIT);
-        let noted = db.transaction("note a look", async move |conn| seen.note(conn).await);
+        let noted = db.transaction("note a look", async move |conn| {
+            look::note(conn, &settings, &run, is_stored).await
+        });
         if noted.await? {
             self.evaluate_now.notify_one();
         }
