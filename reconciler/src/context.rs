@@ -17,6 +17,7 @@ use firstcome_shared::redis::refusing::text_of;
 use firstcome_shared::redis::servers::{Clocks, Servers};
 use firstcome_shared::redis::wrong_key::is_about_data;
 use firstcome_shared::redis::{Redis, RedisError};
+use futures_util::{Stream, StreamExt as _};
 use serde_json::Value;
 use tokio_util::sync::CancellationToken;
 
@@ -258,6 +259,7 @@ pub struct PassContext {
     /// has it.
     pub publish_ms: i64,
     pub in_flight_ms: i64,
+    /// This pass's own: also the first error that ends it cancels this.
     pub stop: CancellationToken,
 }
 
@@ -312,6 +314,27 @@ pub(crate) async fn sleep(wait: Duration, stop: &CancellationToken) -> Step<()> 
         () = tokio::time::sleep(wait) => Ok(()),
         () = stop.cancelled() => Err(PassError::Stopped),
     }
+}
+
+/// Hands over every result of concurrent work, also of what ends after an error: its repairs are
+/// made. The first error cancels `stop`, so that the rest ends between two repairs, and is returned.
+pub(crate) async fn drain<T>(
+    stop: &CancellationToken,
+    results: impl Stream<Item = Step<T>>,
+    mut done: impl FnMut(T),
+) -> Step<()> {
+    let mut results = std::pin::pin!(results);
+    let mut ended = Ok(());
+    while let Some(result) = results.next().await {
+        match result {
+            Ok(result) => done(result),
+            Err(error) => {
+                stop.cancel();
+                ended = ended.and(Err(error));
+            }
+        }
+    }
+    ended
 }
 
 /// The result of a step of a pass.
@@ -416,7 +439,24 @@ pub fn fenced<T>(change: Fenced<T>) -> Result<T, PassError> {
 
 #[cfg(test)]
 mod tests {
+    use futures_util::stream;
+
     use super::*;
+
+    #[tokio::test]
+    async fn all_looks_are_handed_over_and_the_first_error_stops_the_rest() {
+        let stop = CancellationToken::new();
+        let rest = async |seen: u8| match seen {
+            2 => Err(PassError::Replaced),
+            _ if seen > 3 && stop.is_cancelled() => Err(PassError::Stopped),
+            _ => Ok(seen),
+        };
+        let mut looks = Vec::new();
+        let results = stream::iter(1..6).then(rest);
+        let ended = drain(&stop, results, |seen| looks.push(seen)).await;
+        assert!(matches!(ended, Err(PassError::Replaced)), "{ended:?}");
+        assert_eq!(looks, [1, 3]);
+    }
 
     #[test]
     fn rows_left_limit_every_look_and_are_reduced_only_by_inserts() {

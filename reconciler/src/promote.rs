@@ -15,10 +15,10 @@ use firstcome_shared::domain::ClaimOfSlot;
 use firstcome_shared::redis::admission::LEASE;
 use firstcome_shared::redis::gate::Fence;
 use firstcome_shared::redis::project::Fenced;
-use futures_util::{StreamExt as _, TryStreamExt as _, stream};
+use futures_util::{StreamExt as _, stream};
 use tokio::time::{Instant, sleep};
 
-use crate::context::{PassContext, Step};
+use crate::context::{PassContext, Step, drain};
 use crate::judge::DueRow;
 use crate::ledger::{CouponLook, Ledger};
 use crate::owing;
@@ -48,19 +48,16 @@ pub(crate) async fn in_drops(
     looks: &mut Vec<CouponLook>,
 ) -> Step<()> {
     drops.retain(|found| !ctx.servers.lack_server_of(found.coupon.id));
-    let promoted = stream::iter(drops).map(async |found| {
+    let give = async |found: DropWithSlots| {
         let mut look = CouponLook::new(found.coupon.id);
         if let Err(error) = in_drop(ctx, found, &mut look).await {
             let why = ctx.about_coupon(look.coupon, error).await?;
             tracing::warn!(coupon_id = look.coupon.0, why, "no slot could be given");
         }
         Step::Ok(look)
-    });
-    let mut promoted = std::pin::pin!(promoted.buffer_unordered(AT_ONCE));
-    while let Some(look) = promoted.try_next().await? {
-        looks.push(look);
-    }
-    Ok(())
+    };
+    let promoted = stream::iter(drops).map(give).buffer_unordered(AT_ONCE);
+    drain(&ctx.stop, promoted, |look| looks.push(look)).await
 }
 
 async fn in_drop(ctx: &PassContext, found: DropWithSlots, look: &mut CouponLook) -> Step<()> {

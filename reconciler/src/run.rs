@@ -362,7 +362,7 @@ impl Reconciler {
             topic_error: None,
             publish_ms: 0,
             in_flight_ms: 0,
-            stop: stop.clone(),
+            stop: stop.child_token(),
         })
     }
 }

@@ -26,10 +26,10 @@ use firstcome_shared::domain::{CouponId, DropId, OncePer};
 use firstcome_shared::model::OwedUser;
 use firstcome_shared::redis::gate::{Fence, Gate};
 use futures_util::future::OptionFuture;
-use futures_util::{StreamExt as _, stream};
+use futures_util::{FutureExt as _, Stream, StreamExt as _, stream};
 use tokio::sync::Semaphore;
 
-use crate::context::{PassContext, PassError, Step, fenced};
+use crate::context::{PassContext, PassError, Step, drain, fenced};
 use crate::gate::{self, Closed};
 use crate::ledger::{CouponLook, Ledger};
 use crate::pass::unworkable;
@@ -83,31 +83,49 @@ pub(crate) async fn coupons(
     });
     let pages: Vec<Vec<CouponSeen>> = all.chunks(PAGE).map(<[CouponSeen]>::to_vec).collect();
     let large = &Semaphore::new(LARGE_AT_ONCE);
-    let pages = stream::iter(pages).map(move |page| reconcile_page(ctx, page, closed, large));
-    let mut reconciled = std::pin::pin!(pages.buffer_unordered(PAGES_AT_ONCE));
+    let pages = stream::iter(pages)
+        .map(move |page| Box::pin(reconcile_page(ctx, page, closed, large).flatten_stream()));
+    let reconciled = pages.flatten_unordered(PAGES_AT_ONCE);
     let mut wanted = Wanted::new();
-    while let Some(page) = reconciled.next().await {
-        for ended in page? {
-            let (look, next) = ended?;
-            if let Reconciled::NeedsClosing(gate) = next {
-                wanted.insert(look.coupon, gate);
-            }
-            looks.push(look);
+    let ended = drain(&ctx.stop, reconciled, |(look, next)| {
+        if let Reconciled::NeedsClosing(gate) = next {
+            wanted.insert(look.coupon, gate);
         }
-    }
+        looks.push(look);
+    });
+    ended.await?;
     Ok(wanted)
 }
 
-/// Reads coupons in bulk, and reconciles them. After an error that concerns all coupons, the others
-/// end, too, between two repairs.
-async fn reconcile_page(
+/// Reads coupons in bulk, and reconciles them.
+async fn reconcile_page<'c>(
+    ctx: &'c PassContext,
+    page: Vec<CouponSeen>,
+    closed: &'c HashMap<CouponId, Closed>,
+    large: &'c Semaphore,
+) -> impl Stream<Item = Step<(CouponLook, Reconciled)>> {
+    let mut ended = Vec::new();
+    let page = match read_page(ctx, page, closed, &mut ended).await {
+        Ok(page) => page,
+        Err(error) => {
+            ended.push(Err(error));
+            Vec::new()
+        }
+    };
+    let reconciled = stream::iter(page)
+        .map(move |seen| reconcile_or_report(ctx, seen, closed, large))
+        .buffer_unordered(AT_ONCE);
+    stream::iter(ended).chain(reconciled)
+}
+
+/// Reads coupons in bulk. Those on a server that refuses writes are added to `ended` instead.
+async fn read_page(
     ctx: &PassContext,
     page: Vec<CouponSeen>,
     closed: &HashMap<CouponId, Closed>,
-    large: &Semaphore,
-) -> Step<Vec<Step<(CouponLook, Reconciled)>>> {
+    ended: &mut Vec<Step<(CouponLook, Reconciled)>>,
+) -> Step<Vec<CouponSeen>> {
     ctx.must_go_on()?;
-    let mut ended = Vec::new();
     let page = match read::observe(ctx, page.clone()).await {
         // A server without memory cannot be read, either: the coupons of the others are read
         // without its own.
@@ -134,13 +152,7 @@ async fn reconcile_page(
         }
         observed => observed?,
     };
-    let page = stream::iter(read::few_rows(ctx, page).await);
-    let reconciled = page.map(move |seen| reconcile_or_report(ctx, seen, closed, large));
-    let mut reconciled = std::pin::pin!(reconciled.buffer_unordered(AT_ONCE));
-    while let Some(one) = reconciled.next().await {
-        ended.push(one);
-    }
-    Ok(ended)
+    Ok(read::few_rows(ctx, page).await)
 }
 
 async fn reconcile_or_report(
@@ -149,9 +161,9 @@ async fn reconcile_or_report(
     closed: &HashMap<CouponId, Closed>,
     large: &Semaphore,
 ) -> Step<(CouponLook, Reconciled)> {
-    ctx.must_go_on()?;
     let permit = (size(&seen) > LARGE).then(|| large.acquire());
     let _permit = OptionFuture::from(permit).await;
+    ctx.must_go_on()?;
     let closed = closed.get(&seen.coupon.id);
     match reconcile(ctx, seen.clone(), closed).await {
         Ok(reconciled) => Ok(reconciled),
