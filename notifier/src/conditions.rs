@@ -24,7 +24,7 @@ const LATE: TimeDelta = TimeDelta::minutes(5);
 const HANGS: TimeDelta = TimeDelta::minutes(30);
 
 /// How long repairs count as present.
-const REPAIRED: TimeDelta = TimeDelta::hours(1);
+pub(crate) const REPAIRED: TimeDelta = TimeDelta::hours(1);
 
 /// Everything that alerts are decided from, as of one moment.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -41,8 +41,6 @@ pub struct Snapshot {
     pub promises: Vec<PromisesOfDrop>,
     /// Repairs of the last hour, and older ones that no mail has named.
     pub repairs: Vec<RepairsRow>,
-    /// The last mail about repairs.
-    pub repairs_told_at: Option<DateTime<Utc>>,
 }
 
 /// A schedule and when it is due.
@@ -292,13 +290,8 @@ fn of_promises(promises: &PromisesOfDrop) -> Condition {
 
 /// Repairs are present for an hour, or until a mail has named them.
 fn repaired(snapshot: &Snapshot, now: DateTime<Utc>) -> Option<Condition> {
-    let told_at = snapshot.repairs_told_at;
-
     let last = snapshot.repairs.last()?;
-    let news = snapshot
-        .repairs
-        .iter()
-        .filter(|row| told_at.is_none_or(|at| row.repaired_at > at));
+    let news = snapshot.repairs.iter().filter(|row| !row.told);
     let untold: Vec<RepairsRow> = news.cloned().collect();
     let is_recent = now - last.repaired_at < REPAIRED;
     if untold.is_empty() && !is_recent {

@@ -10,12 +10,13 @@ use chrono::{DateTime, TimeDelta, Utc};
 use diesel::QueryResult;
 use firstcome_shared::mysql::levels::NotifyRow;
 use firstcome_shared::mysql::{Conn, Db, DbError, processes, runs};
-use firstcome_shared::report::AlertKind;
 use firstcome_shared::subject::Subject;
 
 use crate::alert::Alerts;
 use crate::condition::{Cases, Condition, ScheduledRun};
-use crate::conditions::{PromisesOfDrop, SeenSchedule, Snapshot, conditions, promise_case};
+use crate::conditions::{
+    PromisesOfDrop, REPAIRED, SeenSchedule, Snapshot, conditions, promise_case,
+};
 use crate::decide::{Budget, Decision, decide};
 use crate::events;
 use crate::local::Local;
@@ -148,13 +149,6 @@ impl Evaluator {
         let processes = processes::fresh(conn, subject, now).await?;
         let is_left_to_others =
             !self.settings.has_readers() && processes.iter().any(|process| process.reads);
-        let repairs_told_at = (cache.told.iter())
-            .filter(|row| row.kind == AlertKind::Repaired.word())
-            .filter_map(|row| row.told_at)
-            .max();
-        let hour = now - TimeDelta::hours(1);
-        let oldest = now - alerts::REPAIRS_READ;
-        let from = repairs_told_at.unwrap_or(oldest).clamp(oldest, hour);
         let schedules = self.due(conn, now).await?;
         let is_late = schedules
             .iter()
@@ -166,8 +160,7 @@ impl Evaluator {
             schedules,
             holder: None,
             promises: promises(conn, subject, &mut cache.promises).await?,
-            repairs: alerts::repairs_since(conn, subject, from).await?,
-            repairs_told_at,
+            repairs: alerts::repairs_untold_or_since(conn, subject, now - REPAIRED).await?,
         };
         if is_late {
             snapshot.holder = processes::pass_holder(conn).await?;
@@ -247,6 +240,9 @@ impl Evaluator {
             let found = mail.read(conn, &read.seen, &read.known, &decisions, sources);
             found.await?;
             self.enqueue(conn, &mail).await?;
+            if !mail.repairs.is_empty() {
+                alerts::note_repairs_told(conn, subject).await?;
+            }
         }
         row.raise(conn, subject).await?;
         Ok(is_told)

@@ -183,6 +183,7 @@ pub fn repairs(run: &Run, now: DateTime<Utc>) -> Vec<RepairsRow> {
         kind: kind.as_str().to_owned(),
         number: u32::try_from(number).unwrap_or(u32::MAX),
         repaired_at: now,
+        told: false,
     });
     rows.collect()
 }

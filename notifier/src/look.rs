@@ -37,7 +37,6 @@ pub(crate) async fn note(
         return Ok(false);
     }
     let row = NotifyRow::lock(conn, subject).await?;
-    // Not earlier: repairs from before the last mail about repairs count as told.
     let now = settings.now(conn).await?;
     let repairs = repairs(run, now);
     let stored = stored::all(conn, subject).await?.into_iter();

@@ -351,6 +351,7 @@ diesel::table! {
         kind -> Varchar,
         number -> Unsigned<Integer>,
         repaired_at -> Datetime,
+        told -> Bool,
     }
 }
 

@@ -144,16 +144,19 @@ CREATE TABLE IF NOT EXISTS told (
     KEY told_ended (ended_at)
 ) DEFAULT CHARACTER SET utf8mb4;
 
--- The number of repairs of each pass by drop (0: outside any drop) and kind, for the next mail about
+-- The number of repairs of each pass by drop (0: outside any drop) and kind, for one mail about
 -- repairs and for the daily digest.
+--   told  an evaluation has decided that a mail names them
 CREATE TABLE IF NOT EXISTS repairs (
     run_id      CHAR(36)     CHARACTER SET ascii COLLATE ascii_bin NOT NULL,
     drop_id     BIGINT       NOT NULL,
     kind        VARCHAR(24)  CHARACTER SET ascii COLLATE ascii_bin NOT NULL,
     number      INT UNSIGNED NOT NULL,
     repaired_at DATETIME(3)  NOT NULL,
+    told        BOOLEAN      NOT NULL DEFAULT FALSE,
     PRIMARY KEY (run_id, drop_id, kind),
-    KEY repairs_by_time (repaired_at)
+    KEY repairs_by_time (repaired_at),
+    KEY repairs_untold (told, repaired_at)
 ) DEFAULT CHARACTER SET utf8mb4;
 
 -- Mails and webhook events to send (docs/decisions/0017-webhooks.md): one row per mail and

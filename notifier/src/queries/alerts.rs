@@ -5,7 +5,7 @@
 use std::collections::{BTreeSet, HashMap, HashSet};
 use std::hash::BuildHasher;
 
-use chrono::{DateTime, TimeDelta, Utc};
+use chrono::{DateTime, Utc};
 use diesel::dsl::{DuplicatedKeys, count_star, min};
 use diesel::prelude::*;
 use diesel::sql_query;
@@ -252,6 +252,8 @@ pub struct RepairsRow {
     pub number: u32,
     #[diesel(serialize_as = At)]
     pub repaired_at: DateTime<Utc>,
+    /// Whether a mail has named them, or nobody reads mails.
+    pub told: bool,
 }
 
 /// Stores repairs. A run that was stored before keeps its rows.
@@ -265,23 +267,35 @@ pub async fn keep_repairs(conn: &mut Conn, rows: Vec<RepairsRow>) -> QueryResult
         .map(|_| ())
 }
 
-/// Reads the repairs of a subject since this time, oldest first: at most 1,000.
-pub async fn repairs_since(
+/// Reads the repairs of a subject that no mail has named, or that were made since this time, oldest
+/// first.
+pub async fn repairs_untold_or_since(
     conn: &mut Conn,
     subject: Subject,
     since: DateTime<Utc>,
 ) -> QueryResult<Vec<RepairsRow>> {
-    let all = repairs::table
-        .filter(repairs::repaired_at.ge(At(since)))
+    let is_recent = repairs::told
+        .eq(true)
+        .and(repairs::repaired_at.ge(At(since)));
+    repairs::table
+        .filter(repairs::told.eq(false).or(is_recent))
+        .filter(repairs::drop_id.ge(0).eq(subject == Subject::Drop))
         .order((repairs::repaired_at, repairs::run_id, repairs::kind))
-        .limit(1_000)
         .select(RepairsRow::as_select())
-        .into_boxed();
-    let own = match subject {
-        Subject::Drop => all.filter(repairs::drop_id.ge(0)),
-        Subject::Campaign => all.filter(repairs::drop_id.lt(0)),
-    };
-    own.load(conn).await
+        .load(conn)
+        .await
+}
+
+/// Notes that a mail names all repairs of a subject. The caller holds the row `notify.…`, and has read them under it.
+pub async fn note_repairs_told(conn: &mut Conn, subject: Subject) -> QueryResult<()> {
+    let untold = repairs::table
+        .filter(repairs::told.eq(false))
+        .filter(repairs::drop_id.ge(0).eq(subject == Subject::Drop));
+    diesel::update(untold)
+        .set(repairs::told.eq(true))
+        .execute(conn)
+        .await
+        .map(|_| ())
 }
 
 /// The unresolved broken promises of a drop.
@@ -516,6 +530,3 @@ pub async fn acknowledge(
     .await?;
     find(db, id).await
 }
-
-/// How far back repairs are read: the last mail about them may be this old.
-pub const REPAIRS_READ: TimeDelta = TimeDelta::days(1);

@@ -147,14 +147,19 @@ async fn repairs_of_an_hour_are_mailed_together_and_completely() {
         desk.pass(&if n < 12 { repaired(&id) } else { clean(&id) })
             .await;
     }
+    for run in [repaired("s1"), clean("s2"), clean("s3")] {
+        desk.clock.turn(TimeDelta::hours(6));
+        desk.pass(&run).await;
+    }
     let place = "[firstcome] repaired: Winter coupon · 100 of 100 issued";
     let later =
         "1 missing row written; 10 promises without a row in earlier passes since 06:01 UTC";
     let expected = [
         format!("{place} · 1 missing row written"),
         format!("{place} · {later}"),
+        format!("{place} · 1 missing row written"),
     ];
-    assert_eq!(desk.subjects(A), expected);
+    assert_eq!(desk.subjects(A), expected, "each repair is in one mail");
     let text = text(&desk.sink.mails()[1]);
     assert!(
         text.contains("06:03:00 UTC: 1 promise without a row"),

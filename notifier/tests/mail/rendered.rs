@@ -470,6 +470,7 @@ fn mail_about_the_end_of_an_outage_matches_its_snapshot() {
         kind: late,
         number: 12,
         repaired_at: at(100),
+        told: false,
     }];
     let alert = ToldRow {
         name: "kafka".to_owned(),
@@ -499,6 +500,7 @@ fn mail_about_an_older_copy_of_redis_matches_its_snapshot() {
         kind: kind.as_str().to_owned(),
         number,
         repaired_at: at(100),
+        told: false,
     };
     let rows = [
         row(Kind::MissingAdmission, 7, 332),

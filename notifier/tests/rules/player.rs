@@ -138,6 +138,7 @@ impl Player {
                         kind: Kind::Unissued.as_str().to_owned(),
                         number: 1,
                         repaired_at: at(second),
+                        told: false,
                     });
                 }
             }
@@ -167,14 +168,6 @@ impl Player {
     fn snapshot(&self, tick: &Tick<'_>) -> Snapshot {
         let now = at(tick.second);
         let begun = at(tick.begun);
-        let told_at = self
-            .known
-            .all()
-            .filter(|alert| alert.kind == AlertKind::Repaired.word())
-            .filter_map(|alert| alert.told_at)
-            .max();
-        let hour = now - TimeDelta::hours(1);
-        let from = told_at.map_or(at(0), |told_at| told_at.min(hour));
         let schedules = [
             (ScheduledRun::Reconcile, "late.reconcile"),
             (ScheduledRun::Deep, "late.deep"),
@@ -211,10 +204,9 @@ impl Player {
             repairs: self
                 .repairs
                 .iter()
-                .filter(|row| row.repaired_at >= from)
+                .filter(|row| !row.told || now - row.repaired_at <= TimeDelta::hours(1))
                 .cloned()
                 .collect(),
-            repairs_told_at: told_at,
         }
     }
 
@@ -242,6 +234,9 @@ impl Player {
             let Some(reason) = decision.reason else {
                 continue;
             };
+            if decision.alert.kind == AlertKind::Repaired.word() {
+                self.repairs.iter_mut().for_each(|row| row.told = true);
+            }
             let name = decision.alert.name;
             let level = self.levels.get(&name);
             let is_given_up = level.is_some_and(|level| level.given_up);
