@@ -111,13 +111,12 @@ pub struct Served {
     pub mails: bool,
     /// The names of its webhooks.
     pub webhooks: Vec<String>,
-    /// Targets with a delivery in progress.
-    pub busy: Vec<String>,
 }
 
-/// Leases the oldest message of each target that the sender serves and is not busy with, if it is
-/// due: messages arrive in order, and an unreachable target delays no other. An oldest message that
-/// has failed `WAS_AWAY` times or more is also due as soon as a newer one is.
+/// Leases the oldest message of each target that the sender serves, if it is due and not leased:
+/// messages arrive in order, and an unreachable target delays no other. So a target gets one message
+/// at a time from all senders together, and nothing until the lease of one that died expires. An
+/// oldest message that has failed `WAS_AWAY` times or more is also due as soon as a newer one is.
 pub async fn lease(
     db: &Db,
     served: Served,
@@ -134,20 +133,18 @@ pub async fn lease(
         } else {
             ""
         };
+        let is_leased = outbox::leased_until
+            .gt(Some(now))
+            .and(outbox::leased_until.le(Some(never_leased)))
+            .assume_not_null();
         let open = || {
-            let is_leased = outbox::leased_until
-                .gt(Some(now))
-                .and(outbox::leased_until.le(Some(never_leased)))
-                .assume_not_null();
             let is_served = outbox::channel
                 .eq(mails)
                 .or(outbox::target.eq_any(&served.webhooks));
             outbox::table
                 .filter(outbox::sent_at.is_null())
                 .filter(outbox::given_up_at.is_null())
-                .filter(outbox::leased_until.is_null().or(not(is_leased)))
                 .filter(is_served)
-                .filter(outbox::target.ne_all(&served.busy))
         };
         // The first read sees the rows of its snapshot, and the locking read the latest ones. So
         // both check that a row is open.
@@ -163,6 +160,7 @@ pub async fn lease(
         // Rows that another sender has locked are skipped.
         let mut due: Vec<Leased> = open()
             .filter(outbox::id.eq_any(due_at.keys().copied()))
+            .filter(outbox::leased_until.is_null().or(not(is_leased)))
             .select(Leased::as_select())
             .for_update()
             .skip_locked()

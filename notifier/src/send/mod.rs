@@ -5,7 +5,6 @@ pub(crate) mod failure;
 pub(crate) mod mail;
 pub(crate) mod webhook;
 
-use std::collections::HashSet;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -13,7 +12,6 @@ use chrono::{DateTime, TimeDelta, Utc};
 use firstcome_shared::crash::{Point, crash_point};
 use firstcome_shared::mysql::{Db, DbError};
 use futures_util::future::join_all;
-use parking_lot::Mutex;
 use rand::RngExt as _;
 use tokio::sync::Notify;
 use tokio::time::timeout;
@@ -60,8 +58,6 @@ pub(crate) struct Sender {
     pub(crate) mailer: Option<Mailer>,
     pub(crate) webhooks: Arc<Vec<Webhook>>,
     pub(crate) wake: Arc<Notify>,
-    /// Targets with a delivery in progress. Each gets one message at a time.
-    busy: Arc<Mutex<HashSet<String>>>,
     tasks: TaskTracker,
 }
 
@@ -81,7 +77,6 @@ impl Sender {
             mailer,
             webhooks: Arc::new(webhooks),
             wake: Arc::default(),
-            busy: Arc::default(),
             tasks,
         }
     }
@@ -126,8 +121,7 @@ impl Sender {
         }
     }
 
-    /// Starts the delivery of one due message of each target that is not busy, and waits a moment
-    /// for them. Returns how many were attempted.
+    /// Starts the delivery of one due message of each target, and waits a moment for them. Returns how many were attempted.
     async fn round(&self) -> Result<usize, DbError> {
         let now = self.clock.now();
         for channel in [Channel::Mail, Channel::Webhook] {
@@ -146,16 +140,13 @@ impl Sender {
         let served = Served {
             mails: self.mailer.is_some(),
             webhooks: self.webhooks.iter().map(|it| it.name.clone()).collect(),
-            busy: self.busy.lock().iter().cloned().collect(),
         };
         let leased = outbox::lease(&self.db, served, now, now + LEASE).await?;
         let tried = leased.len();
         let sends = leased.into_iter().map(|message| {
             let sender = self.clone();
-            let busy = Busy::begin(&self.busy, &message.message.target);
             self.tasks.spawn(async move {
                 sender.send(&message).await;
-                drop(busy);
                 sender.wake.notify_one();
             })
         });
@@ -228,28 +219,6 @@ impl Sender {
                 "the outcome of a delivery could not be recorded; it may come twice"
             );
         }
-    }
-}
-
-/// A target with a delivery in progress, until this is dropped.
-struct Busy {
-    all: Arc<Mutex<HashSet<String>>>,
-    target: String,
-}
-
-impl Busy {
-    fn begin(all: &Arc<Mutex<HashSet<String>>>, target: &str) -> Self {
-        all.lock().insert(target.to_owned());
-        Self {
-            all: all.clone(),
-            target: target.to_owned(),
-        }
-    }
-}
-
-impl Drop for Busy {
-    fn drop(&mut self) {
-        self.all.lock().remove(&self.target);
     }
 }
 
@@ -359,19 +328,6 @@ mod tests {
             let pause = (next_attempt(now, 0, at) - now).num_seconds();
             assert!(expected.contains(&pause), "{wanted:?}: {pause}");
         }
-    }
-
-    #[tokio::test]
-    async fn target_is_free_again_if_its_delivery_panics() {
-        let all = Arc::new(Mutex::new(HashSet::new()));
-        let busy = Busy::begin(&all, "a@example.org");
-        assert_eq!(all.lock().len(), 1);
-        let delivery = tokio::spawn(async move {
-            let _busy = busy;
-            panic!("a bug")
-        });
-        assert!(delivery.await.is_err());
-        assert!(all.lock().is_empty());
     }
 
     #[test]

@@ -147,7 +147,6 @@ async fn many_events_delay_no_mail() {
     let served = Served {
         mails: true,
         webhooks,
-        busy: Vec::new(),
     };
     let now = desk.clock.turn(TimeDelta::zero());
     let leased = lease(&desk.db, served, now, now + TimeDelta::minutes(1))
