@@ -21,6 +21,7 @@ use firstcome_shared::process_state::{
 use firstcome_shared::redis::safety::Unsafe;
 use firstcome_shared::schedule::PlannedDrop;
 use firstcome_shared::tuning::Tuning;
+use futures_util::future::OptionFuture;
 use parking_lot::Mutex;
 use tokio::time::{Instant, MissedTickBehavior};
 use tokio_util::sync::CancellationToken;
@@ -39,19 +40,36 @@ use crate::report::{
 use crate::retention::{LISTS_KEPT, OLD_ENDS, OLD_RECORDS, delete_old, erase_old_users};
 use crate::seal::expire_sealed;
 
-/// Findings about no coupon, by the job that looks for them.
+/// A job whose findings the next runs over everything include.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) enum Job {
+    LostCoupons,
+    DropsAhead,
+    LostDrops,
+    Openings,
+    Settings(UnsafePart),
+}
+
+/// What each job found in its last round, if that round answered.
+pub(crate) type Answers = BTreeMap<Job, Vec<Finding>>;
+
+/// The answers of the jobs, for the next run. After an error, nothing is known, as before the first
+/// round.
 #[derive(Clone, Default)]
-pub struct Notes(Arc<Mutex<BTreeMap<&'static str, Vec<Finding>>>>);
+pub struct Notes(Arc<Mutex<Answers>>);
 
 impl Notes {
     /// Replaces what a job has found.
-    pub fn set(&self, job: &'static str, findings: Vec<Finding>) {
-        self.0.lock().insert(job, findings);
+    fn set(&self, job: Job, found: Option<Vec<Finding>>) {
+        let mut answers = self.0.lock();
+        match found {
+            Some(found) => answers.insert(job, found),
+            None => answers.remove(&job),
+        };
     }
 
-    /// Returns the findings of all jobs.
-    pub fn all(&self) -> Vec<Finding> {
-        self.0.lock().values().flatten().cloned().collect()
+    pub(crate) fn answers(&self) -> Answers {
+        self.0.lock().clone()
     }
 }
 
@@ -88,7 +106,8 @@ pub(crate) async fn run(
         // A store that does not answer delays no other job.
         let checked = check_settings(&stores, &notes, &seen);
         let (coupons, ()) = tokio::join!(all(&stores, &settings, &notes), checked);
-        notes.set("openings", unready(&stores, &coupons).await);
+        let openings = coupons.as_ref().map(|coupons| unready(&stores, coupons));
+        notes.set(Job::Openings, OptionFuture::from(openings).await);
         match consumer(&stores, &mut positions).await {
             Ok(found) => {
                 // Before, a position that stands may only have been seen twice.
@@ -102,26 +121,24 @@ pub(crate) async fn run(
 }
 
 /// Runs the jobs once, except erasing and the watches over the settings, the consumer and the next
-/// openings. Returns the live coupons. A failure is only logged: a daemon repeats the job at its
-/// next time.
+/// openings. Returns the live coupons, if they can be read. A failure is only logged: a daemon
+/// repeats the job at its next time.
 pub(crate) async fn all(
     stores: &Stores,
     settings: &PassSettings,
     notes: &Notes,
-) -> Vec<(Coupon, Vec<Drop>)> {
-    let coupons = stores.db.catalogue().await;
-    let live = coupons.as_ref().map(Clone::clone).unwrap_or_default();
-    if let Ok(coupons) = &coupons {
-        let copied = copy_catalogue(stores, coupons)
-            .await
-            .map(|lost| notes.set("lost coupons", lost));
-        log("catalogue copy", copied);
-    }
+) -> Option<Vec<(Coupon, Vec<Drop>)>> {
+    let live = log("catalogue", stores.db.catalogue().await);
+    let copied = live.as_ref().map(|live| copy_catalogue(stores, live));
+    let copied = OptionFuture::from(copied).await;
+    let lost = copied.and_then(|copied| log("catalogue copy", copied));
+    notes.set(Job::LostCoupons, lost);
     // The catalogue does not contain a coupon that has lost all its drops.
-    let lost = queries::coupons::coupons_without_drops(&stores.db).await;
-    for (job, coupons) in [("drops ahead", coupons), ("lost drops", lost)] {
-        let made = make_ahead(stores, coupons).await;
-        log(job, made.map(|missing| notes.set(job, missing)));
+    let without_drops = queries::coupons::coupons_without_drops(&stores.db).await;
+    let without_drops = log("lost drops", without_drops);
+    for (job, coupons) in [(Job::DropsAhead, &live), (Job::LostDrops, &without_drops)] {
+        let made = coupons.as_ref().map(|coupons| make_ahead(stores, coupons));
+        notes.set(job, OptionFuture::from(made).await);
     }
     log("slot limits", restore_limits(stores).await);
     let days = settings.retention_days;
@@ -135,10 +152,9 @@ pub(crate) async fn all(
     live
 }
 
-fn log<T>(job: &'static str, done: Result<T, impl Display>) {
-    if let Err(error) = done {
-        tracing::warn!(job, %error, "a job failed; it is repeated soon");
-    }
+fn log<T>(job: &'static str, done: Result<T, impl Display>) -> Option<T> {
+    done.inspect_err(|error| tracing::warn!(job, %error, "a job failed; it is repeated soon"))
+        .ok()
 }
 
 /// Copies the live coupons to Redis. Reports those of the last copy that MySQL has lost while Redis
@@ -182,25 +198,22 @@ async fn copy_catalogue(
 
 /// Creates the drops that the schedules of these coupons require. Reports those that cannot be
 /// created: their coupons do not open on these days, and nothing else shows it.
-async fn make_ahead(
-    stores: &Stores,
-    coupons: Result<Vec<(Coupon, Vec<Drop>)>, DbError>,
-) -> Result<Vec<Finding>, DbError> {
+async fn make_ahead(stores: &Stores, coupons: &[(Coupon, Vec<Drop>)]) -> Vec<Finding> {
     let mut found = Vec::new();
-    for (coupon, own) in coupons? {
+    for (coupon, own) in coupons {
         let coupon_id = coupon.id.0;
-        let missing = drops::missing(&coupon, &own, Utc::now());
+        let missing = drops::missing(coupon, own, Utc::now());
         let first = missing.first().copied();
-        match drops::make_ahead(&stores.db, &stores.redis, &coupon, missing).await {
+        match drops::make_ahead(&stores.db, &stores.redis, coupon, missing).await {
             Ok(0) => {}
             Ok(made) => tracing::info!(coupon_id, made, "upcoming drops created"),
             Err(error) => {
                 tracing::warn!(coupon_id, %error, "upcoming drops could not be created");
-                found.extend(first.map(|first| missing_drop(&coupon, first, &error)));
+                found.extend(first.map(|first| missing_drop(coupon, first, &error)));
             }
         }
     }
-    Ok(found)
+    found
 }
 
 /// Reports the first drop of a coupon that cannot be created. The later ones fail with it.
@@ -257,10 +270,8 @@ async fn check_settings(stores: &Stores, notes: &Notes, seen: &SeenState) {
 /// Replaces what is known of a part's settings, for the next run and for alerts.
 fn note_settings(notes: &Notes, seen: &SeenState, part: UnsafePart, error: Option<String>) {
     let found = error.map(|error| UnsafeSetting { part, error });
-    notes.set(
-        part.into(),
-        found.iter().cloned().map(unsafe_part).collect(),
-    );
+    let findings = found.iter().cloned().map(unsafe_part).collect();
+    notes.set(Job::Settings(part), Some(findings));
     seen.note(|state| {
         let known = state.unsafe_settings.get_or_insert_default();
         known.retain(|setting| setting.part != part);

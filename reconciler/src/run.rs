@@ -149,7 +149,8 @@ impl Reconciler {
         let compared = self.coupons(request, &run.run_id, stop, &mut looks).await;
         // Do this even if the pass fails, because some of it was done.
         let looks = ledger::sum(looks, request.dry_run);
-        let judged = judged::by_pass(request, &looks);
+        let answers = self.notes.answers();
+        let judged = judged::by_pass(request, &looks, &answers);
         let mut hindered = None;
         for look in looks.into_values() {
             run.findings.extend(look.findings);
@@ -171,7 +172,7 @@ impl Reconciler {
             }
         }
         if scope.is_everything() {
-            run.findings.extend(self.notes.all());
+            run.findings.extend(answers.into_values().flatten());
         }
         if request.deep {
             jobs::count_sealed(&self.stores.db, scope, run).await?;
