@@ -5,6 +5,7 @@
 use std::collections::HashMap;
 use std::time::Duration;
 
+use chrono::Utc;
 use diesel::dsl::max;
 use diesel::prelude::*;
 use diesel::sql_query;
@@ -18,7 +19,6 @@ use firstcome_shared::schema::issued_coupons;
 use firstcome_shared::tuning::Tuning;
 
 use crate::context::Stores;
-use crate::seal::is_over_for_good;
 
 /// Retention if `RETENTION_DAYS` is not set: a year, so that records of the last run of a yearly
 /// campaign still exist.
@@ -171,7 +171,7 @@ pub(crate) async fn erase_old_users(stores: &Stores, days: u32) -> Result<(), St
                 *known
             } else {
                 let found = db.coupon(coupon).await?;
-                found.is_some_and(|(coupon, drops)| is_over_for_good(&coupon, &drops))
+                found.is_some_and(|(coupon, drops)| coupon.is_over_for_good(&drops, Utc::now()))
             };
             over.insert(coupon, is_over);
             let states = redis.drop_states(&[redis.keys(coupon, id)]).await?;

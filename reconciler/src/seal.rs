@@ -2,13 +2,12 @@
 
 use chrono::Utc;
 use firstcome_shared::StoreError;
-use firstcome_shared::coupon::{Coupon, Drop};
+use firstcome_shared::coupon::Drop;
 use firstcome_shared::domain::CouponId;
 use firstcome_shared::redis::Redis;
 use firstcome_shared::redis::expiry::sealed_for;
 use firstcome_shared::redis::keys::DropKeys;
 use firstcome_shared::redis::project::Fenced;
-use firstcome_shared::schedule::Schedule;
 
 use crate::context::{PassContext, Step, Stores};
 use crate::ledger::Ledger;
@@ -104,7 +103,7 @@ pub(crate) async fn expire_sealed(stores: &Stores, coupon: CouponId) -> Result<(
     let redis = &stores.redis;
     let keys = sealed_keys(redis, &drops);
     redis.expire_drops(&keys, sealed_for()).await?;
-    if is_over_for_good(&coupon, &drops) {
+    if coupon.is_over_for_good(&drops, Utc::now()) {
         redis.expire_coupon(coupon.id).await?;
     }
     Ok(())
@@ -114,12 +113,4 @@ pub(crate) async fn expire_sealed(stores: &Stores, coupon: CouponId) -> Result<(
 pub(crate) fn sealed_keys(redis: &Redis, drops: &[Drop]) -> Vec<DropKeys> {
     let sealed = drops.iter().filter(|it| it.sealed_at.is_some());
     sealed.map(|it| redis.keys(it.coupon_id, it.id)).collect()
-}
-
-/// Whether a coupon has drops, all of them sealed, and its schedule has no more of them.
-pub(crate) fn is_over_for_good(coupon: &Coupon, drops: &[Drop]) -> bool {
-    let goes_on = coupon.schedule.as_ref().is_some_and(|schedule| {
-        matches!(schedule, Schedule::Daily { .. }) && !schedule.drops_from(Utc::now()).is_empty()
-    });
-    !goes_on && !drops.is_empty() && drops.iter().all(|drop| drop.sealed_at.is_some())
 }

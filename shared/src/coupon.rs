@@ -382,6 +382,16 @@ impl DropState {
     }
 }
 
+impl Coupon {
+    /// Whether the coupon has drops, all of them sealed, and its schedule has no more of them.
+    pub fn is_over_for_good(&self, drops: &[Drop], now: DateTime<Utc>) -> bool {
+        let goes_on = self.schedule.as_ref().is_some_and(|schedule| {
+            matches!(schedule, Schedule::Daily { .. }) && !schedule.drops_from(now).is_empty()
+        });
+        !goes_on && !drops.is_empty() && drops.iter().all(|drop| drop.sealed_at.is_some())
+    }
+}
+
 impl Drop {
     /// Returns the drop's state at `now`, given how many slots can still be given out.
     pub fn state(&self, now: DateTime<Utc>, paused: bool, remaining: u32) -> DropState {

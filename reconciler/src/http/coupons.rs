@@ -22,7 +22,6 @@ use utoipa::IntoParams;
 use super::RouteState;
 use super::requests::{RouteResult, read_coupon, within};
 use crate::queries::drops::DropCount;
-use crate::seal::is_over_for_good;
 use crate::{queries, ready};
 
 /// Drops per page.
@@ -38,7 +37,7 @@ fn details(app: &RouteState, coupon: &Coupon, drops: &[Drop]) -> CouponDetails {
         settings: coupon.settings.clone(),
         allow_list_users: coupon.allow_list.people,
         revision: coupon.revision,
-        over: is_over_for_good(coupon, drops),
+        over: coupon.is_over_for_good(drops, Utc::now()),
         page: app.notifier.links().coupon_page(coupon.id),
     }
 }

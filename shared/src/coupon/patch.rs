@@ -7,7 +7,7 @@ use serde::{Deserialize, Deserializer};
 use utoipa::ToSchema;
 
 use super::{Allow, Coupon, CouponSettings, Drop, MAX_NAME_CHARS, line};
-use crate::domain::Slot;
+use crate::domain::{OncePer, Slot};
 use crate::schedule::{Schedule, instants, wall_clock};
 
 /// A change. Missing fields stay as they are.
@@ -42,7 +42,7 @@ pub struct CouponPatch {
     #[schema(value_type = Option<String>, example = "18:00")]
     pub closes: Option<NaiveTime>,
     /// Last local date of a daily coupon; null: none. Drops after it that open in more than a
-    /// minute are removed.
+    /// minute are removed. A coupon that allows one in total keeps it once it is over.
     #[serde(default, deserialize_with = "or_null")]
     #[schema(value_type = Option<NaiveDate>)]
     pub last_day: Option<Option<NaiveDate>>,
@@ -147,6 +147,7 @@ impl CouponPatch {
         drops: &mut Vec<Drop>,
         now: DateTime<Utc>,
     ) -> Result<(), String> {
+        self.check_goes_on(coupon, drops, now)?;
         let settings = &mut coupon.settings;
         // Quantity and schedule are changed below, together with the drops.
         let CouponSettings {
@@ -196,6 +197,24 @@ impl CouponPatch {
         schedule.check()?;
         if self.concerns_days() {
             check_no_overlap(schedule, drops, now)?;
+        }
+        Ok(())
+    }
+
+    /// Refuses to extend a coupon that allows one in total and is over: retention erases who has one
+    /// and who is banned, so that these users could claim again.
+    fn check_goes_on(
+        &self,
+        coupon: &Coupon,
+        drops: &[Drop],
+        now: DateTime<Utc>,
+    ) -> Result<(), String> {
+        if coupon.once_per == OncePer::Coupon
+            && let Some(Schedule::Daily { last_day, .. }) = coupon.schedule
+            && self.last_day.is_some_and(|wanted| wanted != last_day)
+            && coupon.is_over_for_good(drops, now)
+        {
+            return Err("the coupon is over, and keeps its last_day; create a new coupon".into());
         }
         Ok(())
     }
@@ -504,6 +523,33 @@ mod tests {
             change(&mut all, now, json!({"last_day": last_day})).unwrap();
             let ids: Vec<i64> = all.1.iter().map(|drop| drop.id.0).collect();
             assert_eq!(ids, left, "{now} {last_day}");
+        }
+    }
+
+    #[test]
+    fn coupon_that_allows_one_in_total_is_not_extended_once_it_is_over() {
+        let mut all = daily("12:00");
+        let extend = |all: &(Coupon, Vec<Drop>), last_day| {
+            change(&mut all.clone(), "04T12:00", json!({"last_day": last_day}))
+        };
+        let last = json!("2026-12-03");
+        change(&mut all, "03T12:00", json!({"last_day": last})).unwrap();
+        all.0.settings.once_per = OncePer::Coupon;
+        let later = [json!(null), json!("2026-12-09")];
+        for last in later.clone() {
+            extend(&all, last).unwrap();
+        }
+        for drop in &mut all.1 {
+            drop.sealed_at = drop.closes_at;
+        }
+        for last in later.clone() {
+            let refused = extend(&all, last).unwrap_err();
+            assert!(refused.contains("create a new coupon"), "{refused}");
+        }
+        extend(&all, last).unwrap();
+        all.0.settings.once_per = OncePer::Drop;
+        for last in later {
+            extend(&all, last).unwrap();
         }
     }
 
