@@ -144,8 +144,8 @@ pub(super) async fn drop(
 
 /// Check whether the next drop of a coupon can open
 ///
-/// Reads what its claims will need, and changes nothing. Daemons check the same 30 and 5 minutes
-/// before each opening.
+/// Reads what its claims will need, and changes nothing. Daemons check the same every 20 seconds in
+/// the 30 minutes before each opening.
 #[utoipa::path(
     get, path = "/v1/coupons/{id}/ready", tag = "coupons",
     operation_id = "check_readiness", security(("ops" = [])),
