@@ -84,7 +84,8 @@ async fn revoke_in(
     let record = db.user_record(id, &user).await.map_err(unknown)?;
     let (shown, standing) = match order.drop_id {
         None => {
-            let (shown, standing) = standing_shown(app, coupon, &user).await;
+            let now = app.clock.now(id);
+            let (shown, standing) = standing_shown(app, coupon, now, &user).await;
             let shown = shown.ok_or(ClaimRefusal::ClaimStateUnknown)?;
             (shown.id, standing)
         }
@@ -223,7 +224,7 @@ async fn finish(
     released.await.map_err(|error| {
         tracing::warn!(%error, coupon = %id, "a revocation is not in Redis yet; a pass finishes it");
         Problem::unavailable(
-            "the claim is revoked, but its slot may not be free yet; repeat the request to be certain",
+            "the claim will be revoked, but may still be shown; repeat the request to be certain",
         )
     })?;
     Ok(Revoked {

@@ -16,7 +16,7 @@ use utoipa::ToSchema;
 
 use super::outcome::ClaimRefusal;
 use super::second_store::Call;
-use crate::serve::catalogue::coupon_with_drops::{CouponWithDrops, DropWithKeys};
+use crate::serve::catalogue::coupon_with_drops::CouponWithDrops;
 use crate::serve::state::App;
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, ToSchema)]
@@ -85,17 +85,20 @@ pub(crate) async fn my_claim(
 ) -> Result<MyClaim, ClaimRefusal> {
     let coupon = app.catalogue.find(id).await?;
     let now = app.clock.now(id);
-    let shown = drop_to_show(&coupon, now).map(|one| one.drop);
     // Taken before the gate is read. A gate that was open then closes later, so the reconciler
     // waits at least for the deadlines that count from here.
     let asked_at = Instant::now();
     let only = match coupon.coupon.once_per {
         OncePer::Coupon => None,
-        OncePer::Drop => Some(shown.map(|drop| drop.id).unwrap_or_default()),
+        OncePer::Drop => Some(
+            current_drop(&coupon, now)
+                .map(|drop| drop.id)
+                .unwrap_or_default(),
+        ),
     };
-    let (record, standing) = tokio::join!(
+    let (record, (shown, standing)) = tokio::join!(
         app.mysql.reads.user_with_row(id, only, &user),
-        standing_in(app, &coupon, shown, &user)
+        standing_shown(app, &coupon, now, &user)
     );
     let claim = settle(app, &coupon, shown, record, standing)?;
     // `accepted` acknowledges the claim, as the response to a claim does.
@@ -134,13 +137,14 @@ fn settle(
 ) -> Result<MyClaim, ClaimRefusal> {
     tracing::debug!(mysql = ?record.as_ref().err(), redis = ?standing.as_ref().err(), "looked up");
     let record = record.ok();
-    let drop = drop.map(|drop| drop.id);
-    let mut claim = judge(coupon.coupon.once_per, drop, record.as_ref(), standing.ok())
-        // A replica may lack the user's row, and MySQL the user's drop.
+    let standing = standing.ok();
+    let id = drop.map(|drop| drop.id);
+    let mut claim = judge(coupon.coupon.once_per, id, record.as_ref(), standing)
+        .filter(|claim| is_certain(claim, drop, standing, app.catalogue.is_of_primary()))
+        // MySQL may have lost the user's drop.
         .filter(|claim| {
             claim.status != ClaimStatus::None
-                || app.catalogue.is_of_primary()
-                    && !coupon.lacks_a_drop(app.clock.now(coupon.coupon.id))
+                || !coupon.lacks_a_drop(app.clock.now(coupon.coupon.id))
         })
         .ok_or(ClaimRefusal::ClaimStateUnknown)?;
     if let Some(record) = record
@@ -152,14 +156,60 @@ fn settle(
     Ok(claim)
 }
 
-/// Returns the drop to show by Redis's clock, and the user's status in it according to Redis.
+/// Whether the stores will not soon contradict this status. `drop` is the one that is shown, and
+/// `is_of_primary` says that MySQL is no replica.
+fn is_certain(
+    claim: &MyClaim,
+    drop: Option<&Drop>,
+    standing: Option<ClaimStanding>,
+    is_of_primary: bool,
+) -> bool {
+    let holds = |it: ClaimStanding| it.slot.is_some() || it.claimant.is_some();
+    match claim.status {
+        // A replica may lack the user's row.
+        ClaimStatus::None => is_of_primary,
+        // It may also still have the row of a claim that was returned.
+        ClaimStatus::Issued => {
+            let is_shown =
+                drop.is_some_and(|drop| drop.sealed_at.is_none() && Some(drop.id) == claim.drop_id);
+            let is_gone = |it: ClaimStanding| it.trusted && !holds(it);
+            is_of_primary || !is_shown || !standing.is_some_and(is_gone)
+        }
+        // Until Redis has the revocation, a claim is answered `already_claimed`.
+        ClaimStatus::Revoked => standing.is_some_and(|it| !holds(it)),
+        ClaimStatus::Accepted | ClaimStatus::Waiting | ClaimStatus::Broken => true,
+    }
+}
+
+/// Returns the drop to show by Redis's clock, and the user's status in it according to Redis: the
+/// current drop. If users may have one per coupon, an earlier one that is not sealed precedes it if
+/// the user has a claim or a place there, or may have one.
 pub(super) async fn standing_shown<'a>(
     app: &App,
     coupon: &'a CouponWithDrops,
+    now: DateTime<Utc>,
     user: &UserId,
 ) -> (Option<&'a Drop>, Result<ClaimStanding, RedisError>) {
-    let shown = drop_to_show(coupon, app.clock.now(coupon.coupon.id)).map(|one| one.drop);
-    (shown, standing_in(app, coupon, shown, user).await)
+    let current = current_drop(coupon, now);
+    let standing = standing_in(app, coupon, current, user).await;
+    if coupon.coupon.once_per == OncePer::Drop || !has_nothing(&standing) {
+        return (current, standing);
+    }
+    let opened = coupon.all().rev().map(|one| one.drop);
+    for drop in opened.filter(|drop| drop.sealed_at.is_none() && drop.opens_at <= now) {
+        let standing = standing_in(app, coupon, Some(drop), user).await;
+        if !has_nothing(&standing) {
+            return (Some(drop), standing);
+        }
+    }
+    (current, standing)
+}
+
+/// Whether it is certain that the user has no claim in a coupon and no place in a drop.
+fn has_nothing(standing: &Result<ClaimStanding, RedisError>) -> bool {
+    standing.as_ref().is_ok_and(|it| {
+        it.trusted && it.slot.is_none() && it.claimant.is_none() && it.position.is_none()
+    })
 }
 
 /// Reads the user's status in a drop from Redis. A sealed drop has none there.
@@ -185,21 +235,11 @@ const NOT_IN_REDIS: ClaimStanding = ClaimStanding {
     claimant: None,
 };
 
-/// Returns the drop to show: the current one or, if none has opened, the first one, because an
-/// operator may have added a claim to it manually. If users may have one per coupon, prefers a drop
-/// that has opened and is not sealed, because Redis then returns the user's claim in any drop.
-fn drop_to_show(coupon: &CouponWithDrops, now: DateTime<Utc>) -> Option<DropWithKeys<'_>> {
+/// Returns the current drop or, if none has opened, the first one, because an operator may have added
+/// a claim to it manually.
+fn current_drop(coupon: &CouponWithDrops, now: DateTime<Utc>) -> Option<&Drop> {
     let current = coupon.current(now).or_else(|| coupon.all().next());
-    if coupon.coupon.once_per == OncePer::Drop
-        || current.is_some_and(|one| one.drop.sealed_at.is_none())
-    {
-        return current;
-    }
-    coupon
-        .all()
-        .rev()
-        .find(|own| own.drop.sealed_at.is_none() && own.drop.opens_at <= now)
-        .or(current)
+    current.map(|one| one.drop)
 }
 
 /// Returns the status of the claim, or `None` if it is uncertain. A store that did not answer is
@@ -286,6 +326,7 @@ mod tests {
     use firstcome_shared::mysql::promises::BrokenPromiseRow;
 
     use super::*;
+    use crate::serve::catalogue::coupon_with_drops::tests::coupon;
 
     fn row(drop_id: i64) -> IssuedRow {
         let at = DateTime::UNIX_EPOCH;
@@ -320,6 +361,36 @@ mod tests {
 
     const PER_COUPON: OncePer = OncePer::Coupon;
     const PER_DROP: OncePer = OncePer::Drop;
+
+    #[test]
+    fn status_that_the_other_store_may_soon_contradict_is_uncertain() {
+        let coupon = coupon(&[(0, 10), (10, 20)]);
+        let shown = coupon.drop(DropId(2));
+        let holds = ClaimStanding {
+            slot: Some(7),
+            ..NOT_IN_REDIS
+        };
+        let doubtful = ClaimStanding {
+            trusted: false,
+            ..NOT_IN_REDIS
+        };
+        let nothing = NOT_IN_REDIS;
+        for (status, standing, of_primary, of_replica) in [
+            (ClaimStatus::None, Some(nothing), true, false),
+            (ClaimStatus::Issued, Some(nothing), true, false),
+            (ClaimStatus::Issued, Some(doubtful), true, true),
+            (ClaimStatus::Issued, Some(holds), true, true),
+            (ClaimStatus::Issued, None, true, true),
+            (ClaimStatus::Revoked, Some(nothing), true, true),
+            (ClaimStatus::Revoked, Some(holds), false, false),
+            (ClaimStatus::Revoked, None, false, false),
+            (ClaimStatus::Accepted, Some(holds), true, true),
+        ] {
+            let claim = MyClaim::new(status, Some(DropId(2)), Some(7));
+            let is = [true, false].map(|it| is_certain(&claim, shown, standing, it));
+            assert_eq!(is, [of_primary, of_replica], "{status:?} {standing:?}");
+        }
+    }
 
     #[test]
     fn status_follows_from_the_records_of_both_stores() {

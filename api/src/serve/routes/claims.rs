@@ -21,7 +21,7 @@ use crate::serve::state::App;
 /// Claim a coupon
 ///
 /// A retry is always safe: a user who holds a coupon gets `already_claimed`, and one who waits gets
-/// `waiting` again. No body is needed.
+/// `waiting` again while the coupon is open. No body is needed.
 #[utoipa::path(
     post, path = "/v1/coupons/{id}/claims", tag = "claims",
     security(("person" = []), ("user_token" = [])),

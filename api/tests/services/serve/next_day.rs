@@ -131,6 +131,34 @@ async fn repeated_return_with_drop_id_keeps_the_coupon_of_the_next_day() {
     api.play(&words, table).await;
 }
 
+/// A drop that closed while it was paused is not sealed: once it is resumed, those who wait get what
+/// was returned.
+#[tokio::test]
+async fn place_in_an_earlier_drop_is_shown_and_can_be_left_until_that_drop_is_sealed() {
+    let (world, api) = ServeWorld::with_api().await;
+    let (id, first, second) = two_days(&world, &api, "coupon").await;
+    let words: [(&str, &dyn Display); 2] = [("$id", &id), ("$first", &first)];
+    let table = r#"
+        ops PATCH $id {"quantity": 1, "waiting_list": 5} => 200 waiting_list=5
+        winner claims $id => 202 accepted
+        waits claims $id => 202 waiting position=1"#;
+    api.play(&words, table).await;
+    move_window(&world, id, DropId(first), [-2 * HOUR, -HOUR]).await;
+    move_window(&world, id, DropId(second), [-HOUR / 2, HOUR]).await;
+    let path = format!("/v1/coupons/{id}");
+    until("the next drop is open", async || {
+        api.get(&path).await.json["current_drop"]["id"] == second
+    })
+    .await;
+    let table = "
+        winner looks $id => 200 accepted drop_id=$first
+        other looks $id => 200 none
+        waits looks $id => 200 waiting drop_id=$first position=1
+        waits returns $id => 200 revoked drop_id=$first
+        waits looks $id => 200 revoked drop_id=$first";
+    api.play(&words, table).await;
+}
+
 /// By MySQL's clock, the next drop opened an hour ago; by Redis's clock, it opens in an hour.
 #[tokio::test]
 async fn holder_of_the_sealed_drop_is_found_if_the_clock_of_mysql_is_ahead() {
