@@ -158,7 +158,11 @@ async fn ended_revocation_voids_only_earlier_admissions() {
     let claimed = world.claims("a").await;
     assert_eq!(claimed, "[Unverified]", "Redis's clock was set back");
     world.revoke('a', 3, None).await;
-    assert_eq!(world.claims("ab").await, "[Revoked, Accepted(1)]");
+    assert_eq!(
+        world.claims("ab").await,
+        "[Unverified, Accepted(1)]",
+        "it will end"
+    );
     // Redis's clock was wrong when this claim was admitted.
     assert_eq!(world.claims("c").await, "[Accepted(2)]");
     let ahead = long_ago + 3_600_000;

@@ -348,7 +348,7 @@ impl Model {
             return Admission::Unloaded(DropId(DROP));
         };
         if self.is_banned(person) {
-            return Admission::Revoked;
+            return Admission::Unverified;
         }
         if let Some(slot) = self.users.get(&person) {
             return already(DropId(DROP), narrow(*slot));

@@ -107,7 +107,7 @@ if not chosen.is_loaded then
 end
 
 local claims = per_coupon and call('HMGET', KEYS[3], unpack(people)) or {}
-local void_until = void_times(drop, per_coupon, people)
+local void_until, will_end = void_times(drop, per_coupon, people)
 local count, free = tonumber(call('GET', chosen.count)), call('ZCARD', chosen.free)
 local users, waiting = call('ZCARD', chosen.users), call('ZCARD', chosen.waiting)
 local claimants = per_coupon and call('HLEN', KEYS[3])
@@ -225,7 +225,7 @@ end
 for i, user in ipairs(people) do
     local claimed, until_ms, answer = claims[i], void_until[i], nil
     if until_ms == math.huge then
-        answer = 'revoked'
+        answer = will_end[i] and 'unverified' or 'revoked'
     elseif until_ms and now <= until_ms then
         -- The clock was set back: a new claim would look older than the end of the revocation, and
         -- so be void.

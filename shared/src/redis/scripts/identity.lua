@@ -36,19 +36,21 @@ local function now_ms()
     return time[1] * 1000 + math.floor(time[2] / 1000)
 end
 -- The users' revocations: `ID` if all claims of the user are void, `ID:` if they are until the
--- revocation ends, `ID:TIME` if claims admitted after that time are valid. Returns the times until which the users' claims are void, by their
--- indexes in `users`: infinite if all are. A user without a revocation has no entry.
+-- revocation ends, `ID:TIME` if claims admitted after that time are valid. Returns the times until
+-- which the users' claims are void, by their indexes in `users`: infinite if all are; and whether
+-- that will end. A user without a revocation has no entry.
 local function void_times(drop, per_coupon, users)
-    local times = {}
+    local times, will_end = {}, {}
     local size = redis.call('HLEN', KEYS[4])
     -- One field is usually the mark that `gate.lua` sets.
-    if #users == 0 or size == 0 or size == 1 and redis.call('HEXISTS', KEYS[4], '') == 1 then return times end
+    if #users == 0 or size == 0 or size == 1 and redis.call('HEXISTS', KEYS[4], '') == 1 then return times, will_end end
     local fields = {}
     for i, user in ipairs(users) do fields[i] = per_coupon and user or drop .. ':' .. user end
     for i, text in ipairs(redis.call('HMGET', KEYS[4], unpack(fields))) do
         if text then times[i] = tonumber(string.match(text, '^%d+:(%d+)$') or '') or math.huge end
+        will_end[i] = text and string.find(text, '^%d+:$')
     end
-    return times
+    return times, will_end
 end
 -- For this long, at most, an API that holds a lease of a drop answers `sold_out` without Redis. No
 -- script gives a slot or a place of the drop before `lease_until` in its meta
