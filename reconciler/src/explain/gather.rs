@@ -14,7 +14,7 @@ use firstcome_shared::schema::reconcile_findings;
 use super::verdict::{Evidence, UserFacts};
 use crate::queries;
 use crate::queries::runs::FindingRow;
-use crate::report::{ActionKind, AlertKind, Kind, Outcome, Stored};
+use crate::report::{ActionKind, AlertKind, Kind, Outcome};
 
 /// The keys of a drop that was sealed longer ago have expired.
 const KEYS_KEPT: TimeDelta = TimeDelta::hours(2);
@@ -118,11 +118,8 @@ async fn in_mysql(
         revocation(one, known);
     }
     let findings = findings_about(db, coupon.id, user).await?;
-    let last = findings.first().map(|about| &about.finding);
-    known.not_repaired = last
-        .filter(|it| it.result == Stored::Known(Outcome::Failed) || it.needs_person)
-        .map(|last| last.detail.clone());
     for about in findings.into_iter().rev() {
+        known.found(&about.finding);
         let says = sentence(&about.run_id, about.finding);
         known.happened(Some(about.created_at), "reconciler", says);
     }

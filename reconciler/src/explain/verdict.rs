@@ -1,8 +1,13 @@
 //! Derives a user's state from what the stores know. Pure functions only.
 
+use std::collections::HashMap;
+
 use chrono::{DateTime, Utc};
 use firstcome_shared::domain::DropId;
 use firstcome_shared::http::views::{ClaimState, StoryEvent};
+
+use crate::queries::runs::FindingRow;
+use crate::report::{Kind, Outcome, Stored};
 
 /// What an entry of a store proves. Of several entries, the one whose variant is declared first
 /// decides the answer.
@@ -36,8 +41,8 @@ pub(super) struct UserFacts {
     pub(super) no_longer_known: Vec<String>,
     /// What each entry says about the present.
     pub(super) standings: Vec<Standing>,
-    /// The detail of the last finding about the user, if that has failed or needs an operator.
-    pub(super) not_repaired: Option<String>,
+    /// The last finding, by drop, about a claim of the user without a row.
+    without_row: HashMap<Option<DropId>, FindingRow>,
     /// Whether facts may be missing: Redis could not be read, or does not have a drop whose window
     /// has begun.
     pub(super) is_blind: bool,
@@ -47,6 +52,13 @@ impl UserFacts {
     pub(super) fn happened(&mut self, at: Option<DateTime<Utc>>, source: &str, what: String) {
         let source = source.to_owned();
         self.happenings.push(StoryEvent { at, source, what });
+    }
+
+    /// Adds a finding. Those added later are newer.
+    pub(super) fn found(&mut self, finding: &FindingRow) {
+        if let Stored::Known(Kind::Unissued | Kind::FailedClaim) = finding.kind {
+            self.without_row.insert(finding.drop_id, finding.clone());
+        }
     }
 
     pub(super) fn stands(
@@ -122,11 +134,14 @@ pub(super) fn verdict(known: &UserFacts, question: &Question) -> Verdict {
             ClaimState::Broken
         }
         Evidence::Admission => {
-            conclusion = format!("{conclusion}{}", without_row(known, "unissued"));
+            conclusion = format!("{conclusion}{}", without_row(known, one.drop, "unissued"));
             ClaimState::Accepted
         }
         Evidence::DeadLetter => {
-            conclusion = format!("{conclusion}{}", without_row(known, "failed_claim"));
+            conclusion = format!(
+                "{conclusion}{}",
+                without_row(known, one.drop, "failed_claim")
+            );
             ClaimState::Failed
         }
         Evidence::Waiting => ClaimState::Waiting,
@@ -140,11 +155,13 @@ pub(super) fn verdict(known: &UserFacts, question: &Question) -> Verdict {
 }
 
 /// Says what becomes of a claim without a row.
-fn without_row(known: &UserFacts, section: &str) -> String {
-    match &known.not_repaired {
+fn without_row(known: &UserFacts, drop: Option<DropId>, section: &str) -> String {
+    let last = known.without_row.get(&drop);
+    match last.filter(|it| it.result == Stored::Known(Outcome::Failed) || it.needs_person) {
         None => ": the next pass writes its row, or says why it cannot".to_owned(),
-        Some(why) => format!(
-            "; the last pass could not write its row: {why}; see docs/OPERATIONS.md#{section}"
+        Some(last) => format!(
+            "; the last pass could not write its row: {}; see docs/OPERATIONS.md#{section}",
+            last.detail
         ),
     }
 }
@@ -176,6 +193,7 @@ fn unknown(known: &UserFacts, question: &Question) -> Verdict {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::report::Finding;
 
     fn known(standings: &[(Evidence, i64)]) -> UserFacts {
         let standing = |&(evidence, drop): &(Evidence, i64)| Standing {
@@ -215,12 +233,25 @@ mod tests {
     #[test]
     fn explanation_promises_no_row_after_a_repair_that_failed() {
         for evidence in [Evidence::Admission, Evidence::DeadLetter] {
-            let mut known = known(&[(evidence, 1)]);
-            let said = |known: &UserFacts| verdict(known, &Question::default()).conclusion;
-            assert!(said(&known).contains("the next pass writes its row"));
-            known.not_repaired = Some("no limit of this drop".to_owned());
-            assert!(said(&known).contains("could not write its row: no limit of this drop"));
-            assert!(!said(&known).contains("the next pass writes its row"));
+            for (kind, drop, has_failed) in [
+                (Kind::Unissued, 1, true),
+                (Kind::FailedClaim, 1, true),
+                (Kind::Unissued, 2, false),
+                (Kind::BrokenPromise, 1, false),
+            ] {
+                let mut known = known(&[(evidence, 1)]);
+                let failed = Finding {
+                    drop_id: Some(DropId(drop)),
+                    result: Outcome::Failed,
+                    ..Finding::report(kind, "no limit of this drop")
+                };
+                known.found(&failed.into());
+                let said = verdict(&known, &Question::default()).conclusion;
+                let why = "could not write its row: no limit of this drop";
+                assert_eq!(said.contains(why), has_failed, "{said}");
+                let promise = "the next pass writes its row";
+                assert_eq!(said.contains(promise), !has_failed, "{said}");
+            }
         }
     }
 
