@@ -70,11 +70,15 @@ pub(crate) async fn finish_run(
     succeeded: Option<String>,
 ) -> DbResult<()> {
     let id = run.row.run_id.clone();
-    let ended = reconcile_runs::table
+    // A pass that lost its lock may have been marked as ended, but its result is not recorded.
+    let has_result = reconcile_runs::drops
+        .is_not_null()
+        .or(reconcile_runs::same_as.is_not_null());
+    let recorded = reconcile_runs::table
         .find(id.clone())
-        .filter(reconcile_runs::finished_at.is_not_null())
+        .filter(has_result)
         .select(reconcile_runs::id);
-    if db.row::<String, _>("find run", ended).await?.is_some() {
+    if db.row::<String, _>("find run", recorded).await?.is_some() {
         return Ok(());
     }
     let last = reconcile_runs::table

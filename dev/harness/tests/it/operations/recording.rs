@@ -3,7 +3,10 @@
 use std::collections::BTreeSet;
 
 use firstcome_harness::open_world;
-use firstcome_reconciler::report::Run;
+use firstcome_reconciler::context::{Ask, Confirmation, PassError, PassRequest};
+use firstcome_reconciler::record;
+use firstcome_reconciler::report::{Finding, Run, Trigger};
+use firstcome_shared::mysql::{Db, DbSettings};
 
 use crate::prelude::*;
 
@@ -43,6 +46,31 @@ async fn unchanged_findings_are_written_once_and_shown_in_every_run() {
         assert_eq!(findings(&page).len(), number, "{page:#?}");
         assert_eq!(findings(&page), findings(run));
     }
+}
+
+/// The next pass begins before the one that lost its lock ends.
+#[tokio::test]
+async fn pass_that_lost_its_lock_records_what_it_did() {
+    let world = World::of_tables("lost-lock").await;
+    let settings = DbSettings {
+        url: world.sql.url().to_owned().into(),
+        pool_size: 1,
+        limit: LIMIT,
+    };
+    let db = Db::new(&settings).unwrap();
+    let request = PassRequest::new(Ask::Startup);
+    let mut lost = record::blank(Trigger::Startup);
+    for run in [&lost, &record::blank(Trigger::Startup)] {
+        record::begin(&db, run, &request).await.unwrap();
+    }
+    lost.findings = vec![Finding::report(Kind::Unissued, "inserted")];
+    record::fail(&mut lost, &PassError::LockLost, &Confirmation::None);
+    for _ in 0..2 {
+        record::finish(&db, &lost, false).await.unwrap();
+    }
+    let recorded = "SELECT COUNT(*) FROM reconcile_findings JOIN reconcile_runs r ON r.id = run_id \
+        WHERE r.error LIKE '%lost its lock%'";
+    assert_eq!(world.sql.number(recorded).await, 2);
 }
 
 /// The setting, its table, the column that marks a row, the other columns, and their values for a
