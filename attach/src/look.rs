@@ -266,10 +266,10 @@ impl Theirs {
                 .collect();
         }
         for number in 1..=block.checks().len() {
-            match check(self.session().await?, target, number, hasher).await {
+            match self.check(target, number, hasher).await {
                 Ok(rows) => look.check_rows.extend(rows),
                 // One that cannot run ends no other, and keeps its rows.
-                Err(error @ (AttachError::Refused { .. } | AttachError::Misfit(_))) => {
+                Err(error) if is_of_check(block, &error) => {
                     let before = memory.check_rows.iter();
                     let of_this = before.filter(|row| row.check == number);
                     look.check_rows.extend(of_this.cloned());
@@ -281,6 +281,15 @@ impl Theirs {
         }
         look.ended = clock.now();
         Ok(look)
+    }
+
+    async fn check(
+        &mut self,
+        target: &Target<'_>,
+        number: usize,
+        hasher: &Hasher,
+    ) -> Answer<Vec<CheckRow>> {
+        check(self.session().await?, target, number, hasher).await
     }
 
     async fn promised(&mut self, target: &Target<'_>, hasher: &Hasher) -> Answer<PromisedUsers> {
@@ -365,6 +374,18 @@ pub async fn rows(
     rows.counted = sorted(rows.counted);
     rows.uncounted = sorted(rows.uncounted);
     Ok(rows)
+}
+
+/// Whether the error of a check is no other's: so is one of a database that no other check reads.
+fn is_of_check(block: &Campaign, error: &AttachError) -> bool {
+    match error {
+        AttachError::Refused { .. } | AttachError::Misfit(_) => true,
+        AttachError::Away { .. } => {
+            let whole = block.whole.as_ref();
+            whole.is_some_and(|whole| whole.database.is_some())
+        }
+        AttachError::Lost(_) | AttachError::Ours(_) | AttachError::Stopped => false,
+    }
 }
 
 /// Returns the rows of a check, each identity once. The last one may stand for all others.

@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use firstcome_shared::report::Kind;
 use firstcome_shops::Product;
 use firstcome_stack::eventually;
 
@@ -67,6 +68,30 @@ async fn check_that_cannot_run_says_so_and_ends_no_other() {
     let told = told(&found).join(", ");
     assert!(told.contains("stalled") && told.contains("check"), "{told}");
     assert!(why(&found).contains("coupon"), "{found:#?}");
+}
+
+/// A replica that is away holds up neither campaigns nor the checks of other databases.
+#[tokio::test]
+async fn check_whose_own_database_is_away_says_so_and_ends_no_other() {
+    let away = FILE.replace(
+        "every = '10m'",
+        "database = 'postgres://127.0.0.1:1/replica'",
+    );
+    let file = format!("{away}\n{}", FILE.replace("used twice", "sold twice"));
+    let (world, daemon) = checked(&file).await;
+    world
+        .run(&["INSERT INTO orders (coupon) VALUES (7), (7)"])
+        .await;
+    later(&daemon).await;
+    assert_eq!(
+        later(&daemon).await,
+        ["1 check skipped", "1 stalled skipped"]
+    );
+    let run = daemon.pass().await;
+    assert!(!run.partial);
+    let mut stalled = run.findings.iter().filter(|it| it.kind == Kind::Stalled);
+    let coupon = daemon.engine.file.campaigns[0].coupon_id();
+    assert_eq!(stalled.next().unwrap().coupon_id, Some(coupon));
 }
 
 #[tokio::test]
