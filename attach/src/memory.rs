@@ -197,10 +197,14 @@ impl Memory {
         advanced
     }
 
-    /// Returns the last report again, for a pass in which the campaign rests: it judges nothing.
+    /// Returns the last report again, for a pass in which the campaign rests: it judges nothing,
+    /// and shows nothing new.
     pub fn repeated_report(&self) -> Option<DropReport> {
         let mut report = self.last_report.clone()?;
-        report.judged = Judged::default();
+        report.judged = Judged {
+            is_repeated: true,
+            ..Judged::default()
+        };
         report.before = report.after;
         report.findings.retain(|it| it.result != Outcome::Applied);
         Some(report)

@@ -286,10 +286,13 @@ impl Pass<'_> {
     }
 
     /// Lets a campaign rest. A check of the whole file rests longer, but is repeated once its rows
-    /// are old enough.
+    /// are old enough, and in the next pass if it could not run.
     fn rest(target: &Target<'_>, memory: &mut Memory, look: &Look) {
         let took = look.ended.saturating_sub(look.began) * REST;
-        let every = target.block.whole.as_ref().map(|whole| whole.every);
+        let whole = target.block.whole.as_ref();
+        let every = whole
+            .filter(|_| look.unchecked.is_empty())
+            .map(|whole| whole.every);
         let mut rest = took.max(every.unwrap_or_default());
         if memory.young().next().is_some() {
             rest = took.max(rest.min(target.block.in_flight()));
@@ -486,4 +489,62 @@ pub async fn targets<'f>(block: &'f Campaign, theirs: &mut Theirs) -> Answer<Vec
     let query = Query::new(Field::Each, each, Values::default());
     theirs.session().await?.read(query, &mut read).await?;
     Ok(targets)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use chrono::Utc;
+    use firstcome_shared::report::Trigger;
+
+    use super::*;
+    use crate::file::AttachFile;
+
+    const FILE: &str = "database = 'mysql://x/y'
+        [[check]]
+        name = 'used twice'
+        sql = 'SELECT 1'
+        to_do = 'Cancel it.'
+        every = '24h'";
+
+    fn target(file: &AttachFile) -> Target<'_> {
+        Target {
+            block: &file.campaigns[0],
+            id: String::new(),
+            name: String::new(),
+            quantity: None,
+            drop_id: DropId(1),
+        }
+    }
+
+    #[test]
+    fn check_that_could_not_run_does_not_rest_until_its_next_time() {
+        let file = AttachFile::parse(FILE).unwrap();
+        let target = target(&file);
+        let mut memory = Memory::new(&target);
+        let [began, ended] = [1, 2].map(Duration::from_secs);
+        for (unchecked, rests_until) in [(vec![], 86_402), (vec!["3024".to_owned()], 12)] {
+            let look = Look {
+                began,
+                ended,
+                unchecked,
+                ..Look::default()
+            };
+            Pass::rest(&target, &mut memory, &look);
+            assert_eq!(memory.rests_until, Duration::from_secs(rests_until));
+        }
+    }
+
+    #[test]
+    fn check_that_rests_is_no_second_look() {
+        let file = AttachFile::parse(FILE).unwrap();
+        let target = target(&file);
+        let mut memory = Memory::new(&target);
+        memory.last_report = Some(blank(&target));
+        let mut run = Run::begun("run", Trigger::Cron, Utc::now());
+        add(&mut run, &target, memory.repeated_report().unwrap());
+        let coupon = target.block.coupon_id();
+        assert!(run.judged_about(Some(coupon), None).is_repeated);
+    }
 }

@@ -1,5 +1,6 @@
 //! Levels: what is wrong as looks see it. [`fold`] replaces, for each drop and kind, what a look
-//! judged, and nothing else. So no look ends what it could not see.
+//! judged, and nothing else. So no look ends what it could not see, and none that was not made shows
+//! that something lasts.
 
 use std::collections::BTreeMap;
 
@@ -27,15 +28,18 @@ pub fn fold(old: &Levels, run: &Run, subject: Subject, now: DateTime<Utc>) -> Le
     }
     let mut levels = found(run, subject, now);
     for (name, known) in old {
+        let judged = run.judged_about(known.coupon_id, known.drop_id);
         if let Some(found) = levels.get_mut(name) {
-            if !known.given_up {
+            if judged.is_repeated {
+                found.clone_from(known);
+            } else if !known.given_up {
                 found.first_at = known.first_at;
             }
             continue;
         }
         // A later version wrote one of an unknown kind, and only that version sees it.
         let kind = AlertKind::from_word(&known.kind);
-        let says = kind.map(|kind| run.says(known.coupon_id, known.drop_id, kind));
+        let says = kind.map(|kind| judged.says(kind));
         let given_up = match says {
             Some(Absence::Gone) => continue,
             Some(Absence::GivenUp) => true,

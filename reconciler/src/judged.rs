@@ -65,6 +65,7 @@ pub(crate) fn by_pass(
             Kinds::None
         },
         given_up: Kinds::all_but([COUNT]),
+        ..Judged::default()
     };
     RunJudged {
         coupons: coupons(looks, &not, &other_drops),
@@ -117,7 +118,7 @@ mod tests {
         let mut run = crate::record::blank(Trigger::Cli);
         let absence = |run: &mut Run, answers: &Answers, coupon, kind| {
             run.judged = by_pass(&request, &looks, answers);
-            run.says(Some(coupon), None, kind)
+            run.judged_about(Some(coupon), None).says(kind)
         };
         let all = Answers::from(LOOK_FOR.map(|(job, _)| (job, Vec::new())));
         for (job, kind) in LOOK_FOR {

@@ -44,6 +44,7 @@ impl Look {
         report.judged = Judged {
             kinds: kinds(&judged),
             given_up: kinds(&self.given_up),
+            is_repeated: false,
         };
         Run {
             dry_run: self.dry_run,
@@ -102,7 +103,8 @@ proptest! {
                         continue;
                     }
                     let found = &look.slots[n];
-                    let says = run.says(Some(CouponId(drop)), Some(DropId(drop)), AlertKind::Left(*kind));
+                    let judged = run.judged_about(Some(CouponId(drop)), Some(DropId(drop)));
+                    let says = judged.says(AlertKind::Left(*kind));
                     match (found.is_empty(), says) {
                         (false, _) => {
                             let is = is.unwrap();
@@ -163,4 +165,30 @@ fn clean_look_changes_nothing_and_the_same_look_only_its_time() {
         level.last_at = at(30);
     }
     assert_eq!(again, levels);
+}
+
+/// Otherwise something that one look saw would last as long as its campaign rests.
+#[test]
+fn report_that_is_repeated_while_a_campaign_rests_renews_no_level() {
+    let found = Look {
+        drop: 1,
+        judged: vec![true; 3],
+        given_up: vec![false; 3],
+        slots: vec![vec![3], Vec::new(), Vec::new()],
+        dry_run: false,
+    };
+    let mut repeated = found.run();
+    repeated.drops[0].judged = Judged {
+        is_repeated: true,
+        ..Judged::default()
+    };
+    let mut levels = Levels::new();
+    apply(&mut levels, &found.run(), 0);
+    let seen = levels.clone();
+    apply(&mut levels, &repeated, 30);
+    assert_eq!(levels, seen);
+    // What the look found could not be stored then.
+    let mut later = Levels::new();
+    apply(&mut later, &repeated, 30);
+    assert_eq!(level(&later, 1, KINDS[0]).unwrap().last_at, at(30));
 }

@@ -394,8 +394,8 @@ fn look_at_drop(look: &str, finds: &str, second: i64, age: i64) -> Run {
         Some(("but", word)) => Judged::of(Kinds::all_but([kind(word)])),
         _ if judged == "deep" => Judged::of(Kinds::All),
         _ if judged == "gone" => Judged {
-            kinds: Kinds::None,
             given_up: Kinds::All,
+            ..Judged::default()
         },
         _ => Judged::of(Kinds::all_but([AlertKind::Left(Kind::BadUse)])),
     };

@@ -24,6 +24,8 @@ pub struct Judged {
     /// No look will find them any more, although nothing has repaired them: keys have expired, or a
     /// day is over. Of these, `kinds` counts first.
     pub given_up: Kinds,
+    /// No look was made: the findings are those of an earlier one, and show nothing new.
+    pub is_repeated: bool,
 }
 
 /// What a look says about a kind that it did not find.
@@ -81,7 +83,7 @@ impl Judged {
     pub fn of(kinds: Kinds) -> Self {
         Self {
             kinds,
-            given_up: Kinds::None,
+            ..Self::default()
         }
     }
 
@@ -98,18 +100,18 @@ impl Judged {
 }
 
 impl Run {
-    /// Returns what the run says about a kind that it did not find there.
-    pub fn says(&self, coupon: Option<CouponId>, drop: Option<DropId>, kind: AlertKind) -> Absence {
+    /// Returns what the run judged about the installation, a coupon as a whole, or a drop.
+    pub fn judged_about(&self, coupon: Option<CouponId>, drop: Option<DropId>) -> &Judged {
         let Some(coupon) = coupon else {
-            return self.judged.whole.says(kind);
+            return &self.judged.whole;
         };
         let coupons = &self.judged.coupons;
         let of_coupon = coupons.get(&coupon).unwrap_or(&self.judged.others);
         let Some(drop) = drop else {
-            return of_coupon.whole.says(kind);
+            return &of_coupon.whole;
         };
         let mut reports = self.drops.iter().filter(|report| report.drop_id == drop);
         let report = reports.next().map(|report| &report.judged);
-        report.unwrap_or(&of_coupon.other_drops).says(kind)
+        report.unwrap_or(&of_coupon.other_drops)
     }
 }
