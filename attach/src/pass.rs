@@ -7,6 +7,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use firstcome_shared::domain::{CouponId, DropId};
 use firstcome_shared::report::{
     Cause, CouponJudged, DropReport, FailureCause, Judged, Kinds, Outcome, Run, RunJudged,
+    recorded_user,
 };
 use tokio_util::sync::CancellationToken;
 
@@ -49,8 +50,8 @@ pub struct PassOptions {
     pub confirm: Confirm,
 }
 
-/// The users whose repairs an operator has confirmed, by name.
-#[derive(Debug, Clone, Default)]
+/// The users whose repairs an operator has confirmed, by name as a run records it.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Confirm(BTreeSet<(DropId, String)>);
 
 impl Confirm {
@@ -59,7 +60,8 @@ impl Confirm {
         let planned = run
             .all_findings()
             .filter(|it| it.result == Outcome::Planned);
-        let named = planned.filter_map(|it| Some((it.drop_id?, it.user_id.clone()?)));
+        let named =
+            planned.filter_map(|it| Some((it.drop_id?, recorded_user(it.user_id.as_ref()?))));
         Self(named.collect())
     }
 
@@ -68,7 +70,7 @@ impl Confirm {
     }
 
     fn has(&self, drop: DropId, user: &PromisedUser) -> bool {
-        self.0.contains(&(drop, user.name.clone()))
+        self.0.contains(&(drop, recorded_user(&user.name)))
     }
 }
 
@@ -336,7 +338,7 @@ impl Pass<'_> {
                 let came = look.promised.named(target, hasher, &memory.came);
                 let proofs: Vec<_> = came
                     .into_values()
-                    .filter(|user| !facts.ours.may_have(&user.name))
+                    .filter(|user| !facts.ours.has(&user.name))
                     .take(PROOFS)
                     .collect();
                 facts.refuses_second_row = begun.refuses_second_row(&proofs).await?;

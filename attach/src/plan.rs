@@ -8,10 +8,10 @@ use anyhow::{Context as _, ensure};
 use chrono::{DateTime, TimeDelta, Utc};
 use diesel::prelude::{BoolExpressionMethods as _, ExpressionMethods as _, QueryDsl as _};
 use diesel_async::RunQueryDsl as _;
-use firstcome_shared::domain::{DropId, UserId};
+use firstcome_shared::domain::DropId;
 use firstcome_shared::mysql::migrations::{self, Tables};
 use firstcome_shared::mysql::{Db, DbResult, DbSettings, runs};
-use firstcome_shared::report::{ActionKind, Outcome};
+use firstcome_shared::report::{ActionKind, Outcome, recorded_user};
 use firstcome_shared::schema::reconcile_findings;
 use strum::{EnumString, IntoStaticStr};
 
@@ -41,15 +41,14 @@ pub enum Trust {
 pub struct OurRows {
     /// Within a day.
     pub today: u64,
-    /// Of all recorded rows.
+    /// Of all recorded rows, as they are recorded.
     pub users: HashSet<String>,
 }
 
 impl OurRows {
-    /// Whether a user may have got a row of ours. Our records do not hold every name.
-    pub fn may_have(&self, user: &str) -> bool {
-        let is_recorded = user.is_ascii() && user.len() <= UserId::MAX_LEN;
-        !is_recorded || self.users.contains(user)
+    /// Whether a user got a row of ours.
+    pub fn has(&self, user: &str) -> bool {
+        self.users.contains(&recorded_user(user))
     }
 }
 

@@ -61,11 +61,11 @@ pub struct Facts {
 impl Facts {
     /// Returns why the row of a user waits for a person; `None` if it may be written now.
     pub fn why_waits(&self, lost: &PromisedUser) -> Option<String> {
-        let may_have_ours = self.ours.may_have(&lost.name);
         let reasons = [
             (!lost.is_new).then_some("the user was there when this process began, or had a row"),
-            may_have_ours
-                .then_some("it got a row of ours before, or our records cannot hold its name"),
+            self.ours
+                .has(&lost.name)
+                .then_some("it got a row of ours before"),
             (!self.refuses_second_row).then_some(
                 "your database refused no second row of users who came with one since this process \
                 began: ALTER TABLE … ADD UNIQUE (…)",
@@ -126,6 +126,8 @@ impl Facts {
 
 #[cfg(test)]
 mod tests {
+    use firstcome_shared::report::recorded_user;
+
     use super::*;
 
     fn right() -> Facts {
@@ -192,8 +194,11 @@ mod tests {
                 "a row of ours",
             ),
             (
-                off(&|_, user| user.name = "김".to_owned()),
-                "our records cannot hold its name",
+                off(&|facts, user| {
+                    user.name = "김".to_owned();
+                    facts.ours.users.insert(recorded_user("김"));
+                }),
+                "a row of ours",
             ),
         ] {
             assert!(found.contains(expected), "{found:?} {expected}");

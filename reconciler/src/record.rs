@@ -18,6 +18,7 @@ use crate::queries;
 use crate::queries::runs::StoredRun;
 use crate::report::{
     Cause, DropReport, FailureCause, Finding, Judged, Kind, Outcome, Run, Status, Stored, Trigger,
+    recorded_user,
 };
 
 /// Returns a new ID for a run. IDs sort by time.
@@ -183,11 +184,10 @@ fn row(run: &Run, confirmed: bool) -> RunRow {
     }
 }
 
-/// Returns a finding as it is stored: without a user id that does not fit the column, such as one
-/// of an attached system, or one that was written into a store manually.
+/// Returns a finding as it is stored.
 fn stored(finding: &Finding) -> Finding {
     let mut stored = finding.clone();
-    stored.user_id = finding.recorded_user().map(str::to_owned);
+    stored.user_id = finding.user_id.as_deref().map(recorded_user);
     stored
 }
 
@@ -204,6 +204,9 @@ pub async fn recall(db: &Db, name: &'static str) -> Result<Option<DateTime<Utc>>
 
 #[cfg(test)]
 mod tests {
+    use firstcome_attach::Confirm;
+    use firstcome_shared::domain::DropId;
+
     use super::*;
     use crate::report::Fingerprint;
 
@@ -218,6 +221,28 @@ mod tests {
             );
             let error = run.error.unwrap();
             assert_eq!(error.contains("make a dry run"), is_said, "{error}");
+        }
+    }
+
+    /// A user whose name does not fit the table could not be confirmed from a recorded run.
+    #[test]
+    fn confirmation_of_a_recorded_run_names_everybody_whom_the_run_named() {
+        let run = |findings| Run {
+            findings,
+            ..blank(Trigger::Cron)
+        };
+        for name in ["u-1", "김민수", &"x".repeat(129)] {
+            let found = Finding {
+                drop_id: Some(DropId(1)),
+                user_id: Some(name.to_owned()),
+                result: Outcome::Planned,
+                ..Finding::report(Kind::Unissued, "")
+            };
+            let recorded = stored(&found);
+            assert!(recorded.user_id.clone().unwrap().len() <= 128);
+            let confirm = Confirm::shown_by(&run(vec![recorded]));
+            assert!(!confirm.is_empty(), "{name}");
+            assert_eq!(confirm, Confirm::shown_by(&run(vec![found])));
         }
     }
 

@@ -15,6 +15,7 @@ use diesel::expression::AsExpression;
 use diesel::sql_types::Text;
 use serde::{Deserialize, Serialize};
 use serde_json::json;
+use sha2::{Digest as _, Sha256};
 use strum::{EnumString, IntoStaticStr, VariantArray};
 use utoipa::ToSchema;
 
@@ -180,13 +181,6 @@ impl Finding {
         hash64(json!([place, what, end]).to_string()).cast_signed()
     }
 
-    /// Returns the id of its user, if the table can store it: some ids of attached systems do not
-    /// fit.
-    pub fn recorded_user(&self) -> Option<&str> {
-        let user = self.user_id.as_deref()?;
-        Some(user).filter(|it| it.is_ascii() && it.len() <= UserId::MAX_LEN)
-    }
-
     /// Returns its detail, with the dead letter that it concerns.
     pub fn text(&self) -> String {
         match self.dead_letter {
@@ -240,6 +234,15 @@ impl Finding {
         self.user_id = user.map(ToString::to_string);
         self
     }
+}
+
+/// Returns a user's name as the tables hold it. Some names of attached systems do not fit: their
+/// hash does, so that a confirmation names those users, too.
+pub fn recorded_user(name: &str) -> String {
+    if name.is_ascii() && name.len() <= UserId::MAX_LEN {
+        return name.to_owned();
+    }
+    format!("sha256:{:x}", Sha256::digest(name))
 }
 
 /// The numbers of a drop at one moment.
