@@ -163,8 +163,8 @@ pub(super) async fn confirm(page: ConsolePage, Path(id): Path<String>, form: For
                  slot that Redis shows. If others are needed by then, nothing is done."
             ),
             Subject::Campaign => format!(
-                "The repairs of {name} that this pass has shown are made in your Redis and your \
-                 MySQL. If others are needed by then, nothing is done."
+                "The repairs of {name} that this pass has shown: rows are written in your \
+                 database, for those of these users who still lack one. Others wait."
             ),
         };
         return Ok(page.confirm(&form, &what, "Confirm them"));
