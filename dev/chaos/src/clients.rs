@@ -3,11 +3,13 @@
 use std::collections::HashMap;
 use std::time::{Duration, Instant};
 
-use firstcome_harness::{Answer, ApiClient, MadeCoupon};
-use firstcome_oracle::{RecordedAnswer, RecordedOutcome, Recorder};
+use anyhow::{Context as _, Result, ensure};
+use firstcome_harness::{Answer, ApiClient, HttpReply, MadeCoupon};
+use firstcome_oracle::{RecordedAnswer, RecordedOutcome, Recorder, ShownClaim};
 use parking_lot::Mutex;
 use rand::rngs::StdRng;
 use rand::{RngExt as _, SeedableRng as _};
+use serde::Deserialize as _;
 
 use crate::schedule::FaultSchedule;
 use crate::system::SystemUnderTest;
@@ -43,6 +45,30 @@ enum By {
     Operator,
     /// An operator revokes it, and the user may claim again.
     OperatorOnce,
+}
+
+/// What a look-up shows.
+#[derive(Debug, Clone, Copy)]
+struct SeenClaim {
+    claim: ShownClaim,
+    /// The slot, if the user has one.
+    slot: Option<i64>,
+}
+
+impl SeenClaim {
+    /// Returns `None` if the answer is outside the contract.
+    fn new(reply: &HttpReply, coupon: &MadeCoupon) -> Option<Self> {
+        let claim = ShownClaim::deserialize(&reply.body["status"]).ok()?;
+        let slot = reply.body["slot"].as_i64().filter(|_| claim.is_promise());
+        let is_whole = slot.is_some() && reply.body["drop_id"] == coupon.drop;
+        let fits = is_whole || !claim.is_promise();
+        (reply.status == 200 && fits).then_some(Self { claim, slot })
+    }
+
+    /// Whether this is what a user with this row sees, or without a row.
+    fn fits(self, row: Option<i64>) -> bool {
+        self.slot.filter(|_| self.claim == ShownClaim::Issued) == row
+    }
 }
 
 /// All users of a schedule.
@@ -191,34 +217,76 @@ impl<'a> Clients<'a> {
     async fn poll_alone(&self, people: u32) {
         loop {
             let coupon = rand::random_range(0..self.coupons.len());
-            self.look_up((coupon, rand::random_range(0..people))).await;
+            let anyone = (coupon, rand::random_range(0..people));
+            let person = self.a_revoked_user().unwrap_or(anyone);
+            let seen = self.look_up(person).await;
+            // The claim of a user who believes it must not get a slot.
+            if seen.is_some_and(|seen| seen.claim == ShownClaim::Revoked) {
+                self.claim_while_revoked(person).await;
+            }
             pause(500).await;
         }
     }
 
-    async fn look_up(&self, person: ChaosUser) {
+    /// Returns, in half of all calls, a user whose claim is being revoked or was revoked.
+    fn a_revoked_user(&self) -> Option<ChaosUser> {
+        let answers = self.answers.lock();
+        let number = answers.revoked.len();
+        let at = rand::random_range(0..number.max(1) * 2);
+        answers.revoked.keys().nth(at).copied()
+    }
+
+    /// Lets a user claim, unless the user may claim again.
+    async fn claim_while_revoked(&self, person: ChaosUser) {
+        let by = self.answers.lock().revoked.get(&person).copied();
+        if by.is_some_and(|by| by != By::OperatorOnce) {
+            self.ask(person).await;
+        }
+    }
+
+    /// Lets all users look up their claims once. Fails unless each holder of a row sees it, and no
+    /// other user sees one.
+    pub(crate) async fn all_see_their_rows(&self, rows: &HashMap<ChaosUser, i64>) -> Result<()> {
+        use futures_util::StreamExt as _;
+        let seen = self.everyone().map(async |person| {
+            let seen = self.look_up(person).await;
+            let name = self.schedule.user_id(person.1);
+            let seen = seen.with_context(|| format!("a look-up by {name} was not answered"))?;
+            let row = rows.get(&person).copied();
+            ensure!(
+                seen.fits(row),
+                "at the end, {name} has the row {row:?} and sees {seen:?}"
+            );
+            Ok(())
+        });
+        let seen = futures_util::stream::iter(seen).buffer_unordered(64);
+        seen.fold(Ok(()), async |all, one| all.and(one)).await
+    }
+
+    /// Looks up a claim, and returns what a 200 shows.
+    async fn look_up(&self, person: ChaosUser) -> Option<SeenClaim> {
         let Some(api) = self.system.supervisor.any_api() else {
-            return pause(100).await;
+            pause(100).await;
+            return None;
         };
         let coupon = &self.coupons[person.0];
         let name = self.schedule.user_id(person.1);
         let [id, drop] = [coupon.id, coupon.drop].map(i64::cast_unsigned);
         let pending = self.recorder.looking_up(id, drop, &name);
-        let Ok(reply) = self.api.moved_to(&api).try_me(coupon.id, &name).await else {
-            return;
-        };
-        let holds = matches!(reply.body["status"].as_str(), Some("accepted" | "issued"));
-        match reply.status {
-            200 => {
-                let slot = reply.body["slot"].as_i64().filter(|_| holds);
-                pending.end(RecordedOutcome::Ok(RecordedAnswer::Shown { slot }));
-            }
-            503 if reply.retry_after().is_some() => {}
-            status => {
-                let answer = format!("a look-up was answered {status} {}", reply.text);
-                self.system.object(answer);
-            }
+        let reply = self.api.moved_to(&api).try_me(coupon.id, &name).await;
+        let reply = reply.ok()?;
+        if reply.status == 503 && reply.retry_after().is_some() {
+            return None;
         }
+        let seen = SeenClaim::new(&reply, coupon);
+        if let Some(SeenClaim { claim, slot }) = seen {
+            let claim = Some(claim);
+            pending.end(RecordedOutcome::Ok(RecordedAnswer::Shown { slot, claim }));
+        } else {
+            let answer = format!("a look-up was answered {} {}", reply.status, reply.text);
+            self.system.object(answer);
+        }
+        seen
     }
 
     /// Lets these users claim once more. Returns true if all of them got a definite answer.
@@ -286,5 +354,56 @@ async fn until(is_done: impl AsyncFn() -> bool) {
     while !is_done().await {
         pause(wait).await;
         wait = (wait * 2).min(1_600);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::{Value, json};
+
+    use super::*;
+
+    fn seen(status: u16, body: Value) -> Option<SeenClaim> {
+        let reply = HttpReply {
+            status,
+            content_type: String::new(),
+            headers: reqwest::header::HeaderMap::new(),
+            text: body.to_string(),
+            body,
+        };
+        let coupon = MadeCoupon {
+            id: 1,
+            drop: 7,
+            body: Value::Null,
+        };
+        SeenClaim::new(&reply, &coupon)
+    }
+
+    #[test]
+    fn a_look_up_shows_the_row_of_its_user_or_is_outside_the_contract() {
+        let shows = |status: &str| json!({"status": status, "drop_id": 7, "slot": 3});
+        for (status, of_row, of_nobody) in [
+            ("issued", true, false),
+            ("accepted", false, true),
+            ("revoked", false, true),
+            ("none", false, true),
+        ] {
+            let seen = seen(200, shows(status)).unwrap();
+            let [row, other, nobody] = [Some(3), Some(4), None].map(|row| seen.fits(row));
+            assert_eq!([row, other, nobody], [of_row, false, of_nobody], "{status}");
+        }
+        let [no_slot, other_drop] = [
+            json!({"status": "accepted", "drop_id": 7, "slot": null}),
+            json!({"status": "issued", "drop_id": 8, "slot": 3}),
+        ];
+        for (status, body) in [
+            (200, no_slot),
+            (200, other_drop),
+            (200, shows("taken")),
+            (200, Value::Null),
+            (404, shows("none")),
+        ] {
+            assert!(seen(status, body.clone()).is_none(), "{status} {body}");
+        }
     }
 }

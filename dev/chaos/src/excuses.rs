@@ -77,6 +77,7 @@ const EXCUSES: [Excuse; 14] = [
                 violation.rule,
                 Rule::RevokedHeld
                     | Rule::RevokedPromised
+                    | Rule::RevokedShown
                     | Rule::OtherSlot
                     | Rule::Contradiction
                     | Rule::PromisedTwice
@@ -134,7 +135,7 @@ const EXCUSES: [Excuse; 14] = [
         covers: Covers::Violation(|violation, facts| {
             let is_answer = matches!(
                 violation.rule,
-                Rule::Denied | Rule::TurnedAway | Rule::AcceptedTwice
+                Rule::Denied | Rule::TurnedAway | Rule::AcceptedTwice | Rule::RevokedShown
             );
             let is_slot = matches!(violation.rule, Rule::GivenUnlisted | Rule::HeldUnlisted);
             is_answer && facts.is_answered_by_older_keys(violation)
@@ -341,8 +342,9 @@ mod tests {
         let no_slot: Ask = |excuses, _| excuses.no_slot();
         let forgotten: Ask = |excuses, _| excuses.forgotten_use();
         let [vanished, lost] = [Rule::Vanished, Rule::Lost].map(|rule| violates(rule, 7, 1));
-        let [held, twice, turned, denied, lost_elsewhere] = [
+        let [held, shown, twice, turned, denied, lost_elsewhere] = [
             Rule::RevokedHeld,
+            Rule::RevokedShown,
             Rule::PromisedTwice,
             Rule::TurnedAway,
             Rule::Denied,
@@ -352,7 +354,7 @@ mod tests {
         let none: &[Fault] = &[Fault::Flush, Fault::OldCopy { age_ms: 1 }];
         let changed = violates(Rule::ForgottenQuantity, 1, 0);
         #[rustfmt::skip]
-        let table: [Row<'_>; 15] = [
+        let table: [Row<'_>; 16] = [
             (&changed, &[OLD], &[none, &[RESTORED]]),
             (&listed, &[RESTORED], &[none]),
             (&listed, no_store, &[&[OLD], &[Fault::Flush]]),
@@ -364,6 +366,7 @@ mod tests {
             (&vanished, no_store, &one_store),
             (&lost, no_store, &one_store),
             (&held, no_store, &one_store),
+            (&shown, no_store, &[&[OLD], &[Fault::Flush]]),
             (&twice, no_store, &one_store),
             (&lost_elsewhere, both, &not_both),
             (&turned, &[RESTORED], &[none, &[OLD]]),
@@ -414,7 +417,7 @@ mod tests {
         let is_excused = |rule, drop, line, person| {
             excuses.violation(&Violation::new(rule, drop, 1, person).at(line), &facts)
         };
-        for rule in [Rule::Denied, Rule::TurnedAway] {
+        for rule in [Rule::Denied, Rule::TurnedAway, Rule::RevokedShown] {
             let answers = [2, 4, 6, 8].map(|line| is_excused(rule, 1, line, "u-1"));
             assert_eq!(answers, [false, true, false, false], "{rule:?}");
         }

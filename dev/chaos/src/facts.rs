@@ -102,14 +102,9 @@ impl Facts {
             of.map(|it| (*it.0, op.person.clone())).collect::<Vec<_>>()
         };
         let returned_by: HashSet<_> = revoked.flat_map(theirs).collect();
-        let returned = operations().filter_map(|op| match op.ended {
-            Ended::Ok(
-                RecordedAnswer::Accepted { drop, slot }
-                | RecordedAnswer::AlreadyClaimed { drop, slot },
-            ) => returned_by
-                .contains(&(drop, op.person.clone()))
-                .then_some((drop, slot)),
-            _ => None,
+        let returned = operations().filter_map(|op| {
+            op.promise()
+                .filter(|(drop, _)| returned_by.contains(&(*drop, op.person.clone())))
         });
         let is_asked =
             |op: &&Operation| matches!(op.act, OperationKind::Claim | OperationKind::LookUp);

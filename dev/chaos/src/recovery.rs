@@ -78,9 +78,9 @@ impl Recovery<'_> {
         Err(why)
     }
 
-    /// Lets all users claim again, and fails at once if a pass is not clean meanwhile or afterwards:
-    /// retries are always safe, so there must be nothing to repair. Only a missing answer, a missing
-    /// pass or a row that is not written yet is waited for.
+    /// Lets all users claim again and look up their claims, and fails at once if a pass is not clean meanwhile or afterwards:
+    /// retries are always safe, so there must be nothing to repair. Only a missing or late answer, a
+    /// missing pass or a row that is not written yet is waited for.
     async fn stays_exact(&self, deadline: Instant) -> Result<(), String> {
         let Self {
             system,
@@ -101,6 +101,8 @@ impl Recovery<'_> {
                 }
                 // A late change of the allow list may have admitted a user who claimed again.
                 verify::exact(system, excuses).await?;
+                let rows = verify::rows(system, self.schedule).await?;
+                clients.all_see_their_rows(&rows).await?;
                 Ok(None)
             };
             match unclean().await {

@@ -1,15 +1,17 @@
 //! Reads Redis and MySQL at the end, directly instead of through the product or the proxies.
 
-use std::collections::HashSet;
+use std::collections::{HashMap, HashSet};
 use std::fmt::Write as _;
 use std::time::Instant;
 
-use anyhow::{Result, bail, ensure};
+use anyhow::{Context as _, Result, bail, ensure};
 use firstcome_harness::MadeCoupon;
 
+use crate::clients::ChaosUser;
 use crate::excuses::Excuses;
 use crate::facts::{LeftFinding, OpenLetter, Owed};
 use crate::fault::GarbagePlace::Garbled;
+use crate::schedule::FaultSchedule;
 use crate::system::SystemUnderTest;
 use crate::wait::pause;
 
@@ -76,6 +78,25 @@ pub(crate) async fn owed(system: &SystemUnderTest) -> Result<Owed> {
         .into_iter()
         .map(|row| Ok((row[0].parse()?, row[1].clone())));
     owed.collect()
+}
+
+/// Returns the slots of the rows by user.
+pub(crate) async fn rows(
+    system: &SystemUnderTest,
+    schedule: &FaultSchedule,
+) -> Result<HashMap<ChaosUser, i64>> {
+    let numbers = (0..schedule.people).map(|number| (schedule.user_id(number), number));
+    let numbers: HashMap<String, u32> = numbers.collect();
+    let mut slots = HashMap::new();
+    for (at, coupon) in system.coupons().iter().enumerate() {
+        let rows = "SELECT user_id, slot FROM issued_coupons WHERE drop_id";
+        let rows = format!("{rows} = {}", coupon.drop);
+        for row in system.world.sql.rows(&rows).await? {
+            let number = numbers.get(&row[0]).context("a row of an unknown user")?;
+            slots.insert((at, *number), row[1].parse()?);
+        }
+    }
+    Ok(slots)
 }
 
 async fn open_letters(system: &SystemUnderTest) -> Result<Vec<OpenLetter>> {

@@ -195,7 +195,35 @@ pub enum RecordedAnswer {
     /// The change of the allow list has taken effect.
     ListChanged,
     /// A look-up shows this slot, or that the user has none.
-    Shown { slot: Option<i64> },
+    Shown {
+        slot: Option<i64>,
+        /// `None` in histories that recorded only the slot.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        claim: Option<ShownClaim>,
+    },
+}
+
+/// The status of a claim that a look-up shows.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum ShownClaim {
+    /// The user has a slot, which is a promise.
+    Accepted,
+    /// The user has a row, which is also a promise.
+    Issued,
+    Waiting,
+    Broken,
+    Revoked,
+    None,
+}
+
+impl ShownClaim {
+    pub fn is_promise(self) -> bool {
+        match self {
+            Self::Accepted | Self::Issued => true,
+            Self::Waiting | Self::Broken | Self::Revoked | Self::None => false,
+        }
+    }
 }
 
 /// The answer to a shop that uses a code or undoes a use.

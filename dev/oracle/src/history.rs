@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use anyhow::{Result, anyhow};
 
 use crate::event::{
-    CodeAnswer, HistoryLine, RecordedAnswer, RecordedEvent, RecordedRow, RecordedScope,
+    CodeAnswer, HistoryLine, RecordedAnswer, RecordedEvent, RecordedRow, RecordedScope, ShownClaim,
 };
 
 /// A claim, its look-up, its revocation, or the change of an allow list for one user, with its
@@ -24,6 +24,31 @@ pub struct Operation {
     pub ended_line: Option<usize>,
     /// Its outcome. Unknown if the operation never ended.
     pub ended: Ended,
+}
+
+impl Operation {
+    /// Returns the drop and slot of a promise: the answer to a claim, or what a look-up shows.
+    pub fn promise(&self) -> Option<(u64, i64)> {
+        match &self.ended {
+            Ended::Ok(
+                RecordedAnswer::Accepted { drop, slot }
+                | RecordedAnswer::AlreadyClaimed { drop, slot },
+            ) => Some((*drop, *slot)),
+            Ended::Ok(RecordedAnswer::Shown {
+                slot: Some(slot),
+                claim: Some(claim),
+            }) if claim.is_promise() => Some((self.drop?, *slot)),
+            _ => None,
+        }
+    }
+
+    /// Whether a look-up shows that the user's claim is revoked.
+    pub fn shows_revocation(&self) -> bool {
+        let Ended::Ok(RecordedAnswer::Shown { claim, .. }) = self.ended else {
+            return false;
+        };
+        claim == Some(ShownClaim::Revoked)
+    }
 }
 
 /// The kinds of operation.

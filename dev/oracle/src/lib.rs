@@ -18,7 +18,7 @@ mod violation;
 pub use check::check;
 pub use event::{
     CodeAnswer, HistoryLine, RecordedAnswer, RecordedEvent, RecordedOutcome, RecordedRow,
-    RecordedScope,
+    RecordedScope, ShownClaim,
 };
 pub use history::History;
 pub use recorder::{Pending, Recorder};

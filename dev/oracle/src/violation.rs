@@ -35,6 +35,10 @@ pub enum Rule {
     RevokedHeld,
     /// A user was promised a slot after a revocation that does not allow another claim.
     RevokedPromised,
+    /// A look-up shows the slot of a user after its revocation.
+    RevokedShown,
+    /// A look-up shows a revocation that nobody requested.
+    NeverRevoked,
     /// A user got `not_allowed`, although the user was on the allow list or the coupon has none.
     TurnedAway,
     /// A valid promise was denied later.

@@ -2,8 +2,8 @@
 #![allow(clippy::unwrap_used, clippy::expect_used)]
 
 use firstcome_oracle::{
-    CodeAnswer, History, RecordedAnswer, RecordedEvent, RecordedRow, RecordedScope, Rule, Verdict,
-    check,
+    CodeAnswer, History, RecordedAnswer, RecordedEvent, RecordedRow, RecordedScope, Rule,
+    ShownClaim, Verdict, check,
 };
 
 const DROP: u64 = 9;
@@ -11,7 +11,7 @@ const DROP: u64 = 9;
 fn outcome(op: u64, words: &[&str]) -> RecordedEvent {
     let drop = DROP;
     let reason = "…".to_owned();
-    let slot = words.get(1).map_or(0, |slot| slot.parse().unwrap());
+    let slot = words.get(1).map_or(0, |slot| slot.parse().unwrap_or(0));
     let answer = match words[0] {
         "failed" => return RecordedEvent::Failed { op, reason },
         "unknown" => return RecordedEvent::Unknown { op, reason },
@@ -24,7 +24,21 @@ fn outcome(op: u64, words: &[&str]) -> RecordedEvent {
         "changed" => RecordedAnswer::ListChanged,
         "sees" => RecordedAnswer::Shown {
             slot: words.get(1).map(|_| slot),
+            claim: None,
         },
+        "shows" => {
+            let claim = match words[1] {
+                "accepted" => ShownClaim::Accepted,
+                "issued" => ShownClaim::Issued,
+                "revoked" => ShownClaim::Revoked,
+                "none" => ShownClaim::None,
+                word => panic!("{word}"),
+            };
+            RecordedAnswer::Shown {
+                slot: words.get(2).map(|slot| slot.parse().unwrap()),
+                claim: Some(claim),
+            }
+        }
         word => panic!("{word}"),
     };
     RecordedEvent::Ok { op, answer }
@@ -182,6 +196,34 @@ const CASES: &[Case] = &[
     (GOOD, "c looks sees; broken c 3", "1:a 2:b 3:w 4:d", &[]),
     (GOOD, "1 > c returns; c looks sees; 1 < revoked; w claims already 3", "1:a 2:b 3:w 4:d", &[]),
     (GOOD, "c loses revoked; c claims accepted 3; c looks sees", "1:a 2:b 3:c 4:d", &[(Rule::Denied, 3)]),
+    // A slot that a look-up shows is a promise, unless it is listed or may be revoked.
+    (GOOD, "c looks shows accepted 3; w looks shows none", "1:a 2:b 3:c 4:d", &[]),
+    ("drop 3; a claims accepted 1; b claims unknown; b looks shows accepted 2", "", "1:a", &[(Rule::Lost, 2)]),
+    ("drop 3; a claims accepted 1; b claims unknown; b looks shows issued 2", "", "1:a 3:b", &[(Rule::OtherSlot, 2)]),
+    ("drop 3; a claims accepted 1; b claims unknown; b looks shows issued 1", "", "1:a 2:b", &[(Rule::PromisedTwice, 1)]),
+    ("drop 3; a claims accepted 1; b claims unknown; b looks shows accepted 2", "b claims sold_out", "1:a 2:b", &[(Rule::Denied, 2)]),
+    ("drop 3; a claims accepted 1; b claims unknown; b looks shows accepted 2", "b looks shows none", "1:a 2:b", &[(Rule::Denied, 2)]),
+    ("drop 3; a claims accepted 1; b claims unknown; b looks shows accepted 2", "broken b 2", "1:a", &[]),
+    ("drop 3; a claims accepted 1; b claims unknown; b looks shows accepted 2", "b returns unknown", "1:a", &[]),
+    // After a revocation, no look-up shows a slot, and once one has shown the revocation, no claim
+    // gets a slot.
+    (GOOD, "a returns revoked; a looks shows revoked; w claims already 1", "1:w 2:b 3:c 4:d", &[]),
+    (GOOD, "a returns revoked; a looks shows accepted 1; w claims already 1", "1:w 2:b 3:c 4:d", &[(Rule::RevokedShown, 1)]),
+    (GOOD, "1 > a looks; a returns revoked; 1 < shows issued 1; w claims already 1", "1:w 2:b 3:c 4:d", &[]),
+    (GOOD, "1 > a returns; a looks shows revoked; a claims already 1; 1 < revoked; w claims already 1",
+        "1:w 2:b 3:c 4:d", &[(Rule::RevokedPromised, 1)]),
+    (GOOD, "1 > a returns; a looks shows revoked; a looks shows issued 1; 1 < revoked; w claims already 1",
+        "1:w 2:b 3:c 4:d", &[(Rule::RevokedShown, 1)]),
+    (GOOD, "1 > a returns; 2 > a claims; a looks shows revoked; 2 < already 1; 1 < revoked; w claims already 1",
+        "1:w 2:b 3:c 4:d", &[]),
+    (GOOD, "a returns unknown; a looks shows revoked", "1:a 2:b 3:c 4:d", &[(Rule::RevokedHeld, 1)]),
+    (GOOD, "1 > a loses; a looks shows revoked; a claims already 1; 1 < revoked; w claims already 1", "1:w 2:b 3:c 4:d", &[]),
+    (GOOD, "a loses revoked; a looks shows issued 1; w claims already 1", "1:w 2:b 3:c 4:d", &[(Rule::RevokedShown, 1)]),
+    (GOOD, "a loses revoked; a claims accepted 1; a looks shows issued 1", "1:a 2:b 3:c 4:d", &[]),
+    (GOOD, "1 > w claims; w loses revoked; w looks shows accepted 4; 1 < already 4; d returns revoked", "1:a 2:b 3:c 4:w", &[]),
+    (GOOD, "z looks shows revoked", "1:a 2:b 3:c 4:d", &[(Rule::NeverRevoked, 0)]),
+    (GOOD, "w returns failed; w looks shows revoked", "1:a 2:b 3:c 4:d", &[(Rule::NeverRevoked, 0)]),
+    (GOOD, "1 > w looks; 2 > w returns; 1 < shows revoked", "1:a 2:b 3:c 4:d", &[]),
     (GOOD, "z claims not_allowed", "1:a 2:b 3:c 4:d", &[(Rule::TurnedAway, 0)]),
     // A raised quantity applies only after it is recorded.
     (GOOD, "drop changes 7 5; drop 5; read 5:w", "1:a 2:b 3:c 4:d 5:w", &[]),

@@ -6,7 +6,7 @@
 
 use std::ops::RangeInclusive;
 
-use super::index::{Index, drop_of, promise, refused};
+use super::index::{Index, drop_of, refused};
 use super::revoked::{is_same_coupon, may_be_revoked};
 use crate::event::RecordedAnswer;
 use crate::history::{Ended, History, Operation, OperationKind};
@@ -63,11 +63,11 @@ fn denied(history: &History, index: &Index<'_>, op: &Operation, line: usize) -> 
     let asks = drop_of(history, op)?;
     let person = op.person.as_str();
     let before = index
-        .asked(op.coupon, person)
+        .answered(op.coupon, person)
         .iter()
         .filter(|one| one.ended_line.is_some_and(|end| end < op.line));
     let mut standing =
-        before.filter_map(|one| promise(one).map(|(drop, slot)| (drop, slot, one.line)));
+        before.filter_map(|one| one.promise().map(|(drop, slot)| (drop, slot, one.line)));
     let denied = standing.find(|&(drop, slot, since)| {
         (drop == asks || is_same_coupon(history, drop, asks))
             && !index.is_broken(drop, slot, person)

@@ -8,6 +8,8 @@ use crate::history::{Ended, History, Operation, OperationKind, RowsRead};
 pub(super) struct Index<'a> {
     /// Coupon and user → claims.
     pub(super) asked: HashMap<(u64, &'a str), Vec<&'a Operation>>,
+    /// Coupon and user → claims and look-ups.
+    pub(super) answered: HashMap<(u64, &'a str), Vec<&'a Operation>>,
     /// Coupon and user → revocations.
     pub(super) revoking: HashMap<(u64, &'a str), Vec<&'a Operation>>,
     /// Coupon and user → changes of the allow list.
@@ -24,6 +26,7 @@ impl<'a> Index<'a> {
     pub(super) fn new(history: &'a History) -> Self {
         let mut index = Self {
             asked: HashMap::new(),
+            answered: HashMap::new(),
             revoking: HashMap::new(),
             listing: HashMap::new(),
             last: HashSet::new(),
@@ -31,14 +34,15 @@ impl<'a> Index<'a> {
             broken: HashMap::new(),
         };
         for op in &history.operations {
-            let of = match op.act {
-                OperationKind::Claim => &mut index.asked,
-                // They are judged by what was answered before.
-                OperationKind::LookUp => continue,
-                OperationKind::Revoke { .. } => &mut index.revoking,
-                OperationKind::List { .. } => &mut index.listing,
+            let of: &mut [&mut HashMap<_, Vec<_>>] = match op.act {
+                OperationKind::Claim => &mut [&mut index.asked, &mut index.answered],
+                OperationKind::LookUp => &mut [&mut index.answered],
+                OperationKind::Revoke { .. } => &mut [&mut index.revoking],
+                OperationKind::List { .. } => &mut [&mut index.listing],
             };
-            of.entry((op.coupon, &op.person)).or_default().push(op);
+            for of in of {
+                of.entry((op.coupon, &op.person)).or_default().push(op);
+            }
         }
         for RowsRead { drop, rows, .. } in history.finals.values() {
             for row in rows {
@@ -57,6 +61,12 @@ impl<'a> Index<'a> {
         self.asked.get(&(coupon, person)).map_or(&[], Vec::as_slice)
     }
 
+    /// Returns the claims and look-ups of a user, in the order in which they begin.
+    pub(super) fn answered(&'a self, coupon: u64, person: &'a str) -> &'a [&'a Operation] {
+        let of = self.answered.get(&(coupon, person));
+        of.map_or(&[], Vec::as_slice)
+    }
+
     pub(super) fn is_broken(&self, drop: u64, slot: i64, person: &str) -> bool {
         let listed = self.broken.get(&(drop, person));
         listed.is_some_and(|slots| {
@@ -64,16 +74,6 @@ impl<'a> Index<'a> {
                 .iter()
                 .any(|listed| listed.is_none_or(|listed| listed == slot))
         })
-    }
-}
-
-/// Returns the drop and slot of a promise.
-pub(super) fn promise(op: &Operation) -> Option<(u64, i64)> {
-    match &op.ended {
-        Ended::Ok(
-            RecordedAnswer::Accepted { drop, slot } | RecordedAnswer::AlreadyClaimed { drop, slot },
-        ) => Some((*drop, *slot)),
-        _ => None,
     }
 }
 
@@ -98,7 +98,7 @@ pub(super) fn drop_of(history: &History, op: &Operation) -> Option<u64> {
             .filter(|_| of_coupon.next().is_none())
             .map(|(drop, _)| *drop)
     };
-    promise(op).map(|(drop, _)| drop).or(op.drop).or_else(only)
+    op.promise().map(|(drop, _)| drop).or(op.drop).or_else(only)
 }
 
 pub(super) fn once_per_coupon(history: &History, drop: u64) -> Option<u64> {

@@ -1,10 +1,10 @@
 //! Checks that every promise has a final row on its slot or is listed as broken, and that no two
-//! promises contradict each other. A look-up shows the last promise that was answered before it
-//! began.
+//! promises contradict each other. A slot that a look-up shows is a promise, too, and a look-up
+//! shows the last promise that was answered before it began.
 
 use std::collections::{BTreeMap, HashMap};
 
-use super::index::{Index, once_per_coupon, promise};
+use super::index::{Index, once_per_coupon};
 use super::revoked::may_be_revoked;
 use crate::event::RecordedAnswer;
 use crate::history::{Ended, History, Operation};
@@ -22,7 +22,8 @@ pub(super) fn check(
         .operations
         .iter()
         .filter_map(|op| {
-            promise(op).map(|(drop, slot)| ((drop, slot, op.person.as_str()), op.line))
+            op.promise()
+                .map(|(drop, slot)| ((drop, slot, op.person.as_str()), op.line))
         })
         .collect();
     figures.promises = all.len();
@@ -83,13 +84,13 @@ fn accepted_twice(history: &History, index: &Index<'_>, found: &mut Vec<Violatio
 
 /// Finds a valid promise that this look-up does not show.
 fn hidden(history: &History, index: &Index<'_>, op: &Operation) -> Option<Violation> {
-    let Ended::Ok(RecordedAnswer::Shown { slot: shown }) = op.ended else {
+    let Ended::Ok(RecordedAnswer::Shown { slot: shown, .. }) = op.ended else {
         return None;
     };
-    let before = index.asked(op.coupon, &op.person).iter().rev();
-    let mut before = before.filter(|claim| claim.ended_line.is_some_and(|end| end < op.line));
+    let before = index.answered(op.coupon, &op.person).iter().rev();
+    let mut before = before.filter(|one| one.ended_line.is_some_and(|end| end < op.line));
     let (drop, slot, asked) =
-        before.find_map(|claim| promise(claim).map(|(drop, slot)| (drop, slot, claim.line)))?;
+        before.find_map(|one| one.promise().map(|(drop, slot)| (drop, slot, one.line)))?;
     let is_right = Some(drop) != op.drop
         || shown == Some(slot)
         || index.broken.contains_key(&(drop, op.person.as_str()))

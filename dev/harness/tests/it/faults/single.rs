@@ -292,7 +292,8 @@ fn dying(role: ProcessRole, scenario: Scenario) -> Vec<Fault> {
     twice.map(crash).collect()
 }
 
-/// Users claim, return and lose coupons, and operators change an allow list while an API dies.
+/// Users claim, look up, return and lose coupons, and operators change an allow list while an API
+/// dies.
 async fn survives_dying_apis(name: &str, scenario: Scenario) {
     let busy = FaultSchedule {
         coupons: 3,
@@ -301,6 +302,7 @@ async fn survives_dying_apis(name: &str, scenario: Scenario) {
         revoke_percent: 100,
         listed: 250,
         relisted: true,
+        pollers: 40,
         ..schedule(dying(ProcessRole::Api, scenario), vec![])
     };
     let ran = run(name, &busy).await;
