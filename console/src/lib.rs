@@ -25,6 +25,8 @@ use std::sync::Arc;
 
 use axum::Router;
 use axum::extract::{DefaultBodyLimit, Path};
+use axum::http::HeaderValue;
+use axum::http::header::CACHE_CONTROL;
 use axum::middleware::{from_fn, from_fn_with_state, map_response};
 use axum::response::{Redirect, Response};
 use axum::routing::{get, post};
@@ -171,6 +173,8 @@ fn screens_of_coupons() -> Router<ScreenState> {
 #[allow(clippy::unused_async)] // a layer
 async fn with_security_headers(mut response: Response) -> Response {
     secure(&mut response, CONTENT_SECURITY, "same-origin");
+    let caching = response.headers_mut().entry(CACHE_CONTROL);
+    caching.or_insert(HeaderValue::from_static("no-store"));
     response
 }
 

@@ -47,6 +47,12 @@ impl Openness {
 /// If no server responds, or all that hold these coupons refuse writes.
 pub(crate) async fn openness(services: &Services) -> Result<Openness, RedisError> {
     let refusing = services.redis.refusing_writes().await?;
+    // First: a replica, which refuses them too, is no master.
+    if refusing.are_all()
+        && let Some(error) = refusing.first()
+    {
+        return Err(error.clone());
+    }
     let live = services.catalogue.live();
     let coupons: Vec<CouponId> = live
         .iter()
@@ -60,11 +66,10 @@ pub(crate) async fn openness(services: &Services) -> Result<Openness, RedisError
         .collect();
     let servers = services.redis.servers().await?;
     if coupons.is_empty() && servers.are_complete() {
-        return match refusing.first() {
-            Some(error) if refusing.are_all() => Err(error.clone()),
-            Some(_) => Ok(Openness::InPart),
-            None => Ok(Openness::Open),
-        };
+        return Ok(match refusing.first() {
+            Some(_) => Openness::InPart,
+            None => Openness::Open,
+        });
     }
     let mut reachable = coupons.clone();
     reachable.retain(|coupon| servers.holding(*coupon).is_some());

@@ -167,7 +167,6 @@ impl CouponPatch {
         *allow = self.allow.clone().unwrap_or(allow.clone());
         *valid_until = self.valid_until.unwrap_or(*valid_until);
         *valid_days = self.valid_days.unwrap_or(*valid_days);
-        settings.check_validity()?;
         if let Some(quantity) = self.quantity {
             settings.quantity = quantity;
             for drop in drops.iter_mut().filter(|drop| drop.can_give_slots(now)) {
@@ -191,6 +190,7 @@ impl CouponPatch {
         if self.close_now.is_some() {
             self.end_drops(&mut settings.schedule, drops, now)?;
         }
+        settings.check_validity()?;
         let Some(schedule) = &settings.schedule else {
             return Ok(());
         };
@@ -451,6 +451,19 @@ mod tests {
         (coupon, drops)
     }
 
+    /// Returns a coupon that opens once, on day 1 at 11:00.
+    fn once(closes_at: Option<DateTime<Utc>>) -> (Coupon, Vec<Drop>) {
+        let mut once = daily("12:00");
+        once.1.truncate(1);
+        once.0.settings.schedule = Some(Schedule::Once {
+            time_zone: None,
+            opens_at: at("01T11:00"),
+            closes_at,
+        });
+        once.1[0].closes_at = closes_at;
+        once
+    }
+
     fn change(
         (coupon, drops): &mut (Coupon, Vec<Drop>),
         now: &str,
@@ -595,13 +608,7 @@ mod tests {
         let refused = change(&mut daily("12:00"), "01T12:30", cancel).unwrap_err();
         assert!(refused.contains("no drop is open"), "{refused}");
 
-        let mut once = daily("12:00");
-        once.1.truncate(1);
-        once.0.settings.schedule = Some(Schedule::Once {
-            time_zone: None,
-            opens_at: once.1[0].opens_at,
-            closes_at: None,
-        });
+        let mut once = once(None);
         for again in 0..2 {
             change(&mut once, "01T09:00", close.clone()).unwrap();
             assert!(!once.1[0].can_give_slots(at("01T09:01")), "{again}");
@@ -614,14 +621,7 @@ mod tests {
 
     #[test]
     fn opening_can_be_moved_until_a_minute_before_it() {
-        let mut once = daily("12:00");
-        once.1.truncate(1);
-        once.0.settings.schedule = Some(Schedule::Once {
-            time_zone: None,
-            opens_at: at("01T11:00"),
-            closes_at: Some(at("01T12:00")),
-        });
-        once.1[0].closes_at = Some(at("01T12:00"));
+        let mut once = once(Some(at("01T12:00")));
         let opens = |text: &str| json!({"opens_at": format!("2026-12-{text}:00Z")});
         for (now, patch, says) in [
             ("01T10:59", opens("01T11:30"), "within a minute"),
@@ -643,6 +643,24 @@ mod tests {
         assert_eq!(once.1[0].closes_at, None);
         let refused = change(&mut daily("12:00"), "01T09:00", opens("01T11:30")).unwrap_err();
         assert!(refused.contains("daily coupons have opens"), "{refused}");
+    }
+
+    /// Otherwise a coupon would give out codes that have expired, and each later change would be
+    /// refused.
+    #[test]
+    fn end_of_the_codes_is_compared_with_the_new_opening() {
+        let mut once = once(None);
+        let end = |day: &str| format!("2026-12-{day}T00:00:00Z");
+        let ends = json!({"valid_until": end("10")});
+        change(&mut once, "01T09:00", ends).unwrap();
+        let later = json!({"opens_at": end("20"), "closes_at": null});
+        let refused = change(&mut once, "01T09:00", later.clone()).unwrap_err();
+        assert!(refused.contains("valid_until must be after"), "{refused}");
+        let mut both = later;
+        both["valid_until"] = end("21").into();
+        change(&mut once, "01T09:00", both).unwrap();
+        let earlier = json!({"opens_at": end("05"), "valid_until": end("06")});
+        change(&mut once, "01T09:00", earlier).unwrap();
     }
 
     #[test]

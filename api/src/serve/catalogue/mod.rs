@@ -59,6 +59,8 @@ pub(crate) struct Catalogue {
     /// MySQL.
     lookup: Mutex<()>,
     last: parking_lot::Mutex<RefreshOutcome>,
+    /// When a full pass last succeeded, if one has and that was read.
+    passed_at: parking_lot::Mutex<Option<DateTime<Utc>>>,
 }
 
 type LookedUpCoupon = Result<Arc<CouponWithDrops>, LookupError>;
@@ -93,6 +95,7 @@ impl Catalogue {
             unknown: Mutex::default(),
             lookup: Mutex::default(),
             last: parking_lot::Mutex::new(outcome),
+            passed_at: parking_lot::Mutex::default(),
         })
     }
 
@@ -117,9 +120,9 @@ impl Catalogue {
         self.outcome() == RefreshOutcome::Copied
     }
 
-    /// Whether MySQL was not read-only at the last refresh. A read-only server may have old rows.
+    /// Whether the last refresh read the primary. A read-only server may have old rows.
     pub(crate) fn is_of_primary(&self) -> bool {
-        self.outcome() != RefreshOutcome::ReadOnly
+        self.outcome() == RefreshOutcome::Fresh
     }
 
     /// Describes the state of the coupons, if MySQL does not answer or takes no writes.
@@ -258,7 +261,9 @@ impl Catalogue {
                     .set(u32::try_from(live.len()).unwrap_or(u32::MAX));
                 gauge!("firstcome_catalogue_refresh_seconds").set(begun.elapsed());
                 gauge!("firstcome_catalogue_read_timestamp_seconds").set(unix_seconds(Utc::now()));
-                report_pass(reconciled_at.and_then(|at| at.parse().ok()));
+                let passed_at = reconciled_at.and_then(|at| at.parse().ok());
+                *self.passed_at.lock() = passed_at;
+                report_pass(passed_at);
                 self.live.store(Arc::new(live));
                 RefreshOutcome::Fresh
             }
@@ -268,6 +273,10 @@ impl Catalogue {
                         %error,
                         "coupons could not be read again; the copy in memory stays in use"
                     );
+                }
+                // Its age grows.
+                if let Some(passed_at) = *self.passed_at.lock() {
+                    report_pass(Some(passed_at));
                 }
                 match error {
                     _ if was == RefreshOutcome::Copied => RefreshOutcome::Copied,

@@ -183,10 +183,10 @@ pub(crate) async fn issued(
         after: (DropId(after), asked.after_slot.unwrap_or_default()),
     };
     let answer = if wants_csv(&headers) {
-        let days = drops.iter().map(|drop| {
-            let day = drop.local_date.unwrap_or(drop.opens_at.date_naive());
-            (drop.id.0, day)
-        });
+        let zone = zone(&coupon.settings);
+        let days = drops
+            .iter()
+            .map(|drop| (drop.id.0, zone.local(drop.opens_at).date_naive()));
         csv(app, which, Labels(coupon.settings, days.collect())).await?
     } else {
         let page = page(&app, which, limit).await?;
@@ -278,6 +278,12 @@ async fn csv(app: App, which: HolderRange, labels: Labels) -> Result<Response, P
 /// Data for the rows of a CSV: the coupon's settings, and the local day of each drop.
 struct Labels(CouponSettings, HashMap<i64, NaiveDate>);
 
+/// The zone of a coupon's local times.
+fn zone(settings: &CouponSettings) -> Tz {
+    let schedule = settings.schedule.as_ref();
+    schedule.and_then(Schedule::time_zone).unwrap_or(Tz::utc())
+}
+
 /// Writes rows, with the heading if it is the first part.
 fn rows(issued: Vec<IssuedCoupon>, is_first: bool, labels: &Labels) -> anyhow::Result<Vec<u8>> {
     let name = guarded(labels.0.name.clone());
@@ -286,8 +292,7 @@ fn rows(issued: Vec<IssuedCoupon>, is_first: bool, labels: &Labels) -> anyhow::R
         .has_headers(false)
         .terminator(Terminator::CRLF)
         .from_writer(text);
-    let schedule = labels.0.schedule.as_ref();
-    let zone = schedule.and_then(Schedule::time_zone).unwrap_or(Tz::utc());
+    let zone = zone(&labels.0);
     for row in issued {
         csv.serialize(CsvRow {
             coupon: &name,

@@ -128,6 +128,17 @@ async fn pages_and_csv_list_all_rows_by_drop_and_slot() {
         }
     }
     assert_eq!(lines.next(), None);
+
+    let move_it =
+        format!("UPDATE {{db}}.drops SET opens_at = '2026-05-04 12:00' WHERE id = {last}");
+    world.sql(&move_it).await;
+    let csv = ask(&api, &format!("{path}?drop_id={last}"), "text/csv").await;
+    let text = csv.json.as_str().unwrap();
+    assert_eq!(
+        text.matches("Winter coupon,2026-05-04").count(),
+        7,
+        "{text}"
+    );
 }
 
 #[tokio::test]

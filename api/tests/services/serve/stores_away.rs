@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use firstcome_shared::domain::DropId;
 use firstcome_shared::redis::copy::StoredCopy;
-use firstcome_stack::{FaultProxy, KafkaServer, ProxyFault};
+use firstcome_stack::{FaultProxy, KafkaServer, ProxyFault, RedisOptions, RedisServer};
 use serde_json::{Value, json};
 
 use super::world::{ServeWorld, open, stack, until};
@@ -102,6 +102,30 @@ async fn without_redis_claims_and_uncertain_reads_get_503() {
     api.claim(made.json["id"].as_i64().unwrap(), "u-1")
         .await
         .is(503, "unavailable"); // not loaded yet
+}
+
+/// After a failover without Sentinel, `REDIS_URL` may lead to the server that was the master.
+#[tokio::test]
+async fn redis_that_became_a_replica_counts_as_down_and_readiness_says_what_to_do() {
+    let redis = RedisServer::start(RedisOptions::default()).await.unwrap();
+    let world = ServeWorld::new().await.on_redis(&redis.url());
+    let api = world.api().await;
+    until("Redis is up", async || {
+        api.metric("firstcome_redis_up").await > 0.0
+    })
+    .await;
+    world
+        .ask_redis::<()>(&["REPLICAOF", "127.0.0.1", "1"])
+        .await;
+    until("readiness says why", async || {
+        let ready = api.get("/readyz").await;
+        ready.status == 503 && ready.json.to_string().contains("leads to a replica")
+    })
+    .await;
+    until("the metric says so", async || {
+        api.metric("firstcome_redis_up").await == 0.0
+    })
+    .await;
 }
 
 #[tokio::test]

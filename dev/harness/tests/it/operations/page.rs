@@ -179,6 +179,7 @@ async fn revoking_asks_first_and_shortens_the_list_of_winners(
     let winners = format!("/coupons/{}/winners.csv", coupon.id);
     let csv = kim.get(&winners).await;
     assert_has(header(&csv, "content-disposition"), &["winners.csv"]);
+    assert_eq!(header(&csv, "cache-control"), "no-store", "it has codes");
     let holders = people(2);
     assert_has(&csv.text().await.unwrap(), &[&holders[0], &holders[1]]);
     let (id, drop) = (coupon.id.to_string(), coupon.drop.to_string());
