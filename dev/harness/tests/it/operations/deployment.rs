@@ -89,11 +89,6 @@ impl Pod {
                 .iter()
                 .map(|name| ((*name).to_owned(), world.setting(name))),
         );
-        if args == ["daemon"] {
-            // This folder replaces the pod's emptyDir.
-            let folder = std::env::temp_dir().display().to_string();
-            env.insert("TMPDIR".into(), folder);
-        }
         let seconds = |value: &Value| value.as_u64().unwrap_or_default();
         let pre_stop = seconds(&container["lifecycle"]["preStop"]["sleep"]["seconds"]);
         let grace = seconds(&spec["terminationGracePeriodSeconds"]).checked_sub(pre_stop);
