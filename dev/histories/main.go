@@ -37,15 +37,17 @@ func main() {
 		patience = patienceForPlanted
 		worst = plantInAll(flag.Args())
 	} else {
-		decided := 0
+		decided, drops := 0, 0
 		for _, path := range flag.Args() {
-			result, of := judgeFile(path)
+			result, of, all := judgeFile(path)
 			worst = max(worst, result)
 			decided += of
+			drops += all
 		}
-		// An undecided drop is printed, and proves nothing.
-		if decided == 0 && worst == 0 {
-			fmt.Fprintln(os.Stderr, "no drop was decided")
+		fmt.Printf("%d of %d drops decided\n", decided, drops)
+		// An undecided drop proves nothing.
+		if 2*decided <= drops && worst == 0 {
+			fmt.Fprintln(os.Stderr, "too few drops were decided")
 			worst = 1
 		}
 	}
@@ -141,11 +143,11 @@ func worse(a, b porcupine.CheckResult) porcupine.CheckResult {
 	return b
 }
 
-// judgeFile returns the exit code for a history, and the number of its drops that were decided.
-func judgeFile(path string) (int, int) {
+// judgeFile returns the exit code for a history, how many of its drops were decided, and how many it has.
+func judgeFile(path string) (int, int, int) {
 	all := open(path)
 	if all == nil {
-		return 2, 0
+		return 2, 0, 0
 	}
 	worst, decided := 0, 0
 	for _, of := range all.units {
@@ -161,7 +163,7 @@ func judgeFile(path string) (int, int) {
 			decided++
 		}
 	}
-	return max(worst, judgeCodes(path, all.codes())), decided
+	return max(worst, judgeCodes(path, all.codes())), decided, len(all.units)
 }
 
 func judgeCodes(path string, codes map[string][]porcupine.Operation) int {

@@ -3,7 +3,8 @@
 use std::env;
 use std::ffi::OsStr;
 use std::fmt;
-use std::fs;
+use std::fs::{self, File};
+use std::io::Write as _;
 use std::os::unix::process::CommandExt as _;
 use std::path::{Path, PathBuf};
 use std::process::{Command, ExitStatus, Stdio};
@@ -55,11 +56,15 @@ pub(crate) fn install_hooks() -> Result<()> {
     run(command("git").args(["config", "core.hooksPath", "dev/hooks"]))
 }
 
-/// Reports a check that cannot be made on this machine. With `REQUIRED=1`, as the hosted workflows
-/// set it, that is an error.
+/// Reports a check that cannot be made on this machine, also in the file that `UNCHECKED` names.
+/// With `REQUIRED=1`, as the hosted workflows set it, that is an error.
 pub(crate) fn unchecked(what: &str) -> Result<()> {
     ensure!(setting("REQUIRED").is_none(), "UNCHECKED: {what}");
     eprintln!("[xtask] UNCHECKED: {what}");
+    if let Some(file) = setting("UNCHECKED") {
+        let mut list = File::options().create(true).append(true).open(file)?;
+        writeln!(list, "{what}")?;
+    }
     Ok(())
 }
 
