@@ -225,6 +225,7 @@ fn say(
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::fault::Fault;
 
     #[test]
     fn schedules_that_once_failed_run_even_if_the_time_is_over() {
@@ -244,5 +245,16 @@ mod tests {
         let taken = std::iter::from_fn(|| queue.next(true)).count();
         assert_eq!((taken, queue.len()), (REGRESSIONS.len(), 3));
         assert_eq!(queue.next(false).unwrap().seed, 1);
+    }
+
+    #[test]
+    fn crash_points_of_kept_schedules_exist() {
+        for text in REGRESSIONS {
+            let kept: FaultSchedule = serde_json::from_str(text).unwrap();
+            let is_unknown = |fault: &Fault| {
+                matches!(fault, Fault::Crash { .. }) && fault.crash_point().is_none()
+            };
+            assert!(!kept.has(is_unknown), "{kept}");
+        }
     }
 }

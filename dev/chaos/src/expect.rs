@@ -109,6 +109,7 @@ mod tests {
         let at = |ms: u64| begun + Duration::from_millis(ms);
         let hit = TriedFault {
             name: String::new(),
+            point: None,
             fault: String::new(),
             took: true,
             note: String::new(),

@@ -3,6 +3,7 @@
 use std::fmt;
 
 pub use firstcome_harness::Role as ProcessRole;
+use firstcome_shared::crash::Point;
 use serde::{Deserialize, Serialize};
 
 /// A kind of store.
@@ -220,6 +221,18 @@ impl Fault {
         !of_another_process && !is_harmless
     }
 
+    /// Returns the point at which a process dies. `None` if no point has this name.
+    pub fn crash_point(&self) -> Option<Point> {
+        let Self::Crash { point, .. } = self else {
+            return None;
+        };
+        let name = point.split(':').next();
+        Point::ALL
+            .iter()
+            .copied()
+            .find(|point| Some(point.name()) == name)
+    }
+
     /// Names the fault for statistics: its kind and its target, without numbers.
     pub fn name(&self) -> String {
         let text = format!("{self:?}").replace('"', "");
@@ -230,7 +243,9 @@ impl Fault {
             match value {
                 "true" => name.extend([" with ", field]),
                 "false" => {}
-                _ if field == "point" || value.parse::<i64>().is_ok() => {}
+                _ if value.parse::<i64>().is_ok() => {}
+                // The number of times that the point is reached follows a colon.
+                _ if field == "point" => name.extend([" ", value.split(':').next().unwrap_or("")]),
                 _ => name.extend([" ", value]),
             }
         }

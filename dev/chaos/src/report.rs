@@ -63,6 +63,17 @@ impl ChaosReport {
         idle.map(|(kind, _)| kind).collect()
     }
 
+    /// Counts how often each crash point was tried at which no process died. Rare points may be
+    /// missed, so they do not fail a campaign.
+    fn never_reached(&self) -> BTreeMap<&'static str, usize> {
+        let hits = self.runs.iter().flat_map(|ran| &ran.faults);
+        let mut tried = count(hits.clone().filter_map(|hit| hit.point));
+        for reached in hits.filter(|hit| hit.took).filter_map(|hit| hit.point) {
+            tried.remove(reached);
+        }
+        tried
+    }
+
     /// Counts the failures by their first words.
     fn wrong(&self) -> BTreeMap<&str, usize> {
         let lines = self.runs.iter().flat_map(|ran| &ran.wrong);
@@ -122,6 +133,9 @@ impl fmt::Display for ChaosReport {
         for (reason, times) in self.excused() {
             writeln!(out, "excused {times} times: {reason}")?;
         }
+        for (point, tried) in self.never_reached() {
+            writeln!(out, "never reached: {point}, tried {tried} times")?;
+        }
         for kind in self.without_effect() {
             writeln!(out, "WRONG: {kind} never had an effect")?;
         }
@@ -148,6 +162,7 @@ mod tests {
         for (tried, took, passes) in [(9, 0, true), (10, 0, false), (10, 1, true)] {
             let fault = |number: usize| TriedFault {
                 name: ["KeyLost meta", "KeyLost gate"][number % 2].to_owned(),
+                point: None,
                 fault: String::new(),
                 took: number < took,
                 note: String::new(),
@@ -162,5 +177,27 @@ mod tests {
             report.add(1, Ok(&ran));
             assert_eq!(report.passed(), passes, "{took} of {tried}: {report}");
         }
+    }
+    #[test]
+    fn crash_points_that_are_never_reached_are_listed_and_fail_no_campaign() {
+        let crash = |(point, took): (&'static str, bool)| TriedFault {
+            name: format!("Crash Api {point}"),
+            point: Some(point),
+            fault: String::new(),
+            took,
+            note: String::new(),
+            during: Instant::now()..Instant::now(),
+        };
+        let mut tried = vec![("claim_kept", false); OFTEN];
+        tried.extend([("claim_sent", false), ("claim_sent", true)]);
+        let ran = ScheduleResult {
+            promises: 1,
+            faults: tried.into_iter().map(crash).collect(),
+            ..ScheduleResult::default()
+        };
+        let mut report = ChaosReport::default();
+        report.add(1, Ok(&ran));
+        assert_eq!(report.never_reached(), [("claim_kept", OFTEN)].into());
+        assert!(report.passed(), "{report}");
     }
 }

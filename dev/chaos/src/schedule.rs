@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 use std::fmt;
 use std::time::Duration;
 
+use firstcome_shared::crash::Point;
 use rand::rngs::StdRng;
 use rand::{RngExt as _, SeedableRng as _};
 use serde::{Deserialize, Serialize};
@@ -334,36 +335,49 @@ fn fault(rng: &mut StdRng) -> Fault {
     Fault::Flush
 }
 
-/// The crash points (`shared/src/crash.rs`) that are drawn for each kind of process.
-const POINTS: [&[&str]; 3] = [
-    &[
-        "claim_asked",
-        "claim_admitted",
-        "claim_sent",
-        "claim_published",
-        "revocation_written",
-        "revocation_released",
-    ],
-    &["rows_begun", "rows_inserted", "rows_committed"],
-    &[
-        "run_begun",
-        "era_begun",
-        "repair_begun",
-        "drop_loaded",
-        "people_rebuilt",
-        "person_promoted",
-        "gate_due",
-        "gate_opened",
-        "run_done",
-        "run_recorded",
-        "mail_due",
-        "mail_sent",
-    ],
-];
+/// Returns the kind of process that dies at a crash point in drawn schedules. `None` if no schedule
+/// reaches the point.
+fn dying_role(point: Point) -> Option<ProcessRole> {
+    match point {
+        Point::ClaimAsked
+        | Point::ClaimAdmitted
+        | Point::ClaimSent
+        | Point::ClaimPublished
+        | Point::ClaimKept
+        | Point::RevocationWritten
+        | Point::RevocationReleased
+        | Point::RevocationEnded
+        | Point::ListWritten
+        | Point::ListFollowed => Some(ProcessRole::Api),
+        Point::RowsBegun | Point::RowsInserted | Point::FallbackInserted | Point::RowsCommitted => {
+            Some(ProcessRole::Consumer)
+        }
+        Point::RunBegun
+        | Point::EraBegun
+        | Point::RepairBegun
+        | Point::DropLoaded
+        | Point::PeopleRebuilt
+        | Point::PersonPromoted
+        | Point::BrokenListed
+        | Point::RowReissued
+        | Point::GateDue
+        | Point::GateOpened
+        | Point::RunDone
+        | Point::RunRecorded
+        | Point::MailDue
+        | Point::MailSent => Some(ProcessRole::Reconciler),
+        // Schedules configure no webhook.
+        Point::WebhookDue | Point::WebhookSent => None,
+    }
+}
 
 fn crash(rng: &mut StdRng, ms: u64) -> Fault {
     let role = role(rng);
-    let point = one_of(rng, POINTS[role as usize]);
+    let points = Point::ALL.iter().copied();
+    let points: Vec<Point> = points
+        .filter(|point| dying_role(*point) == Some(role))
+        .collect();
+    let point = one_of(rng, &points).name();
     // An API dies the first, second or third time that it reaches the point. A consumer reaches it
     // only once the group has noticed that its predecessor is dead.
     let (nth, patience) = match role {
@@ -405,7 +419,7 @@ impl fmt::Display for FaultSchedule {
 
 #[cfg(test)]
 mod tests {
-    use std::collections::BTreeSet;
+    use std::collections::{BTreeSet, HashSet};
 
     use super::*;
 
@@ -426,7 +440,19 @@ mod tests {
     fn a_thousand_seeds_draw_each_weighted_fault_on_each_of_its_targets() {
         let all = (1..=1_000).flat_map(|seed| FaultSchedule::draw(seed).faults);
         let drawn: BTreeSet<String> = all.map(|timed| timed.fault.name()).collect();
-        // Faults of processes, servers, Redis, MySQL, Kafka, garbage, and others.
-        assert_eq!(drawn.len(), 12 + 31 + 34 + 12 + 3 + 5 + 2, "{drawn:#?}");
+        // Faults of processes, crash points, faults of servers, Redis, MySQL, Kafka, garbage, and
+        // others.
+        let points = Point::ALL.len() - 2;
+        let kinds = 9 + points + 31 + 34 + 12 + 3 + 5 + 2;
+        assert_eq!(drawn.len(), kinds, "{drawn:#?}");
+    }
+
+    #[test]
+    fn each_crash_point_is_drawn_for_its_process_except_those_of_webhooks() {
+        let all = (1..=1_000).flat_map(|seed| FaultSchedule::draw(seed).faults);
+        let drawn: HashSet<Point> = all.filter_map(|timed| timed.fault.crash_point()).collect();
+        let missing = Point::ALL.iter().filter(|point| !drawn.contains(point));
+        let missing: Vec<_> = missing.copied().collect();
+        assert_eq!(missing, [Point::WebhookDue, Point::WebhookSent]);
     }
 }

@@ -13,6 +13,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result};
 use firstcome_harness::MadeCoupon;
+use firstcome_shared::crash::Point;
 use firstcome_stack::{Behaviour, ProxyFault};
 use serde::Serialize;
 
@@ -30,6 +31,9 @@ pub(crate) use garbage::remove_what_came_back;
 #[derive(Debug, Clone, Serialize)]
 pub struct TriedFault {
     pub name: String,
+    /// The crash point at which a process should die.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub point: Option<&'static str>,
     /// The fault with the milliseconds of the history at which it was due, began and ended.
     pub fault: String,
     /// Whether the fault had an effect.
@@ -60,6 +64,7 @@ pub(crate) async fn at_its_time(
     writeln!(file, "{fault}  {note}")?;
     Ok(TriedFault {
         name: timed.fault.name(),
+        point: timed.fault.crash_point().map(Point::name),
         fault,
         took,
         note,
