@@ -118,7 +118,8 @@ fn one_of<T: Clone>(rng: &mut StdRng, all: &[T]) -> T {
 impl FaultSchedule {
     /// Draws the schedule for a seed. A third of the schedules have one fault. For the others two
     /// to six are drawn, and those that could delete the last copy of a promise are left out. Half
-    /// of all schedules have two processes of each kind, half have operators, half have shops.
+    /// of all schedules have two processes of each kind, half have operators, half have shops. A
+    /// fifth limit how fast rows are inserted.
     pub fn draw(seed: u64) -> Self {
         let mut rng = StdRng::seed_from_u64(seed);
         let coupons = rng.random_range(1..=3);
@@ -167,7 +168,7 @@ impl FaultSchedule {
             operators: one_of(&mut rng, &[0, 2]),
             pollers: one_of(&mut rng, &[0, 2, 10]),
             shops: one_of(&mut rng, &[0, 2]),
-            settings: BTreeMap::new(),
+            settings: pace(&mut rng),
             faults,
             expect: Vec::new(),
         }
@@ -241,6 +242,15 @@ impl FaultSchedule {
     pub fn ends_ms(&self) -> u64 {
         self.crowd_ms + 20_000 * self.faults.len() as u64
     }
+}
+
+/// Draws a limit for a fifth of the schedules. It is below the rate at which users get slots, and the
+/// rows of the largest schedule are still inserted in a quarter of the time limit of a recovery.
+fn pace(rng: &mut StdRng) -> BTreeMap<String, String> {
+    let rows_per_second: u32 = rng.random_range(20..=50);
+    let is_limited = rng.random_bool(0.2);
+    let limit = is_limited.then(|| ("ROWS_PER_SECOND".to_owned(), rows_per_second.to_string()));
+    limit.into_iter().collect()
 }
 
 fn role(rng: &mut StdRng) -> ProcessRole {
@@ -412,6 +422,9 @@ impl fmt::Display for FaultSchedule {
             self.pollers,
             self.shops
         )?;
+        for (name, value) in &self.settings {
+            write!(out, "\n  {name}={value}")?;
+        }
         let mut faults = self.faults.iter();
         faults.try_for_each(|it| write!(out, "\n  {:>5} ms  {}", it.at_ms, it.fault))
     }
@@ -422,6 +435,7 @@ mod tests {
     use std::collections::{BTreeSet, HashSet};
 
     use super::*;
+    use crate::run::DEADLINE;
 
     #[test]
     fn each_seed_always_draws_one_useful_schedule_which_survives_json() {
@@ -432,6 +446,22 @@ mod tests {
             assert_eq!(schedule, serde_json::from_str(&text).unwrap());
             let is_useful = schedule.people > schedule.quantity && !schedule.faults.is_empty();
             assert!(is_useful, "{schedule}");
+        }
+    }
+
+    #[test]
+    fn a_fifth_of_the_seeds_limits_the_pace_of_rows_so_that_they_come_in_time() {
+        let schedules: Vec<_> = (1..=1_000).map(FaultSchedule::draw).collect();
+        let pace = |schedule: &FaultSchedule| {
+            let limit = schedule.settings.get("ROWS_PER_SECOND")?;
+            Some(limit.parse::<u64>().unwrap())
+        };
+        let paced = schedules.iter().filter(|it| pace(it).is_some()).count();
+        assert!((150..=250).contains(&paced), "{paced}");
+        for schedule in &schedules {
+            let rows = u64::from(schedule.coupons * schedule.most());
+            let seconds = pace(schedule).map_or(0, |limit| rows / limit);
+            assert!(seconds <= DEADLINE.as_secs() / 4, "{schedule}");
         }
     }
 
