@@ -14,7 +14,7 @@ use crate::schedule::FaultSchedule;
 /// An allowed deviation.
 pub(crate) struct Excuse {
     pub(crate) reason: &'static str,
-    /// The excuse applies if the schedule has, for each of these, a fault that fits it.
+    /// The excuse applies if, for each of these, a fault that fits it took effect.
     after: &'static [fn(&Fault) -> bool],
     covers: Covers,
 }
@@ -172,9 +172,10 @@ fn is_database_older(fault: &Fault) -> bool {
     matches!(fault, Fault::OldDatabase { .. })
 }
 
-/// The excuses that apply to one schedule.
+/// The excuses that apply to one schedule: while its faults are active, all that they may need, and
+/// afterwards those of faults that took effect.
 pub(crate) struct Excuses {
-    all: Vec<&'static Excuse>,
+    all: Mutex<Vec<&'static Excuse>>,
     /// The reasons of the excuses that were needed.
     used: Mutex<BTreeSet<&'static str>>,
 }
@@ -183,9 +184,16 @@ impl Excuses {
     pub(crate) fn of(schedule: &FaultSchedule) -> Self {
         let applies = |excuse: &&Excuse| excuse.after.iter().all(|after| schedule.has(after));
         Self {
-            all: EXCUSES.iter().filter(applies).collect(),
+            all: Mutex::new(EXCUSES.iter().filter(applies).collect()),
             used: Mutex::default(),
         }
+    }
+
+    /// Leaves out the excuses that need a fault other than these, which took effect.
+    pub(crate) fn keep_after(&self, took: &[&Fault]) {
+        let has = |fits: &fn(&Fault) -> bool| took.iter().any(|fault| fits(fault));
+        let mut all = self.all.lock();
+        all.retain(|excuse| excuse.after.iter().all(has));
     }
 
     /// Returns the reasons of the excuses that were needed.
@@ -194,7 +202,8 @@ impl Excuses {
     }
 
     fn any(&self, covers: impl Fn(&Covers) -> bool) -> bool {
-        let found = self.all.iter().find(|excuse| covers(&excuse.covers));
+        let all = self.all.lock();
+        let found = all.iter().find(|excuse| covers(&excuse.covers));
         if let Some(excuse) = found {
             self.used.lock().insert(excuse.reason);
         }
@@ -228,7 +237,7 @@ impl Excuses {
     /// a needed excuse, because another claim of the user may get a slot.
     pub(crate) fn may_lose_slots(&self) -> bool {
         let loses = |excuse: &&Excuse| matches!(excuse.covers, Covers::NoSlot);
-        self.all.iter().any(loses)
+        self.all.lock().iter().any(loses)
     }
 
     pub(crate) fn forgotten_use(&self) -> bool {
@@ -239,7 +248,7 @@ impl Excuses {
     /// contradict each other need one.
     pub(crate) fn may_forget_uses(&self) -> bool {
         let forgets = |excuse: &&Excuse| matches!(excuse.covers, Covers::ForgottenUse);
-        self.all.iter().any(forgets)
+        self.all.lock().iter().any(forgets)
     }
 
     /// Whether a run that is not clean has findings, and each of them is excused.
@@ -466,6 +475,27 @@ mod tests {
                 "{fault}"
             );
             assert!(excuses.listed_promises::<&str>(vec![]).is_ok(), "{fault}");
+        }
+    }
+
+    #[test]
+    fn faults_without_effect_excuse_nothing() {
+        let faults = [OLD, Fault::Flush, RESTORED];
+        for (took, listed, second, no_slot) in [
+            (&[][..], false, false, false),
+            (&[&OLD, &Fault::Flush], true, false, true),
+            (&[&OLD], false, false, false),
+            (&[&RESTORED], true, true, false),
+        ] {
+            let excuses = after(&faults);
+            assert!(excuses.may_lose_slots(), "before the faults");
+            excuses.keep_after(took);
+            let applies = [
+                excuses.listed_promise(),
+                excuses.second_claim(),
+                excuses.may_lose_slots(),
+            ];
+            assert_eq!(applies, [listed, second, no_slot], "{took:?}");
         }
     }
 

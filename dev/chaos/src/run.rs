@@ -293,6 +293,10 @@ impl Run<'_> {
         let limit = Duration::from_millis(self.schedule.ends_ms()) + self.deadline;
         let (answered, broken) = tokio::join!(tokio::time::timeout(limit, clients.come()), broken);
         let (hits, healed) = broken?;
+        let faults = self.schedule.faults.iter().zip(&hits);
+        let took = faults.filter(|(_, hit)| hit.took);
+        let took: Vec<&Fault> = took.map(|(timed, _)| &timed.fault).collect();
+        self.excuses.keep_after(&took);
         let exact = match answered {
             Ok(()) => {
                 let recovery = Recovery {
