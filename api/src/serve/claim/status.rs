@@ -168,12 +168,13 @@ fn is_certain(
     match claim.status {
         // A replica may lack the user's row.
         ClaimStatus::None => is_of_primary,
-        // It may also still have the row of a claim that was returned.
+        // A replica, or a MySQL that was restored, may still have the row of a claim that was
+        // returned.
         ClaimStatus::Issued => {
             let is_shown =
                 drop.is_some_and(|drop| drop.sealed_at.is_none() && Some(drop.id) == claim.drop_id);
             let is_gone = |it: ClaimStanding| it.trusted && !holds(it);
-            is_of_primary || !is_shown || !standing.is_some_and(is_gone)
+            !is_shown || !standing.is_some_and(is_gone)
         }
         // Until Redis has the revocation, a claim is answered `already_claimed`.
         ClaimStatus::Revoked => standing.is_some_and(|it| !holds(it)),
@@ -377,7 +378,7 @@ mod tests {
         let nothing = NOT_IN_REDIS;
         for (status, standing, of_primary, of_replica) in [
             (ClaimStatus::None, Some(nothing), true, false),
-            (ClaimStatus::Issued, Some(nothing), true, false),
+            (ClaimStatus::Issued, Some(nothing), false, false),
             (ClaimStatus::Issued, Some(doubtful), true, true),
             (ClaimStatus::Issued, Some(holds), true, true),
             (ClaimStatus::Issued, None, true, true),
