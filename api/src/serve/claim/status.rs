@@ -436,6 +436,10 @@ mod tests {
             }],
             ..UserRecord::default()
         };
+        let claimed_again = || UserRecord {
+            rows: vec![row(2)],
+            ..revoked_once()
+        };
         for (once_per, record, standing, expected) in [
             // A row in the scope of `once_per` makes the status `issued`, even without Redis.
             (PER_COUPON, Some(record(&[1], &[])), none, "Issued 1"),
@@ -470,6 +474,7 @@ mod tests {
             // A user who returned a claim may have claimed again.
             (PER_DROP, Some(revoked_once()), none, "Revoked 2"),
             (PER_DROP, Some(revoked_once()), holds, "Accepted 2"),
+            (PER_DROP, Some(claimed_again()), none, "Issued 2"),
             (PER_DROP, Some(revoked_once()), doubtful, "unknown"),
             (PER_DROP, Some(record(&[], &[2])), doubtful, "unknown"),
         ] {
