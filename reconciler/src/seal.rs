@@ -28,9 +28,9 @@ fn is_over(ctx: &PassContext, drop: &DropSeen) -> bool {
     closed.is_some_and(|at| at.saturating_add(ctx.in_flight_ms) < now)
 }
 
-/// Seals a drop if it is over and exact, no dead letter is open, and no user waits for a slot that
-/// is left (unless it was closed early). Counts its rows and revocations once more under its lock.
-/// Users who are still owed a slot stay listed. Returns whether it was sealed.
+/// Seals a drop if it is over and exact, no dead letter is open, and no user who may still get one
+/// waits for a slot that is left. Counts its rows and revocations once more under its lock. If no
+/// slot is left, users who are owed one stay listed. Returns whether it was sealed.
 pub(crate) async fn seal(drop: DropPass<'_>, last: &Compared, ledger: &mut Ledger) -> Step<bool> {
     let DropPass { ctx, seen, own } = drop;
     let db = drop.db();
@@ -49,10 +49,18 @@ pub(crate) async fn seal(drop: DropPass<'_>, last: &Compared, ledger: &mut Ledge
         return Ok(false);
     }
     let left = u64::from(quantity).saturating_sub(numbers.rows);
-    let of = format!("{left} of {quantity} slots left and {waiting} people waiting");
-    if left > 0 && waiting > 0 && !own.drop.closed_early {
+    let of = |people: u64| format!("{left} of {quantity} slots left and {people} people waiting");
+    // After an early close, only users who are owed a slot still get one.
+    let owed = numbers.broken_promises;
+    let served = if own.drop.closed_early {
+        owed
+    } else {
+        owed.max(waiting)
+    };
+    if left > 0 && served > 0 {
         // Users are promoted before a drop is sealed, but nobody is promoted in a paused coupon.
         if seen.coupon.paused {
+            let of = of(served);
             let detail = format!("closed while paused, with {of}: resume it, and they get them");
             ledger.add(Finding::report(Kind::Unfilled, detail));
         }
@@ -88,7 +96,7 @@ pub(crate) async fn seal(drop: DropPass<'_>, last: &Compared, ledger: &mut Ledge
     if left > 0 {
         ledger.add(Finding {
             needs_person: false,
-            ..Finding::report(Kind::Unfilled, format!("closed with {of}"))
+            ..Finding::report(Kind::Unfilled, format!("closed with {}", of(waiting)))
         });
     }
     Ok(true)

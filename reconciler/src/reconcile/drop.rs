@@ -205,8 +205,16 @@ impl DropDone<'_> {
             }
         };
         if let Some(projected) = projected {
+            let rows = verified.as_ref().unwrap_or(&compared).numbers.rows;
+            let detail = if rows >= u64::from(self.drop.own.drop.quantity) {
+                "promised, and no slot is left"
+            } else if self.drop.seen.coupon.paused {
+                "promised, and gets a slot once the coupon is resumed"
+            } else {
+                "promised, and gets a slot from a later pass"
+            };
             for owed in self.owed {
-                let found = Finding::report(Kind::BrokenPromise, "promised, and no slot is left");
+                let found = Finding::report(Kind::BrokenPromise, detail);
                 compared
                     .ledger
                     .add(found.naming(owed.slot, Some(&owed.user)));

@@ -4,7 +4,7 @@
 use firstcome_harness::PromisedAnswer;
 use firstcome_stack::Clocks;
 
-use crate::drift::support::is_sealed;
+use crate::drift::support::{found_in, is_sealed, until_over};
 use crate::prelude::*;
 
 /// Creates a drop of 20 slots that are all given out, and that has just closed.
@@ -70,6 +70,32 @@ async fn dead_letters_of_a_sealed_drop_become_rows_or_are_listed_and_unseal_noth
     let alert = "SELECT name FROM told WHERE kind = 'broken_promise'";
     let of_drop = format!("broken_promise.{id}.{drop}");
     assert_eq!(world.sql.query(alert).await, [[of_drop]]);
+}
+
+/// Nothing unseals a drop, so the promise would be broken for good although slots are left.
+#[tokio::test]
+async fn a_paused_drop_that_owes_a_slot_is_sealed_once_the_user_has_it() {
+    let fixture = Fixture::new("d-sealed-owed").await;
+    let (api, world) = (&fixture.api, &fixture.world);
+    let (coupon, _) = fixture.held("Owed", 20, 12).await;
+    let MadeCoupon { id, drop, .. } = coupon;
+    let owe = format!(
+        "INSERT INTO broken_promises (drop_id, coupon_id, user_id, reason, run_id) VALUES ({drop}, {id}, 'u-owed', 'slot_lost', 'by-hand')"
+    );
+    world.sql.query(&owe).await;
+    for close in [json!({"paused": true}), json!({"close_now": true})] {
+        api.change(id, &close).await;
+    }
+    until_over(world, &coupon).await;
+    let run = pass_ends(world, &[], DRIFT).await;
+    assert!(!is_sealed(world, &coupon).await, "{run:#?}");
+    let found = found_in(&run, &coupon);
+    let mut details = found.iter().map(|finding| &finding.detail);
+    let detail = "promised, and gets a slot once the coupon is resumed";
+    assert!(details.any(|it| it == detail), "{run:#?}");
+    api.change(id, &json!({"paused": false})).await;
+    until_sealed(world, &coupon).await;
+    assert_eq!(rows(world, drop).await.get(&13).unwrap(), "u-owed");
 }
 
 /// The messages of a sealed drop that has lost its rows are read again.

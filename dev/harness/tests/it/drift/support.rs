@@ -233,8 +233,8 @@ pub(crate) const IN_FLIGHT: &str = "INTERVAL \
     MICROSECOND";
 
 /// Waits until the drop has been closed for as long as a claim may be in flight, because no pass
-/// seals it earlier. Then runs passes, which may have findings, until it is sealed.
-pub(crate) async fn until_sealed(world: &World, coupon: &MadeCoupon) {
+/// seals it earlier.
+pub(crate) async fn until_over(world: &World, coupon: &MadeCoupon) {
     let over = format!(
         "SELECT COUNT(*) FROM drops WHERE id = {} AND closes_at + {IN_FLIGHT} < UTC_TIMESTAMP(3)",
         coupon.drop
@@ -243,6 +243,11 @@ pub(crate) async fn until_sealed(world: &World, coupon: &MadeCoupon) {
         world.sql.number(&over).await == 1
     })
     .await;
+}
+
+/// Runs passes, which may have findings, from when the drop is over until it is sealed.
+pub(crate) async fn until_sealed(world: &World, coupon: &MadeCoupon) {
+    until_over(world, coupon).await;
     eventually("the drop is sealed", LIMIT, async || {
         let once = world.once_with(&[], &[]).await;
         assert_ne!(once.code, 2, "{}", once.log);
