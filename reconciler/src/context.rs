@@ -13,7 +13,7 @@ use firstcome_shared::mysql::ops_actions::{Operator, OperatorAct};
 use firstcome_shared::mysql::processes::ProcessRow;
 use firstcome_shared::mysql::{Db, DbError, DbSettings};
 use firstcome_shared::redis::project::Fenced;
-use firstcome_shared::redis::refusing::text_of;
+use firstcome_shared::redis::refusing::{is_of_hash_slot, is_refused, text_of};
 use firstcome_shared::redis::servers::{Clocks, Servers};
 use firstcome_shared::redis::wrong_key::is_about_data;
 use firstcome_shared::redis::{Redis, RedisError};
@@ -284,16 +284,16 @@ impl PassContext {
 
     /// Returns why a coupon cannot be worked on, if the error concerns it alone, so that the others
     /// can be: bad data ([`PassError::about_data`]), a query that took too long although MySQL
-    /// answers others, or a server of Redis that refuses, or does not answer although others do.
+    /// answers others, or a server of Redis that refuses, does not serve the coupon's hash slot, or
+    /// does not answer although others do.
     pub(crate) async fn about_coupon(&self, coupon: CouponId, error: PassError) -> Step<String> {
         match &error {
             PassError::Mysql(DbError::TimedOut { .. }) if self.stores.db.ping().await.is_ok() => {
                 Ok(error.to_string())
             }
             PassError::Redis(of_redis) if error.is_of_redis() => {
-                let text = text_of(of_redis);
-                let refuses = StoreRefusal::from_error(FailureCause::Redis, &text).is_some();
-                if refuses || self.stores.redis.servers().await?.lack_server_of(coupon) {
+                if is_refused(of_redis) || self.stores.redis.servers().await?.lack_server_of(coupon)
+                {
                     return Ok(error.to_string());
                 }
                 Err(error)
@@ -365,12 +365,15 @@ pub enum PassError {
     StaysClosed(String),
 }
 
-/// Says what Redis refuses, or that it does not answer.
+/// Says what Redis refuses, that it does not serve a hash slot, or that it does not answer.
 fn about_redis(error: &RedisError) -> String {
     let text = text_of(error);
-    match StoreRefusal::from_error(FailureCause::Redis, &text) {
-        Some(_) => format!("Redis refuses: {text}"),
-        None => format!("Redis cannot be reached: {text}"),
+    if StoreRefusal::from_error(FailureCause::Redis, &text).is_some() {
+        format!("Redis refuses: {text}")
+    } else if is_of_hash_slot(error) {
+        format!("Redis is moving a hash slot: {text}")
+    } else {
+        format!("Redis cannot be reached: {text}")
     }
 }
 

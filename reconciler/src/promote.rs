@@ -63,8 +63,7 @@ pub(crate) async fn in_drops(
 async fn in_drop(ctx: &PassContext, found: DropWithSlots, look: &mut CouponLook) -> Step<()> {
     let redis = &ctx.stores.redis;
     let mut own = DropSeen::bare(redis, found.drop);
-    let states = redis.drop_states([&own.keys]).await?;
-    own.state = states.into_iter().next().unwrap_or_default();
+    own.state = redis.drop_state(&own.keys).await?;
     // Owed users who are on the waiting list are at its head.
     own.has_broken_promises = found.is_owed && own.state.owed == 0;
     let gate = own.state.gate.clone();

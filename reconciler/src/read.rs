@@ -11,9 +11,9 @@ use firstcome_shared::mysql::Db;
 use firstcome_shared::mysql::dead_letters::DeadLetterRow;
 use firstcome_shared::mysql::issued::{IssuedRow, on_slots};
 use firstcome_shared::mysql::revoked::of_users;
-use firstcome_shared::redis::Redis;
 use firstcome_shared::redis::keys::DropKeys;
 use firstcome_shared::redis::reads::{CouponState, LoadedDrop};
+use firstcome_shared::redis::{Redis, RedisError};
 use futures_util::{Stream, StreamExt as _, stream};
 
 use crate::context::{PassContext, Step, Stores};
@@ -176,7 +176,11 @@ pub(crate) async fn coupons(
     which: Option<Vec<CouponId>>,
     drop: Option<DropId>,
 ) -> Step<Vec<CouponSeen>> {
-    observe(ctx, catalogue(ctx, which, drop).await?).await
+    let observed = observe(ctx, catalogue(ctx, which, drop).await?).await?;
+    match observed.unread.into_iter().next() {
+        Some((_, error)) => Err(error.into()),
+        None => Ok(observed.read),
+    }
 }
 
 /// Lists coupons with unsealed drops, without those of a cluster's server that does not answer: they
@@ -207,11 +211,15 @@ pub(crate) async fn catalogue(
         .collect())
 }
 
+/// Coupons whose numbers were read, and those of which Redis did not give them, with the reason.
+#[derive(Default)]
+pub(crate) struct Observed {
+    pub read: Vec<CouponSeen>,
+    pub unread: Vec<(CouponSeen, RedisError)>,
+}
+
 /// Reads the numbers of coupons, in bulk.
-pub(crate) async fn observe(
-    ctx: &PassContext,
-    mut coupons: Vec<CouponSeen>,
-) -> Step<Vec<CouponSeen>> {
+pub(crate) async fn observe(ctx: &PassContext, coupons: Vec<CouponSeen>) -> Step<Observed> {
     let Stores { db, redis, .. } = &ctx.stores;
     let ids: Vec<CouponId> = coupons.iter().map(|seen| seen.coupon.id).collect();
     let drops = coupons.iter().flat_map(|seen| &seen.drops);
@@ -222,21 +230,33 @@ pub(crate) async fn observe(
     let revocations = queries::drops::count(db, DropCount::Revocations, &of_drops).await?;
     let broken = queries::promises::drops_with_broken_promises(db).await?;
     let banned = queries::revocations::count_banned(db, &ids).await?;
-    let states = redis.coupon_states(&ids).await?;
-    for (seen, state) in coupons.iter_mut().zip(states) {
+    let states = redis.coupon_states(&ids).await;
+    let mut numbers = redis.drop_states(&keys).await.into_iter();
+    let mut observed = Observed::default();
+    for (mut seen, state) in coupons.into_iter().zip(states) {
+        // All of them are taken, also after an error.
+        let told: Vec<_> = numbers.by_ref().take(seen.drops.len()).collect();
+        let of_drops: Result<Vec<LoadedDrop>, _> = told.into_iter().collect();
+        let (state, of_drops) = match state.and_then(|state| Ok((state, of_drops?))) {
+            Ok(read) => read,
+            Err(error) => {
+                observed.unread.push((seen, error));
+                continue;
+            }
+        };
         seen.state = state;
         seen.banned = banned.get(&seen.coupon.id).copied().unwrap_or_default();
+        for (own, state) in seen.drops.iter_mut().zip(of_drops) {
+            let id = own.drop.id;
+            own.state = state;
+            own.highest_row = highest.get(&id).copied().unwrap_or(0);
+            own.letters = letters.get(&id).copied().unwrap_or(0);
+            own.revocations = revocations.get(&id).copied().unwrap_or(0);
+            own.has_broken_promises = broken.contains(&id);
+        }
+        observed.read.push(seen);
     }
-    let drops = coupons.iter_mut().flat_map(|seen| &mut seen.drops);
-    for (own, state) in drops.zip(redis.drop_states(&keys).await?) {
-        let id = own.drop.id;
-        own.state = state;
-        own.highest_row = highest.get(&id).copied().unwrap_or(0);
-        own.letters = letters.get(&id).copied().unwrap_or(0);
-        own.revocations = revocations.get(&id).copied().unwrap_or(0);
-        own.has_broken_promises = broken.contains(&id);
-    }
-    Ok(coupons)
+    Ok(observed)
 }
 
 /// Drops with at most this many slots are read many at a time.

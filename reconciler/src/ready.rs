@@ -125,10 +125,10 @@ async fn admission(
     let read = async {
         let servers = redis.servers().await?;
         let state = redis.coupon_state(coupon.id).await?;
-        let drops = redis.drop_states([&keys]).await?;
-        RedisResult::Ok((servers, state, drops, redis.room().await?))
+        let seen = redis.drop_state(&keys).await?;
+        RedisResult::Ok((servers, state, seen, redis.room().await?))
     };
-    let (servers, state, drops, room) = match read.await {
+    let (servers, state, seen, room) = match read.await {
         Ok(read) => read,
         Err(error) => {
             let why = format!("Redis cannot be read: {}", text_of(&error));
@@ -139,14 +139,11 @@ async fn admission(
     let closed = "claims get 503: the coupon is closed until a reconciler has verified Redis";
     let gate = (!is_open).then(|| closed.to_owned());
     let meta = DropMeta::new(coupon, drop);
-    let fault = match drops.first() {
-        None => Some("Redis does not have it".to_owned()),
-        Some(seen) if seen.meta.is_none() => Some("Redis does not have it yet".to_owned()),
-        Some(seen) if seen.meta.as_ref() != Some(&meta) => {
-            Some("Redis has other settings".to_owned())
-        }
-        Some(seen) if !seen.adds_up() => Some("its numbers in Redis do not add up".to_owned()),
-        Some(seen) if now < drop.opens_at && seen.users > 0 => {
+    let fault = match &seen.meta {
+        None => Some("Redis does not have it yet".to_owned()),
+        Some(of_redis) if *of_redis != meta => Some("Redis has other settings".to_owned()),
+        Some(_) if !seen.adds_up() => Some("its numbers in Redis do not add up".to_owned()),
+        Some(_) if now < drop.opens_at && seen.users > 0 => {
             let users = count(seen.users, "user holds", "users hold");
             Some(format!("{users} a slot before it opens"))
         }

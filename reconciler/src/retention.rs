@@ -174,9 +174,8 @@ pub(crate) async fn erase_old_users(stores: &Stores, days: u32) -> Result<(), St
                 found.is_some_and(|(coupon, drops)| coupon.is_over_for_good(&drops, Utc::now()))
             };
             over.insert(coupon, is_over);
-            let states = redis.drop_states(&[redis.keys(coupon, id)]).await?;
-            let has_keys = states.iter().any(|state| state.has_keys);
-            if !has_keys && (is_over || once_per == OncePer::Drop) {
+            let state = redis.drop_state(&redis.keys(coupon, id)).await?;
+            if !state.has_keys && (is_over || once_per == OncePer::Drop) {
                 // A drop of a coupon that goes on may keep ids and have nothing to erase for years.
                 let erased = erase_holders(db, id).await? + erase_others(db, id, is_over).await?;
                 drops += usize::from(erased > 0);

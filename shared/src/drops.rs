@@ -66,7 +66,7 @@ pub async fn make_ahead(
 async fn fence(redis: &Redis, coupon: CouponId) -> RedisResult<Option<Fence>> {
     let servers = redis.servers().await?;
     let gates = redis.gates(&[coupon]).await?;
-    let gate = gates.first();
+    let gate = gates.first().and_then(Option::as_ref);
     Ok(gate.and_then(|gate| gate.fence(servers.holding(coupon))))
 }
 

@@ -44,8 +44,8 @@ pub async fn recover(
     drops.retain(|drop| drop.sealed_at.is_none());
     let keys: Vec<_> = drops.iter().map(|drop| redis.keys(id, drop.id)).collect();
     let mut known = HashMap::new();
-    for (drop, state) in drops.iter().zip(redis.drop_states(&keys).await?) {
-        known.extend(state.meta.map(|meta| (drop.id, meta)));
+    for (drop, state) in drops.iter().zip(redis.drop_states(&keys).await) {
+        known.extend(state?.meta.map(|meta| (drop.id, meta)));
     }
     let before = (coupon, drops);
     let (coupon, drops) = by_redis(&before.0, &before.1, &known);

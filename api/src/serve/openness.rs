@@ -18,8 +18,8 @@ const WATCH_EVERY: Duration = Duration::from_secs(1);
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Openness {
     Open,
-    /// Open for some coupons; the gates of others are closed, or their server does not respond or
-    /// refuses writes.
+    /// Open for some coupons; the gates of others are closed, or their server does not respond,
+    /// refuses writes or does not serve their hash slot.
     InPart,
     /// Closed until a pass has verified Redis.
     Closed,
@@ -40,8 +40,9 @@ impl Openness {
     }
 }
 
-/// Reads the gates of all coupons with an open drop. Without any, admission is open if every server
-/// that holds data answers as a master and takes writes.
+/// Reads the gates of all coupons with an open drop; those whose hash slot is not served count as
+/// closed. Without any, admission is open if every server that holds data answers as a master and
+/// takes writes.
 ///
 /// # Errors
 /// If no server responds, or all that hold these coupons refuse writes.
@@ -91,6 +92,7 @@ pub(crate) async fn openness(services: &Services) -> Result<Openness, RedisError
     let open = reachable.iter().zip(gates).filter(|(coupon, gate)| {
         // The era may be later than in this process's copy of the coupon, which a claim reads
         // again.
+        let Some(gate) = gate else { return false };
         let era = gate.era();
         era.is_some_and(|era| gate.is_open(servers.holding(**coupon), era))
     });

@@ -3,7 +3,7 @@
 use std::process::Stdio;
 use std::time::Duration;
 
-use ::redis::{AsyncConnectionConfig, Client, Cmd, FromRedisValue, cmd};
+use ::redis::{AsyncConnectionConfig, Client, Cmd, FromRedisValue, ToRedisArgs, cmd};
 use anyhow::{Context, Result, bail, ensure};
 use tokio::process::Command;
 
@@ -196,18 +196,32 @@ impl RedisCluster {
     /// some have moved are refused (`TRYAGAIN`). Can be called again after an error.
     pub async fn move_slot(&self, slot: u16, to: &RedisServer) -> Result<()> {
         let from = within(LIMIT, async || self.primary_of_slot(slot).await).await?;
-        let source = id(from.port()).await?;
-        let target = id(to.port()).await?;
-        if source != target {
-            must_accept(to, &format!("CLUSTER SETSLOT {slot} IMPORTING {source}")).await?;
-            must_accept(from, &format!("CLUSTER SETSLOT {slot} MIGRATING {target}")).await?;
+        if from.port() != to.port() {
+            self.begin_move(slot, to).await?;
             while move_some_keys(slot, from, to).await? {}
         }
         // The new owner is notified first. Otherwise the slot would have no owner for a moment.
+        let target = id(to.port()).await?;
         for node in [to, from] {
             must_accept(node, &format!("CLUSTER SETSLOT {slot} NODE {target}")).await?;
         }
         Ok(())
+    }
+
+    /// Begins to move a slot, of which no key moves yet: commands on keys that do not exist are
+    /// redirected (`ASK`) or refused (`TRYAGAIN`). [`Self::move_slot`] does the rest.
+    pub async fn begin_move(&self, slot: u16, to: &RedisServer) -> Result<()> {
+        let from = within(LIMIT, async || self.primary_of_slot(slot).await).await?;
+        let source = id(from.port()).await?;
+        let target = id(to.port()).await?;
+        must_accept(to, &format!("CLUSTER SETSLOT {slot} IMPORTING {source}")).await?;
+        must_accept(from, &format!("CLUSTER SETSLOT {slot} MIGRATING {target}")).await
+    }
+
+    /// Moves one key of a slot that is being moved.
+    pub async fn move_key(&self, key: &str, to: &RedisServer) -> Result<()> {
+        let from = self.primary_of(key).await?;
+        migrate(from, to, &[key]).await
     }
 
     /// Returns the places of the nodes that answer.
@@ -236,13 +250,17 @@ async fn move_some_keys(slot: u16, from: &RedisServer, to: &RedisServer) -> Resu
     let some = format!("CLUSTER GETKEYSINSLOT {slot} {MOVED_AT_ONCE}");
     let keys: Vec<Vec<u8>> = send_within(LIMIT, from.port(), &words(&some)).await?;
     if !keys.is_empty() {
-        let mut migrate = cmd("MIGRATE");
-        let limit_ms = u64::try_from(MOVE_LIMIT.as_millis())?;
-        migrate.arg("127.0.0.1").arg(to.port()).arg("").arg(0);
-        migrate.arg(limit_ms).arg("KEYS").arg(&keys);
-        let () = send_within(MOVE_LIMIT, from.port(), &migrate).await?;
+        migrate(from, to, &keys).await?;
     }
     Ok(!keys.is_empty())
+}
+
+async fn migrate(from: &RedisServer, to: &RedisServer, keys: &[impl ToRedisArgs]) -> Result<()> {
+    let mut migrate = cmd("MIGRATE");
+    let limit_ms = u64::try_from(MOVE_LIMIT.as_millis())?;
+    migrate.arg("127.0.0.1").arg(to.port()).arg("").arg(0);
+    migrate.arg(limit_ms).arg("KEYS").arg(keys);
+    send_within(MOVE_LIMIT, from.port(), &migrate).await
 }
 
 /// A node as it describes itself in `CLUSTER NODES`: `ID ADDRESS FLAGS PRIMARY PING PONG EPOCH LINK

@@ -7,6 +7,7 @@ use chrono::{TimeDelta, Utc};
 use firstcome_shared::StoreError;
 use firstcome_shared::coupon::{Coupon, Drop};
 use firstcome_shared::domain::DropId;
+use firstcome_shared::redis::refusing::unless_missed;
 use tokio_util::sync::CancellationToken;
 
 use crate::context::{Stores, sleep};
@@ -49,8 +50,11 @@ async fn look(
         .iter()
         .map(|(coupon, drop)| stores.redis.keys(coupon.id, drop.id))
         .collect();
-    let states = stores.redis.drop_states(&keys).await?;
+    let states = stores.redis.drop_states(&keys).await;
     for ((coupon, drop), state) in open.iter().zip(states) {
+        let Some(state) = unless_missed(state)? else {
+            continue;
+        };
         let given = i64::from(drop.quantity);
         let is_sold_out = state.free == 0 && state.count.is_some_and(|count| count >= given);
         let moments = [

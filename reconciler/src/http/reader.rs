@@ -13,6 +13,7 @@ use firstcome_shared::http::views::{
     RowCount,
 };
 use firstcome_shared::mysql::DbError;
+use firstcome_shared::redis::refusing::unless_missed;
 use firstcome_shared::schedule::Schedule;
 use tokio::time::timeout;
 
@@ -110,7 +111,10 @@ impl Reader {
             .and_then(Result::ok);
         let admission = match &found {
             None => AdmissionState::Unknown,
-            Some(seen) if seen.values().all(|(_, is_verified)| *is_verified) => {
+            Some(seen)
+                if seen.len() == shown.len()
+                    && seen.values().all(|(_, is_verified)| *is_verified) =>
+            {
                 AdmissionState::Open
             }
             Some(_) => AdmissionState::Closed,
@@ -225,8 +229,12 @@ async fn in_redis(stores: &Stores, shown: &[(Coupon, Drop)]) -> Result<InRedis, 
         .map(|(coupon, drop)| redis.keys(coupon.id, drop.id));
     let keys: Vec<_> = keys_of_all.collect();
     let servers = redis.servers().await?;
-    let states = redis.drop_states(&keys).await?;
-    let found = shown.iter().zip(states).map(|((coupon, drop), state)| {
+    let states = redis.drop_states(&keys).await;
+    let mut found = InRedis::default();
+    for ((coupon, drop), state) in shown.iter().zip(states) {
+        let Some(state) = unless_missed(state)? else {
+            continue;
+        };
         let counts = RedisCounts {
             count: state.count,
             users: state.users,
@@ -234,9 +242,9 @@ async fn in_redis(stores: &Stores, shown: &[(Coupon, Drop)]) -> Result<InRedis, 
             waiting: state.waiting,
         };
         let is_verified = state.gate.is_open(servers.holding(coupon.id), coupon.era);
-        (drop.id, (counts, is_verified))
-    });
-    Ok(found.collect())
+        found.insert(drop.id, (counts, is_verified));
+    }
+    Ok(found)
 }
 
 async fn facts(stores: &Stores, known: Option<&Run>) -> Result<OverviewFacts, DbError> {

@@ -33,7 +33,7 @@ use crate::context::{PassContext, PassError, Step, drain, fenced};
 use crate::gate::{self, Closed};
 use crate::ledger::{CouponLook, Ledger};
 use crate::pass::unworkable;
-use crate::read::{self, CouponSeen, DropPass};
+use crate::read::{self, CouponSeen, DropPass, Observed};
 use crate::report::{ActionKind, Cause, Finding, Kind, Outcome};
 use crate::{claimants, limit, project, revoke, rows, settings};
 
@@ -104,55 +104,35 @@ async fn reconcile_page<'c>(
     closed: &'c HashMap<CouponId, Closed>,
     large: &'c Semaphore,
 ) -> impl Stream<Item = Step<(CouponLook, Reconciled)>> {
-    let mut ended = Vec::new();
-    let page = match read_page(ctx, page, closed, &mut ended).await {
-        Ok(page) => page,
-        Err(error) => {
-            ended.push(Err(error));
-            Vec::new()
-        }
+    let (observed, ended) = match read_page(ctx, page).await {
+        Ok(observed) => (observed, None),
+        Err(error) => (Observed::default(), Some(Err(error))),
     };
-    let reconciled = stream::iter(page)
+    let reported = stream::iter(observed.unread).map(async |(seen, error)| {
+        ctx.must_go_on()?;
+        report_error(ctx, &seen, closed.get(&seen.coupon.id), error.into()).await
+    });
+    let reconciled = stream::iter(observed.read)
         .map(move |seen| reconcile_or_report(ctx, seen, closed, large))
         .buffer_unordered(AT_ONCE);
-    stream::iter(ended).chain(reconciled)
+    stream::iter(ended)
+        .chain(reported.buffer_unordered(AT_ONCE))
+        .chain(reconciled)
 }
 
-/// Reads coupons in bulk. Those on a server that refuses writes are added to `ended` instead.
-async fn read_page(
-    ctx: &PassContext,
-    page: Vec<CouponSeen>,
-    closed: &HashMap<CouponId, Closed>,
-    ended: &mut Vec<Step<(CouponLook, Reconciled)>>,
-) -> Step<Vec<CouponSeen>> {
+/// Reads coupons in bulk.
+async fn read_page(ctx: &PassContext, page: Vec<CouponSeen>) -> Step<Observed> {
     ctx.must_go_on()?;
-    let page = match read::observe(ctx, page.clone()).await {
-        // A server without memory cannot be read, either: the coupons of the others are read
-        // without its own.
-        Err(error) if error.is_of_redis() => {
-            let refusing = ctx.stores.redis.refusing_writes().await?;
-            // Nothing is left to compare, so the pass may be tried again as a whole.
-            if refusing.are_all() {
-                return Err(error);
-            }
-            let mut others = Vec::new();
-            for seen in page {
-                let id = seen.coupon.id;
-                let Some(refusal) = refusing.holding(id) else {
-                    others.push(seen);
-                    continue;
-                };
-                let refusal = refusal.clone().into();
-                ended.push(report_error(ctx, &seen, closed.get(&id), refusal).await);
-            }
-            if ended.is_empty() {
-                return Err(error);
-            }
-            read::observe(ctx, others).await?
+    let mut observed = read::observe(ctx, page).await?;
+    if let Some((_, error)) = observed.unread.first() {
+        let refusing = ctx.stores.redis.refusing_writes().await?;
+        // Nothing is left to compare, so the pass may be tried again as a whole.
+        if refusing.are_all() {
+            return Err(error.clone().into());
         }
-        observed => observed?,
-    };
-    Ok(read::few_rows(ctx, page).await)
+    }
+    observed.read = read::few_rows(ctx, observed.read).await;
+    Ok(observed)
 }
 
 async fn reconcile_or_report(

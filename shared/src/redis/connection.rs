@@ -13,7 +13,7 @@ use futures_util::FutureExt as _;
 use futures_util::future::try_join_all;
 use redis::aio::ConnectionLike;
 use redis::cluster_routing::{Route, SingleNodeRoutingInfo, SlotAddr};
-use redis::{Cmd, Pipeline, RedisError, RedisFuture, RedisResult, Value};
+use redis::{Cmd, Pipeline, RedisError, RedisFuture, RedisResult, ServerError, Value};
 use tokio::sync::OnceCell;
 
 use super::deployment::{Deployment, Link};
@@ -117,12 +117,12 @@ impl SharedConnection {
         let result = match &used.link {
             // The keys may be in several hash slots, which redis-rs refuses in one pipeline.
             Link::Cluster(cluster) if !pipeline.is_transaction() => {
-                try_join_all(
-                    pipeline
-                        .cmd_iter()
-                        .map(async |cmd| cluster.clone().req_packed_command(cmd).await),
-                )
-                .await
+                let sent = pipeline.cmd_iter().map(async |cmd| {
+                    let answer = cluster.clone().req_packed_command(cmd).await;
+                    // As from one server, the errors of single commands are among the answers.
+                    answer.or_else(|error| ServerError::try_from(error).map(Value::ServerError))
+                });
+                try_join_all(sent).await
             }
             link => {
                 let mut link = link.connection();

@@ -58,7 +58,8 @@ impl Redis {
             .collect();
         let ids: Vec<_> = others.iter().map(|(coupon, _)| coupon.id).collect();
         let mut gates = self.gates(&ids).await?.into_iter();
-        others.retain(|_| gates.next().is_some_and(|gate| gate != Gate::default()));
+        // A coupon that was missed stays in the copy.
+        others.retain(|_| gates.next().flatten() != Some(Gate::default()));
         Ok(others)
     }
 
@@ -70,7 +71,8 @@ impl Redis {
         };
         let ids: Vec<_> = copy.iter().map(|(coupon, _)| coupon.id).collect();
         for ((coupon, _), gate) in copy.iter_mut().zip(self.gates(&ids).await?) {
-            coupon.era = coupon.era.max(gate.era().unwrap_or(0));
+            let era = gate.and_then(|gate| gate.era());
+            coupon.era = coupon.era.max(era.unwrap_or(0));
         }
         Ok(Some(copy))
     }

@@ -33,14 +33,13 @@ impl Redis {
 
     /// An expiry of zero deletes the keys, in the background: a drop may be large.
     async fn expire(&self, keys: Vec<String>, after: Duration) -> RedisResult<()> {
-        self.pipe_each::<_, i64>(&keys, |pipe, key| {
+        let told = self.pipe_each::<_, i64>(&keys, |pipe, key| {
             if after.is_zero() {
                 pipe.cmd("UNLINK").arg(key);
             } else {
                 pipe.cmd("EXPIRE").arg(key).arg(after.as_secs());
             }
-        })
-        .await
-        .map(drop)
+        });
+        told.await?.into_iter().try_for_each(|one| one.map(drop))
     }
 }

@@ -136,8 +136,9 @@ impl Redis {
         Ok(server)
     }
 
-    /// Reads the gates of coupons, in the same order.
-    pub async fn gates(&self, coupons: &[CouponId]) -> RedisResult<Vec<Gate>> {
+    /// Reads the gates of coupons, in the same order. Returns `None` for a coupon that was missed,
+    /// because its hash slot is not served.
+    pub async fn gates(&self, coupons: &[CouponId]) -> RedisResult<Vec<Option<Gate>>> {
         let keys: Vec<String> = coupons
             .iter()
             .map(|id| {
@@ -149,7 +150,7 @@ impl Redis {
         Ok(found
             .await?
             .into_iter()
-            .map(|[text]| Gate(text.unwrap_or_default()))
+            .map(|strings| strings.map(|[text]| Gate(text.unwrap_or_default())))
             .collect())
     }
 

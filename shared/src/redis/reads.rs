@@ -1,20 +1,21 @@
 //! Reads of coupons and drops for passes and for the watch, in bulk. Content that Firstcome did not
 //! write (a key of another type, a score that is no slot) is part of the result: an error means
-//! that Redis could not be asked.
+//! that Redis could not be asked. In a cluster, it may concern the coupons of one hash slot only
+//! ([`is_of_hash_slot`](super::refusing::is_of_hash_slot)).
 
 use std::array;
 use std::collections::{HashMap, HashSet};
 use std::iter::Zip;
 use std::vec::IntoIter;
 
-use futures_util::future::try_join_all;
+use futures_util::future::join_all;
 use redis::{Cmd, ErrorKind, FromRedisValue, Pipeline, RedisResult, Value};
 
 use super::Redis;
 use super::allow_list::{self, SeenList};
 use super::gate::{Gate, number_in};
 use super::keys::{self, DropKeys, DropMeta};
-use super::refusing::is_refusal;
+use super::refusing::{is_refused, unless_missed};
 use super::servers::ServerId;
 use crate::domain::{CouponId, DropId, Slot, UserId};
 
@@ -231,7 +232,7 @@ impl Redis {
     }
 
     /// Reads many coupons, in the same order.
-    pub async fn coupon_states(&self, coupons: &[CouponId]) -> RedisResult<Vec<CouponState>> {
+    pub async fn coupon_states(&self, coupons: &[CouponId]) -> Vec<RedisResult<CouponState>> {
         let reads = coupons.iter().map(|id| self.coupon_state(*id)).collect();
         in_parts(reads).await
     }
@@ -277,12 +278,12 @@ impl Redis {
     pub async fn drop_states<'a>(
         &self,
         drops: impl IntoIterator<Item = &'a DropKeys>,
-    ) -> RedisResult<Vec<LoadedDrop>> {
+    ) -> Vec<RedisResult<LoadedDrop>> {
         let reads = drops.into_iter().map(|keys| self.drop_state(keys));
         in_parts(reads.collect()).await
     }
 
-    async fn drop_state(&self, keys: &DropKeys) -> RedisResult<LoadedDrop> {
+    pub async fn drop_state(&self, keys: &DropKeys) -> RedisResult<LoadedDrop> {
         let mut reads = Reads::new();
         reads
             .gate_and_revision(&keys.gate, &keys.revision)
@@ -318,48 +319,59 @@ impl Redis {
     }
 
     /// Reads the gate of each drop's coupon, and the highest slot given, in the same order. The
-    /// count is `None` if the key is missing or not a number.
-    pub async fn watched(&self, drops: &[DropKeys]) -> RedisResult<Vec<(Gate, Option<i64>)>> {
+    /// count is `None` if the key is missing or not a number. Returns `None` for a drop that was
+    /// missed, because its hash slot is not served.
+    pub async fn watched(
+        &self,
+        drops: &[DropKeys],
+    ) -> RedisResult<Vec<Option<(Gate, Option<i64>)>>> {
         let keys = drops.iter().map(|keys| [&*keys.gate, &*keys.count]);
-        let found = self.strings(keys.collect()).await?;
-        Ok(found
-            .into_iter()
-            .map(|[gate, count]| (Gate(gate.unwrap_or_default()), count.and_then(number_of)))
-            .collect())
+        let found = self.strings(keys.collect()).await?.into_iter();
+        let read = |[gate, count]: [Option<Vec<u8>>; 2]| {
+            (Gate(gate.unwrap_or_default()), count.and_then(number_of))
+        };
+        Ok(found.map(|strings| strings.map(read)).collect())
     }
 
     /// Reads strings of many coupons, several of each. Outside a cluster, one command reads those of
-    /// many coupons. Unlike GET, MGET treats a key of another type as missing.
+    /// many coupons. Unlike GET, MGET treats a key of another type as missing. Returns `None` for a
+    /// coupon that was missed.
     pub(super) async fn strings<const N: usize>(
         &self,
         keys: Vec<[&str; N]>,
-    ) -> RedisResult<Vec<[Option<Vec<u8>>; N]>> {
+    ) -> RedisResult<Vec<Option<[Option<Vec<u8>>; N]>>> {
         let parts: Vec<&[[&str; N]]> = keys.chunks(self.keys_at_once()).collect();
-        let found: Vec<Vec<Option<Vec<u8>>>> = self
+        let found: Vec<RedisResult<Vec<Option<Vec<u8>>>>> = self
             .pipe_each(&parts, |pipe, part| {
                 pipe.cmd("MGET").arg(part.as_flattened());
             })
             .await?;
-        let mut values = found.into_iter().flatten();
-        Ok(keys
-            .iter()
-            .map(|_| array::from_fn(|_| values.next().flatten()))
-            .collect())
+        let mut strings = Vec::with_capacity(keys.len());
+        for (part, found) in parts.into_iter().zip(found) {
+            let mut found = unless_missed(found)?.map(Vec::into_iter);
+            strings.extend(part.iter().map(|_| {
+                let values = found.as_mut()?;
+                Some(array::from_fn(|_| values.next().flatten()))
+            }));
+        }
+        Ok(strings)
     }
 
     /// Returns which of these keys exist. Asks for many at once, and halves what is neither all nor
-    /// nothing, so that many keys cost few commands if few of them, or few others, exist.
+    /// nothing, so that many keys cost few commands if few of them, or few others, exist. A key
+    /// that was missed, because its hash slot is not served, counts as one that does not exist.
     pub async fn existing<'k>(&self, keys: &[&'k str]) -> RedisResult<HashSet<&'k str>> {
         let mut found = HashSet::new();
         let mut parts: Vec<&[&str]> = keys.chunks(self.keys_at_once()).collect();
         while !parts.is_empty() {
-            let counted: Vec<usize> = self
+            let counted: Vec<RedisResult<usize>> = self
                 .pipe_each(&parts, |pipe, part| {
                     pipe.cmd("EXISTS").arg(*part);
                 })
                 .await?;
             let mut mixed = Vec::new();
-            for (part, number) in parts.into_iter().zip(counted) {
+            for (part, counted) in parts.into_iter().zip(counted) {
+                let number = unless_missed(counted)?.unwrap_or(0);
                 if number == part.len() {
                     found.extend(part);
                 } else if number > 0 {
@@ -384,11 +396,11 @@ impl Redis {
             match self.read_at_once(*coupon, reads).await {
                 Ok(mut replies) => Ok(replies.read::<bool>() && replies.read()),
                 // A server without memory refuses transactions, as the check of writes reports.
-                Err(error) if is_refusal(&error) => Ok(true),
+                Err(error) if is_refused(&error) => Ok(true),
                 Err(error) => Err(error),
             }
         });
-        in_parts(reads.collect()).await
+        in_parts(reads.collect()).await.into_iter().collect()
     }
 
     /// Maximum number of keys of different coupons that one command may name.
@@ -506,13 +518,14 @@ impl Redis {
 
     /// Whether each of these drops has this user, on a slot or waiting, in the same order.
     pub async fn have_user(&self, drops: &[DropKeys], user: &UserId) -> RedisResult<Vec<bool>> {
-        let scores: Vec<Option<f64>> = self
+        let told: Vec<RedisResult<Option<f64>>> = self
             .pipe_each(drops, |pipe, keys| {
                 for set in [&keys.users, &keys.waiting] {
                     pipe.cmd("ZSCORE").arg(set).arg(user.as_str());
                 }
             })
             .await?;
+        let scores = told.into_iter().collect::<RedisResult<Vec<_>>>()?;
         Ok(scores
             .chunks_exact(2)
             .map(|of_drop| of_drop.iter().any(Option::is_some))
@@ -520,19 +533,20 @@ impl Redis {
     }
 
     /// Sends commands about each item, for [`AT_ONCE`] items in one pipeline, and returns all
-    /// replies in order.
+    /// replies in order, with the errors of single commands.
     pub(super) async fn pipe_each<T, R: FromRedisValue>(
         &self,
         items: &[T],
         add: impl Fn(&mut Pipeline, &T),
-    ) -> RedisResult<Vec<R>> {
+    ) -> RedisResult<Vec<RedisResult<R>>> {
         let mut replies = Vec::with_capacity(items.len());
         for some in items.chunks(AT_ONCE) {
             let mut pipe = redis::pipe();
+            pipe.ignore_errors();
             for item in some {
                 add(&mut pipe, item);
             }
-            let told: Vec<R> = pipe.query_async(&mut self.connection()).await?;
+            let told: Vec<RedisResult<R>> = pipe.query_async(&mut self.connection()).await?;
             replies.extend(told);
         }
         Ok(replies)
@@ -540,13 +554,13 @@ impl Redis {
 }
 
 /// Awaits reads, [`AT_ONCE`] at the same time. Returns the results in order.
-async fn in_parts<R>(reads: Vec<impl Future<Output = RedisResult<R>>>) -> RedisResult<Vec<R>> {
+async fn in_parts<R>(reads: Vec<impl Future<Output = R>>) -> Vec<R> {
     let mut all = Vec::with_capacity(reads.len());
     let mut reads = reads.into_iter();
     while reads.len() > 0 {
-        all.extend(try_join_all(reads.by_ref().take(AT_ONCE)).await?);
+        all.extend(join_all(reads.by_ref().take(AT_ONCE)).await);
     }
-    Ok(all)
+    all
 }
 
 /// Parses a number that may have been written manually.

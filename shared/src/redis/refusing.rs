@@ -5,7 +5,7 @@
 use std::time::Duration;
 
 use futures_util::future::join_all;
-use redis::{RedisError, RedisResult};
+use redis::{RedisError, RedisResult, ServerErrorKind};
 use tokio::time::Instant;
 
 use super::Redis;
@@ -29,9 +29,10 @@ pub fn text_of(error: &RedisError) -> String {
         (Some(code), Some(detail)) => format!("{code} {detail}"),
         _ => first_refused(error).unwrap_or_else(|| error.to_string()),
     };
-    match StoreRefusal::from_error(FailureCause::Redis, &said) {
-        Some(_) => said,
-        None => without_values(error),
+    if is_of_hash_slot(error) || StoreRefusal::from_error(FailureCause::Redis, &said).is_some() {
+        said
+    } else {
+        without_values(error)
     }
 }
 
@@ -45,8 +46,34 @@ fn first_refused(error: &RedisError) -> Option<String> {
 }
 
 /// Whether a server answers and refuses.
-pub(super) fn is_refusal(error: &RedisError) -> bool {
+fn is_refusal(error: &RedisError) -> bool {
     StoreRefusal::from_error(FailureCause::Redis, &text_of(error)).is_some()
+}
+
+/// Whether a node of a cluster answers that it does not serve the hash slot, or not all keys of it:
+/// the hash slot is being moved, or has no server. Then the command, or the whole transaction, has
+/// not run, and only the coupons of that hash slot are concerned. No redirect is followed, because
+/// the gate of a coupon names the server that admits to it.
+pub fn is_of_hash_slot(error: &RedisError) -> bool {
+    use ServerErrorKind::{Ask, ClusterDown, Moved, TryAgain};
+    error.clone().into_server_errors().is_some_and(|errors| {
+        let mut kinds = errors.iter().filter_map(|(_, error)| error.kind());
+        kinds.any(|kind| matches!(kind, Moved | Ask | TryAgain | ClusterDown))
+    })
+}
+
+/// Whether Redis answers and has not run a command: the server refuses, or does not serve the hash
+/// slot.
+pub fn is_refused(error: &RedisError) -> bool {
+    is_of_hash_slot(error) || is_refusal(error)
+}
+
+/// Returns `None` for a coupon whose hash slot is not served, which was missed.
+pub fn unless_missed<T>(read: RedisResult<T>) -> RedisResult<Option<T>> {
+    match read {
+        Err(error) if is_of_hash_slot(&error) => Ok(None),
+        read => read.map(Some),
+    }
 }
 
 /// The servers that answer and refuse writes, each with its error.

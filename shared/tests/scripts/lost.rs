@@ -89,11 +89,8 @@ async fn lost_revocations_admit_nobody_until_the_coupon_is_opened_again() {
     ask::<i64>(&server, &["DEL", &lost]).await;
     world.revoke('c', 2, None).await;
     assert_eq!(world.claims("ab").await, "[Unverified, Unverified]");
-    let state = world.redis.coupon_states(&[world.coupon]).await.unwrap();
-    assert_eq!(
-        (state[0].revoked, &*state[0].unreadable),
-        (1, &["revoked"][..])
-    );
+    let state = world.redis.coupon_state(world.coupon).await.unwrap();
+    assert_eq!((state.revoked, &*state.unreadable), (1, &["revoked"][..]));
 
     world.close().await;
     let all = [revocation("a", 1, None), revocation("c", 2, None)];

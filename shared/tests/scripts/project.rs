@@ -42,7 +42,7 @@ async fn rebuilt_drop_has_its_rows_and_free_gaps() {
     let all = std::slice::from_ref(keys);
     let opened = redis.open(world.coupon, fence, all).await.unwrap();
     assert_eq!(opened, Opened::Yes);
-    let state = redis.drop_states(all).await.unwrap().remove(0);
+    let state = redis.drop_state(keys).await.unwrap();
     assert_eq!((state.users, state.free, state.times), (700, 1_400, 700));
     assert_eq!((state.count, state.highest), (Some(2_100), 2_100));
     assert_eq!(world.claims("ab").await, "[Accepted(1), Accepted(2)]");
@@ -111,8 +111,7 @@ async fn only_owed_users_are_promoted_after_an_early_closing() {
     let owed = [owed_user('x', 4)];
     let written = redis.write_owed(keys, fence, OncePer::Drop, &owed);
     assert_eq!(written.await.unwrap(), Fenced::Done(()));
-    let all = std::slice::from_ref(keys);
-    let state = redis.drop_states(all).await.unwrap().remove(0);
+    let state = redis.drop_state(keys).await.unwrap();
     assert_eq!((state.waiting, state.owed), (2, 1));
     ask::<i64>(&server, &["HSET", &keys.meta, "closed_early", "1"]).await;
     for (returns, promoted) in [('a', &["x"][..]), ('x', &[])] {

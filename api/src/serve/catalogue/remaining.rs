@@ -7,6 +7,7 @@ use std::time::Duration;
 use firstcome_shared::domain::DropId;
 use firstcome_shared::redis::keys::DropKeys;
 use firstcome_shared::redis::reads::LoadedDrop;
+use firstcome_shared::redis::refusing::unless_missed;
 use firstcome_shared::redis::{Redis, RedisError};
 use tokio::sync::Mutex;
 use tokio::time::{Instant, timeout};
@@ -22,7 +23,8 @@ const PATIENCE: Duration = Duration::from_millis(500);
 pub(crate) struct RemainingCache(Mutex<HashMap<DropId, (Instant, LoadedDrop)>>);
 
 impl RemainingCache {
-    /// Returns the states of drops, or none if Redis is unavailable.
+    /// Returns the states of drops, or none if Redis is unavailable. A drop whose hash slot is not
+    /// served is missing.
     pub(crate) async fn states(
         &self,
         redis: &Redis,
@@ -50,10 +52,12 @@ impl RemainingCache {
         let mut stale = drops.to_vec();
         stale.retain(|(drop, _)| !cached.contains_key(drop));
         let keys = stale.iter().map(|(_, keys)| *keys);
-        let states = redis.drop_states(keys).await?;
+        let states = redis.drop_states(keys).await;
         let now = Instant::now();
-        let read = stale.iter().zip(states);
-        cached.extend(read.map(|((drop, _), state)| (*drop, (now, state))));
+        for ((drop, _), state) in stale.iter().zip(states) {
+            let known = unless_missed(state)?.map(|state| (*drop, (now, state)));
+            cached.extend(known);
+        }
         Ok(drops
             .iter()
             .filter_map(|(drop, _)| Some((*drop, cached.get(drop)?.1.clone())))

@@ -147,8 +147,9 @@ async fn lower(
     // new revision, which the refusal contains.
     let applied = patch.apply(&mut coupon, &mut drops, now);
     applied.map_err(|why| Problem::new(Code::NotPossible, why))?;
-    for (_, count) in redis.watched(&larger).await? {
-        let count = count
+    for seen in redis.watched(&larger).await? {
+        let count = seen
+            .and_then(|(_, count)| count)
             .and_then(|count| Slot::try_from(count).ok())
             .ok_or_else(|| unchanged("this coupon is being verified"))?;
         if count > quantity {

@@ -126,7 +126,7 @@ impl ServeWorld {
             let [coupon, era] = [row[0].parse().unwrap(), row[1].parse().unwrap()];
             let coupon = CouponId(coupon);
             let server = servers.holding(coupon).unwrap();
-            let seen = self.redis.gates(&[coupon]).await.unwrap().remove(0);
+            let seen = self.redis.coupon_state(coupon).await.unwrap().gate;
             let era = u64::try_from(era).unwrap();
             let begun = self.redis.begin_era_on(coupon, server, &seen, era).await;
             let fence = begun.unwrap().unwrap();

@@ -82,9 +82,11 @@ struct GateLook<'a> {
     /// After the gates were read.
     at: Instant,
     servers: Servers,
-    /// Coupons of a cluster's server that does not answer. They count as closed, and do not prevent
-    /// the look at the others.
+    /// Coupons of a cluster's server that does not answer, or whose hash slot is not served. They
+    /// count as closed, and do not prevent the look at the others.
     missed: BTreeSet<CouponId>,
+    /// A server of the cluster does not answer.
+    is_partly: bool,
     /// The unsealed drops of the other coupons, each coupon's together.
     drops: Vec<WatchedDrop<'a>>,
 }
@@ -106,22 +108,28 @@ async fn observe<'a>(redis: &Redis, live: &'a Live) -> Result<GateLook<'a>, Redi
         .iter()
         .map(|(coupon, drop)| redis.keys(coupon.id, drop.id))
         .collect();
+    let is_partly = !missed.is_empty();
     let watched = redis.watched(&keys).await?;
     let at = Instant::now();
-    let drops = answering
-        .into_iter()
-        .zip(watched)
-        .map(|((coupon, drop), (gate, count))| WatchedDrop {
+    let mut drops = Vec::with_capacity(answering.len());
+    for ((coupon, drop), watched) in answering.into_iter().zip(watched) {
+        let Some((gate, count)) = watched else {
+            missed.insert(coupon.id);
+            continue;
+        };
+        drops.push(WatchedDrop {
             coupon,
             drop,
             gate,
             count,
-        })
-        .collect();
+        });
+    }
+    drops.retain(|seen| !missed.contains(&seen.coupon.id));
     Ok(GateLook {
         at,
         servers,
         missed,
+        is_partly,
         drops,
     })
 }
@@ -167,7 +175,6 @@ impl Known {
             wants.with_slots = with_slots(redis, live, &look.drops).await?;
             without_users = self.without_users(redis, &look).await?;
         }
-        let is_partly = !look.missed.is_empty();
         let mut closed = look.missed;
         for own in look.drops.chunk_by(|a, b| a.coupon.id == b.coupon.id) {
             let WatchedDrop { coupon, gate, .. } = &own[0];
@@ -195,7 +202,7 @@ impl Known {
         Ok(LookedGates {
             wants,
             closed,
-            is_partly,
+            is_partly: look.is_partly,
         })
     }
 

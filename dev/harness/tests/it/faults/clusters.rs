@@ -321,6 +321,54 @@ async fn hash_slots_that_move_away_and_back_during_a_rush_break_no_promise() {
     survived.await;
 }
 
+/// A hash slot is being moved: first no key of its coupon has moved, then only the gate. The coupon
+/// waits. The others are compared and promoted, and every API is ready.
+#[tokio::test]
+#[ignore = "release"]
+async fn a_hash_slot_that_is_being_moved_concerns_only_its_coupons() {
+    let cluster = RedisCluster::start().await.unwrap();
+    let fixture = Fixture::of(on(&cluster, "one-moves").await).await;
+    let (api, world) = (&fixture.api, &fixture.world);
+    let daemon = world.daemon_with(&[]).await;
+    let body = coupon_body("Any", 3, 2);
+    let (moved, _, kept) = on_two_masters(&cluster, world, api, &body).await;
+    let users = people(5);
+    for coupon in [&moved, &kept] {
+        for user in &users[..3] {
+            api.until_promised(coupon.id, user).await;
+        }
+        all_issued(world, coupon.drop, 3).await;
+    }
+    let gate = world.redis.of_coupon(moved.id, "gate");
+    let slot = cluster.slot_of(&gate).await.unwrap();
+    let target = primary_of(&cluster, world, &kept).await;
+    cluster.begin_move(slot, target).await.unwrap();
+    for (gives, next) in [(0, 3), (1, 4)] {
+        let lost = format!("DELETE FROM issued_coupons WHERE drop_id = {}", kept.drop);
+        world.sql.query(&lost).await;
+        all_issued(world, kept.drop, 3).await;
+        assert_eq!(api.claim(kept.id, &users[next]).await.word(), "waiting");
+        api.give_back(kept.id, &users[gives]).await.unwrap();
+        api.until_promised(kept.id, &users[next]).await;
+        let ready = api.http().get("/readyz").await;
+        assert_eq!(ready.status, 200, "{}", ready.body);
+        let is_first = gives == 0;
+        if is_first {
+            cluster.move_key(&gate, target).await.unwrap();
+        }
+    }
+    eventually_some("a pass names the hash slot", LIMIT, async || {
+        let run = daemon.ask(&json!({})).await.body;
+        let error = run["error"].as_str().unwrap_or_default();
+        let is_named = error.contains("hash slot");
+        is_named.then_some(()).ok_or(format!("{run:#}"))
+    })
+    .await;
+    cluster.move_slot(slot, target).await.unwrap();
+    api.until_promised(moved.id, &users[0]).await;
+    clean_pass(world, &moved).await;
+}
+
 #[tokio::test]
 #[ignore = "release"]
 async fn a_master_cut_off_from_its_replica_admits_nobody_until_reconnected() {
