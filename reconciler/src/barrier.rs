@@ -44,6 +44,19 @@ pub struct ReadState {
 pub const OVERDUE: Duration = Duration::from_secs(60);
 
 impl ReadState {
+    /// Returns the offsets of which MySQL has everything.
+    pub(crate) fn read(&self) -> Logs {
+        let positions = self.positions.iter();
+        positions
+            .map(|(partition, at)| (*partition, 0..*at))
+            .collect()
+    }
+
+    /// Whether MySQL still has everything of these offsets: it may have gone back since.
+    pub(crate) fn has_read(&self, read: &Logs) -> bool {
+        is_reached(read, &self.positions, &self.logs)
+    }
+
     pub(crate) fn unread_messages(&self) -> i64 {
         self.logs
             .iter()
@@ -156,6 +169,30 @@ mod tests {
             let reached = is_reached(&logs(before), &positions, &logs(after));
             assert_eq!(reached, expected, "{position:?} {before} {after}");
         }
+    }
+
+    #[test]
+    fn offsets_that_were_read_are_not_read_any_more_once_mysql_went_back() {
+        let at = |position: Option<i64>, end: i64| ReadState {
+            is_reached: true,
+            logs: Logs::from([(0, 10..end), (1, 0..0)]),
+            positions: position.map(|at| (0, at)).into_iter().collect(),
+            unseen: SecondsUnseen::new(),
+        };
+        let read = at(Some(20), 20).read();
+        for (position, end, expected) in [
+            (Some(20), 20, true),
+            (Some(20), 25, true),
+            (Some(25), 25, true),
+            (Some(19), 20, false),
+            (None, 20, false),
+            // The topic was recreated.
+            (Some(20), 15, false),
+        ] {
+            let has_read = at(position, end).has_read(&read);
+            assert_eq!(has_read, expected, "{position:?} {end}");
+        }
+        assert!(at(None, 10).has_read(&at(None, 10).read()));
     }
 
     #[test]

@@ -18,6 +18,7 @@ use diesel::sql_types::Text;
 use diesel_async::RunQueryDsl;
 use firstcome_shared::crash::{Point, crash_point};
 use firstcome_shared::domain::CouponId;
+use firstcome_shared::kafka::Logs;
 use firstcome_shared::mysql::{Db, DbError, json};
 use firstcome_shared::redis::gate::{Fence, Gate};
 use firstcome_shared::redis::servers::Servers;
@@ -77,25 +78,47 @@ pub(crate) struct Closed {
     /// Nobody was admitted after this.
     pub since: Instant,
     pub was_open: bool,
-    /// An earlier attempt had closed it, waited until it may be judged, and left it closed.
-    pub may_be_judged: bool,
+    /// What was read before an earlier attempt judged the coupon and left it closed.
+    pub read: Option<Arc<Logs>>,
 }
 
-/// The gates of coupons that stay closed for another reason than the wait for claims: while a gate
-/// is still this one, nobody has been admitted, and the next attempt need not wait again. Otherwise
-/// each attempt would suspend the pace of rows.
+/// The gates of coupons that stay closed for another reason than the wait for claims, and what the
+/// consumer had read: while a gate is still this one, nobody has been admitted, and while MySQL has
+/// not gone back, the next attempt need not wait again. Otherwise each attempt would suspend the
+/// pace of rows.
 #[derive(Debug, Clone, Default)]
-pub(crate) struct JudgedGates(Arc<Mutex<HashMap<CouponId, Gate>>>);
+pub(crate) struct JudgedGates(Arc<Mutex<HashMap<CouponId, JudgedGate>>>);
+
+#[derive(Debug)]
+struct JudgedGate {
+    gate: Gate,
+    read: Arc<Logs>,
+    closed_at: Instant,
+}
+
+/// A gate is forgotten after this time: another process may have opened the coupon.
+const FORGOTTEN_AFTER: Duration = Duration::from_secs(3_600);
 
 impl JudgedGates {
-    fn include(&self, coupon: CouponId, gate: &Gate) -> bool {
-        self.0.lock().get(&coupon) == Some(gate)
+    fn read_at(&self, coupon: CouponId, gate: &Gate) -> Option<Arc<Logs>> {
+        let gates = self.0.lock();
+        let judged = gates.get(&coupon).filter(|judged| judged.gate == *gate);
+        judged.map(|judged| Arc::clone(&judged.read))
     }
 
-    /// Notes that these coupons may be judged.
-    pub(crate) fn note(&self, closed: &HashMap<CouponId, Closed>) {
-        let gates = closed.iter().map(|(id, it)| (*id, Gate::closed(&it.fence)));
-        self.0.lock().extend(gates);
+    /// Notes that these coupons may be judged, and what the consumer had read.
+    pub(crate) fn note(&self, closed: &HashMap<CouponId, Closed>, read: Logs) {
+        let read = Arc::new(read);
+        let mut gates = self.0.lock();
+        gates.retain(|_, judged| judged.closed_at.elapsed() < FORGOTTEN_AFTER);
+        gates.extend(closed.iter().map(|(id, closed)| {
+            let judged = JudgedGate {
+                gate: Gate::closed(&closed.fence),
+                read: Arc::clone(&read),
+                closed_at: closed.since,
+            };
+            (*id, judged)
+        }));
     }
 
     pub(crate) fn forget(&self, coupon: CouponId) {
@@ -127,7 +150,7 @@ pub(crate) async fn close(
                 fence,
                 since,
                 was_open: era.is_some_and(|era| gate.is_open(server, era)),
-                may_be_judged: ctx.judged_gates.include(id, gate),
+                read: ctx.judged_gates.read_at(id, gate),
             };
             closed.insert(id, now_closed);
         }
@@ -307,13 +330,28 @@ async fn suspend_pace(db: &Db) -> Infallible {
 }
 
 /// Waits until no claim from before the closing can be in flight, then until the consumer has read
-/// the topic.
+/// the topic. Does not wait if an earlier attempt has, unless MySQL went back since. Returns what
+/// the consumer has read.
 ///
 /// # Errors
 /// [`PassError::StaysClosed`] if the coupons cannot be judged yet.
-pub(crate) async fn wait(ctx: &PassContext, closed_at: Instant) -> Step<()> {
+pub(crate) async fn wait(ctx: &PassContext, closed: &HashMap<CouponId, Closed>) -> Step<Logs> {
+    let PassContext { stores, .. } = ctx;
+    if let Some(noted) = all_noted(closed) {
+        let now = barrier::read_state(&stores.db, &stores.topic).await;
+        if let Ok(now) = now
+            && noted.iter().all(|read| now.has_read(read))
+        {
+            return Ok(now.read());
+        }
+    }
+    let closed_at = closed
+        .values()
+        .map(|closed| closed.since)
+        .max()
+        .unwrap_or_else(Instant::now);
     // Read after the coupons were closed: an API may just have announced longer ones.
-    let deadlines = barrier::deadlines(&ctx.stores.db, ctx.settings.deadlines).await?;
+    let deadlines = barrier::deadlines(&stores.db, ctx.settings.deadlines).await?;
     let left = (millis(deadlines.in_flight_ms) + MARGIN).saturating_sub(closed_at.elapsed());
     if !left.is_zero() {
         tracing::info!(wait = ?left, "waiting for claims that may be on their way");
@@ -324,7 +362,7 @@ pub(crate) async fn wait(ctx: &PassContext, closed_at: Instant) -> Step<()> {
     let read = wait_for_barrier(ctx).await;
     ctx.must_go_on()?;
     Err(PassError::StaysClosed(match read {
-        Ok(now) if now.is_reached => return Ok(()),
+        Ok(now) if now.is_reached => return Ok(now.read()),
         Ok(now) => {
             let unread = now.unread_messages();
             format!("the consumer has {unread} messages to read first")
@@ -332,6 +370,14 @@ pub(crate) async fn wait(ctx: &PassContext, closed_at: Instant) -> Step<()> {
         Err(BarrierError::Mysql(error)) => return Err(error.into()),
         Err(error @ BarrierError::Kafka(_)) => error.to_string(),
     }))
+}
+
+/// Returns what was read before the earlier attempts, if there was one at each of these coupons.
+fn all_noted(closed: &HashMap<CouponId, Closed>) -> Option<Vec<&Logs>> {
+    closed
+        .values()
+        .map(|closed| closed.read.as_deref())
+        .collect()
 }
 
 /// Waits until the consumer has read the topic. If that takes longer than a moment, the pace of rows

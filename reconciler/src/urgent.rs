@@ -40,15 +40,14 @@ async fn reconcile_closed(
 ) -> Step<()> {
     let coupons = closed.len();
     tracing::warn!(coupons, "coupons are closed until they are verified");
-    let unjudged = closed.values().filter(|closed| !closed.may_be_judged);
-    if let Some(last) = unjudged.map(|closed| closed.since).max()
-        && let Err(error) = gate::wait(ctx, last).await
-    {
-        let why = error.about_data()?;
-        looks.extend(closed.keys().map(|id| left_closed(ctx, *id, &why)));
-        return Ok(());
+    match gate::wait(ctx, closed).await {
+        Ok(read) => ctx.judged_gates.note(closed, read),
+        Err(error) => {
+            let why = error.about_data()?;
+            looks.extend(closed.keys().map(|id| left_closed(ctx, *id, &why)));
+            return Ok(());
+        }
     }
-    ctx.judged_gates.note(closed);
     // Read under the closed gates: nobody is admitted now.
     let ids = closed.keys().copied().collect();
     let all = read::catalogue(ctx, Some(ids), None).await?;

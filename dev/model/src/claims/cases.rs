@@ -5,11 +5,11 @@ use super::Fault::{
     LoseLimits, Pause, Raise, RecreateTopic, Restart, Return,
 };
 use super::Omitted::{
-    Adoption, Barrier, BarrierUnpaced, BeginAgain, CacheByTime, FallbackFenced, LetterByRedis,
-    NoGap, OfPrimary, OwedAtHead, OwedFirst, PositionInLog, PositionLast, PositionReset,
-    PutChecksRevoked, PutFenced, RefusalQuoted, ReturnAdoption, ReturnInProgress, RevisionKept,
-    RevisionWithUsers, RowsAgain, RowsFenced, RowsFirst, StoredBeforeTold, TimesCompared,
-    VoidRowMoved, Wait,
+    Adoption, Barrier, BarrierAgain, BarrierUnpaced, BeginAgain, CacheByTime, FallbackFenced,
+    LetterByRedis, NoGap, OfPrimary, OwedAtHead, OwedFirst, PositionInLog, PositionLast,
+    PositionReset, PutChecksRevoked, PutFenced, RefusalQuoted, ReturnAdoption, ReturnInProgress,
+    RevisionKept, RevisionWithUsers, RowsAgain, RowsFenced, RowsFirst, StoredBeforeTold,
+    TimesCompared, VoidRowMoved, Wait,
 };
 use super::{Fault, Omitted, Protocol};
 use crate::World;
@@ -66,6 +66,7 @@ const OMITTED: &[(Omitted, usize, &[Fault])] = &[
     (PositionInLog, 1, &[Crash, RecreateTopic, Flush]),
     (PositionReset, 1, &[RecreateTopic, Restart]),
     (Barrier, 1, &[Flush]),
+    (BarrierAgain, 1, &[Flush, FailoverToOlder]),
     (BarrierUnpaced, 1, &[Restart]),
     (Wait, 1, &[Flush]),
     (Adoption, 1, &[Raise, FailoverToOlder]),

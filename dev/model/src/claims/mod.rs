@@ -83,6 +83,8 @@ pub enum Omitted {
     PositionReset,
     /// A closed coupon is judged once no message is unread.
     Barrier,
+    /// Also the next attempt at a coupon that stayed closed waits for that: MySQL may have gone back.
+    BarrierAgain,
     /// Rows keep no pace while a closed coupon waits for the barrier.
     BarrierUnpaced,
     /// A closed coupon is judged once nothing is in flight.

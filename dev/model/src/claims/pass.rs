@@ -25,7 +25,7 @@ pub fn next_step(protocol: &Protocol, state: &mut State, at: usize) {
             Reconciler::Judge(view, read_redis(state))
         }
         Reconciler::Judge(view, redis) => judge(protocol, state, &view, redis),
-        Reconciler::Close(gate) if state.redis.gate == Some(gate) => close(state),
+        Reconciler::Close(gate) if state.redis.gate == Some(gate) => close(protocol, state),
         Reconciler::Insert(gate, users) => {
             adopt_returns(protocol, state);
             complete_returns(state);
@@ -62,10 +62,10 @@ fn begin(protocol: &Protocol, state: &mut State) -> Reconciler {
     move_void_rows(protocol, state);
     let current = |gate: &Gate| gate.open && gate.server == state.server;
     let Some(gate) = state.redis.gate.filter(current) else {
-        return close(state);
+        return close(protocol, state);
     };
     if gate.era < state.mysql.era {
-        return close(state);
+        return close(protocol, state);
     }
     // A higher era on the same server is adopted.
     state.mysql.era = gate.era;
@@ -119,7 +119,7 @@ fn adopt_returns(protocol: &Protocol, state: &mut State) {
 
 /// Closes the gate and begins an era above MySQL's and the gate's. [`crate::gate`] has the steps.
 /// Does nothing while another pass has closed the coupon, unless that pass loses the lock.
-fn close(state: &mut State) -> Reconciler {
+fn close(protocol: &Protocol, state: &mut State) -> Reconciler {
     let closes = |reconciler: &Reconciler| matches!(reconciler, Reconciler::Closed(..));
     if state.reconcilers.iter().any(closes) {
         if !state.may(Fault::LockLost) {
@@ -142,6 +142,11 @@ fn close(state: &mut State) -> Reconciler {
         primary: state.primary,
         owed: [None; USERS],
     };
+    let goes_on = protocol.omits(Omitted::BarrierAgain) && before.is_some();
+    if goes_on && before == state.judged {
+        state.judged = Some(gate);
+        return Reconciler::Closed(of, Stage::Rows(read_redis(state)));
+    }
     Reconciler::Closed(of, Stage::Wait)
 }
 
@@ -361,14 +366,17 @@ fn project(protocol: &Protocol, state: &mut State, of: &mut Closed, stage: Stage
     }
 }
 
-fn wait(protocol: &Protocol, state: &State, gate: Gate) -> Option<Stage> {
+fn wait(protocol: &Protocol, state: &mut State, gate: Gate) -> Option<Stage> {
     let is_over = state.redis.gate != Some(gate);
     let in_flight = state.in_flight.iter().any(|it| it.way != Way::Late);
     let may_go = (!in_flight || protocol.omits(Omitted::Wait))
         && (is_reached(protocol, state) || protocol.omits(Omitted::Barrier));
     match (is_over, may_go) {
         (true, _) => None,
-        (false, true) => Some(Stage::Rows(read_redis(state))),
+        (false, true) => {
+            state.judged = protocol.omits(Omitted::BarrierAgain).then_some(gate);
+            Some(Stage::Rows(read_redis(state)))
+        }
         (false, false) => Some(Stage::Wait),
     }
 }

@@ -85,6 +85,9 @@ pub struct State {
     pub returned: [Revoked; USERS],
     /// Users who were owed a slot when the gate opened.
     pub owed_at_opening: [bool; USERS],
+    /// The closed gate at which a pass has reached the barrier. Only a protocol that omits the
+    /// barrier of the next attempt reads it.
+    pub judged: Option<Gate>,
     /// Whether a store had a fault, or somebody changed it manually: open coupons may close.
     pub damaged: bool,
     /// Whether the topic or MySQL may have lost data, or MySQL got a row by hand.

@@ -109,3 +109,47 @@ async fn a_coupon_that_was_closed_for_long_stays_open_once_it_is_open() {
         tokio::time::sleep(Duration::from_millis(50)).await;
     }
 }
+
+/// Otherwise a coupon whose MySQL has failed over to a lagging replica would open without the rows
+/// of messages that are to be read again.
+#[tokio::test]
+async fn a_coupon_that_stayed_closed_is_not_judged_by_a_mysql_that_went_back() {
+    let fixture = Fixture::new("d-went-back").await;
+    let world = &fixture.world;
+    let (coupon, _) = fixture.held("Back", 20, 6).await;
+    all_issued(world, coupon.drop, 6).await;
+    refuse_rows(world, "TRUE").await;
+    lose_rows(world, &coupon, "= 2").await;
+    let daemon = world.daemon().await;
+    let gate = world.redis.of_coupon(coupon.id, "gate");
+    let is_open = async || {
+        let gate: String = world.redis.command(&["GET", &gate]).await;
+        gate.ends_with("open")
+    };
+    let logged = |words: &str| daemon.process.log().matches(words).count();
+    let waits = || logged("that may be on their way");
+    close(world, &coupon).await;
+    eventually("a second attempt fails", LIMIT, async || {
+        logged("a coupon stays closed") == 2
+    })
+    .await;
+    assert_eq!(
+        waits(),
+        1,
+        "while MySQL has not gone back, one wait is enough"
+    );
+    fixture.consumer.process.kill().await;
+    for lost in ["issued_coupons", "topic_positions"] {
+        world.sql.query(&format!("DELETE FROM {lost}")).await;
+    }
+    accept_rows(world).await;
+    eventually("it waits again", LIMIT, async || {
+        assert!(!is_open().await, "it is open before the consumer has read");
+        waits() == 2
+    })
+    .await;
+    let _consumer = world.consume().await;
+    eventually("it is open", LIMIT, is_open).await;
+    all_issued(world, coupon.drop, 6).await;
+    assert_kept(world, &coupon, &[]).await;
+}
