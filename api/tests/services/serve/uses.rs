@@ -399,6 +399,7 @@ async fn code_expiry_is_set_and_changed_users_see_it_and_operators_see_uses() {
         api.play(&[("$body", &body)], refused).await;
     }
     let (coupon, drop) = api.make(with(open(5), "valid_days", 30)).await;
+    api.claim(coupon, "u-1").await.is(202, "accepted");
     let code = world.issue_code(coupon, drop, 1, "u-1").await;
     world.issue_code(coupon, drop, 2, "u-2").await;
     let words: [(&str, &dyn Display); 3] = [("$id", &coupon), ("$code", &code), ("$late", &LATE)];
