@@ -246,7 +246,9 @@ async fn in_redis(
             continue;
         }
         let keys = redis.keys(coupon.id, id);
-        let standing = redis.standing(&keys, coupon.era, user).await?;
+        let standing = redis
+            .standing(&keys, coupon.once_per, coupon.era, user)
+            .await?;
         if !standing.loaded && drop.sealed_at.is_some() {
             has_expired = true;
         } else if !standing.loaded && drop.opens_at <= now {

@@ -16,7 +16,7 @@ static REVOKE: Script = Script::new(include_str!("scripts/revoke.lua"));
 const WRITTEN_AT_ONCE: usize = 1_000;
 
 /// Returns the user's field in the coupon's hash `revoked`.
-fn field(once_per: OncePer, drop: DropId, user: &str) -> String {
+pub(super) fn field(once_per: OncePer, drop: DropId, user: &str) -> String {
     match once_per {
         OncePer::Coupon => user.to_owned(),
         OncePer::Drop => format!("{drop}:{user}"),

@@ -6,8 +6,9 @@ use super::Redis;
 use super::admission::AdmittedSlot;
 use super::keys::{DropKeys, instant};
 use super::reads::{Reads, number_of, slot_in};
+use super::revoking::field;
 use super::servers::ServerId;
-use crate::domain::{DropId, Slot, UserId};
+use crate::domain::{DropId, OncePer, Slot, UserId};
 
 /// One user's status in a drop, and in its coupon.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -23,6 +24,8 @@ pub struct ClaimStanding {
     pub position: Option<u32>,
     /// The claim held anywhere in the coupon, if one coupon is allowed in total.
     pub claimant: Option<(DropId, Slot)>,
+    /// The ID of the user's last revocation.
+    pub revocation: Option<i64>,
 }
 
 impl Redis {
@@ -30,10 +33,12 @@ impl Redis {
     pub async fn standing(
         &self,
         keys: &DropKeys,
+        once_per: OncePer,
         era: u64,
         user: &UserId,
     ) -> RedisResult<ClaimStanding> {
         let user = user.as_str();
+        let revoked = field(once_per, keys.drop, user);
         let mut reads = Reads::new();
         let info = redis::cmd("INFO")
             .arg("server")
@@ -45,6 +50,7 @@ impl Redis {
             .add("users", Cmd::zscore(&keys.users, user))
             .add("waiting", Cmd::zrank(&keys.waiting, user))
             .add("claimants", Cmd::hget(&keys.claimants, user))
+            .add("revoked", Cmd::hget(&keys.revoked, revoked))
             .add("meta", Cmd::exists(&keys.meta))
             .add("count", Cmd::get(&keys.count))
             .add("meta", Cmd::hget(&keys.meta, "once_per"))
@@ -58,6 +64,7 @@ impl Redis {
         let slot = replies.read::<Option<f64>>().and_then(slot_in);
         let rank: Option<u32> = replies.read();
         let claimant: Option<String> = replies.read();
+        let revoked: Option<String> = replies.read();
         let loaded: bool = replies.read();
         let count = replies.number();
         let once_per: Option<String> = replies.read();
@@ -78,6 +85,7 @@ impl Redis {
             slot: slot.and_then(|slot| Slot::try_from(slot).ok()),
             position: rank.map(|r| r + 1),
             claimant,
+            revocation: revoked.and_then(|text| text.split(':').next()?.parse().ok()),
         })
     }
 

@@ -203,7 +203,10 @@ async fn assert_gate(event: &str, world: &ScriptWorld, expected: After) {
     };
     assert_eq!(found, expected, "{event}");
     let user = "a".parse().unwrap();
-    let standing = world.redis.standing(&world.keys, world.era, &user).await;
+    let standing = world
+        .redis
+        .standing(&world.keys, OncePer::Drop, world.era, &user)
+        .await;
     let is_open = expected == After::Open;
     let is_trusted = standing.is_ok_and(|standing| standing.trusted);
     assert_eq!(is_trusted, is_open, "{event}");

@@ -61,7 +61,10 @@ async fn user_without_a_slot_gets_a_certain_answer_only_if_the_numbers_add_up() 
     world.claim("a").await.unwrap();
     let [holder, other] = ["a", "b"].map(|name| name.parse::<UserId>().unwrap());
     let is_trusted = async |user: &UserId| {
-        let standing = world.redis.standing(&world.keys, world.era, user).await;
+        let standing = world
+            .redis
+            .standing(&world.keys, OncePer::Drop, world.era, user)
+            .await;
         standing.unwrap().trusted
     };
     assert!(is_trusted(&holder).await && is_trusted(&other).await);

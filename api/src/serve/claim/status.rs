@@ -2,7 +2,7 @@
 
 use chrono::{DateTime, Utc};
 use firstcome_shared::claim::Claim;
-use firstcome_shared::coupon::Drop;
+use firstcome_shared::coupon::{Coupon, Drop};
 use firstcome_shared::domain::{CouponId, DropId, OncePer, Slot, UserId};
 use firstcome_shared::model::Revocation;
 use firstcome_shared::mysql::DbError;
@@ -100,6 +100,14 @@ pub(crate) async fn my_claim(
         app.mysql.reads.user_with_row(id, only, &user),
         standing_shown(app, &coupon, now, &user)
     );
+    let revocation = standing.as_ref().ok().and_then(|it| it.revocation);
+    let record = match (record, revocation) {
+        // With a row, the revocations were not read.
+        (Ok(found), Some(revocation)) if !has_revocation(&found, revocation) => {
+            app.mysql.reads.user_record(id, &user).await
+        }
+        (record, _) => record,
+    };
     let claim = settle(app, &coupon, shown, record, standing)?;
     // `accepted` acknowledges the claim, as the response to a claim does.
     if let (ClaimStatus::Accepted, Some(drop_id), Some(slot)) =
@@ -140,7 +148,15 @@ fn settle(
     let standing = standing.ok();
     let id = drop.map(|drop| drop.id);
     let mut claim = judge(coupon.coupon.once_per, id, record.as_ref(), standing)
-        .filter(|claim| is_certain(claim, drop, standing, app.catalogue.is_of_primary()))
+        .filter(|claim| {
+            is_certain(
+                claim,
+                record.as_ref(),
+                drop,
+                standing,
+                app.catalogue.is_of_primary(),
+            )
+        })
         // MySQL may have lost the user's drop.
         .filter(|claim| {
             claim.status != ClaimStatus::None
@@ -160,6 +176,7 @@ fn settle(
 /// `is_of_primary` says that MySQL is no replica.
 fn is_certain(
     claim: &MyClaim,
+    record: Option<&UserRecord>,
     drop: Option<&Drop>,
     standing: Option<ClaimStanding>,
     is_of_primary: bool,
@@ -174,12 +191,20 @@ fn is_certain(
             let is_shown =
                 drop.is_some_and(|drop| drop.sealed_at.is_none() && Some(drop.id) == claim.drop_id);
             let is_gone = |it: ClaimStanding| it.trusted && !holds(it);
-            !is_shown || !standing.is_some_and(is_gone)
+            // Redis knows a revocation that MySQL has forgotten.
+            let has_gone_back = standing
+                .and_then(|it| it.revocation)
+                .is_some_and(|id| record.is_none_or(|record| !has_revocation(record, id)));
+            !(has_gone_back || is_shown && standing.is_some_and(is_gone))
         }
         // Until Redis has the revocation, a claim is answered `already_claimed`.
         ClaimStatus::Revoked => standing.is_some_and(|it| !holds(it)),
         ClaimStatus::Accepted | ClaimStatus::Waiting | ClaimStatus::Broken => true,
     }
+}
+
+fn has_revocation(record: &UserRecord, id: i64) -> bool {
+    record.revoked.iter().any(|one| one.id == id)
 }
 
 /// Returns the drop to show by Redis's clock, and the user's status in it according to Redis: the
@@ -224,7 +249,10 @@ pub(super) async fn standing_in(
         return Ok(NOT_IN_REDIS);
     };
     let keys = app.redis.keys(coupon.coupon.id, drop.id);
-    app.redis.standing(&keys, coupon.coupon.era, user).await
+    let Coupon { settings, era, .. } = &coupon.coupon;
+    app.redis
+        .standing(&keys, settings.once_per, *era, user)
+        .await
 }
 
 /// The keys of sealed drops expire in Redis, so MySQL alone knows who holds a slot.
@@ -234,6 +262,7 @@ const NOT_IN_REDIS: ClaimStanding = ClaimStanding {
     slot: None,
     position: None,
     claimant: None,
+    revocation: None,
 };
 
 /// Returns the current drop or, if none has opened, the first one, because an operator may have added
@@ -363,6 +392,25 @@ mod tests {
     const PER_COUPON: OncePer = OncePer::Coupon;
     const PER_DROP: OncePer = OncePer::Drop;
 
+    /// The record of a user whose claim in drop 2 was revoked and who may claim again.
+    fn revoked_once() -> UserRecord {
+        UserRecord {
+            revoked: vec![Revocation {
+                id: 1,
+                coupon_id: 1,
+                drop_id: 2,
+                slot: None,
+                user_id: "u-1".into(),
+                reason: "returned".into(),
+                revoked_by: "user".into(),
+                may_claim_again: true,
+                revoked_at: DateTime::UNIX_EPOCH,
+                again_from: Some(DateTime::UNIX_EPOCH),
+            }],
+            ..UserRecord::default()
+        }
+    }
+
     #[test]
     fn status_that_the_other_store_may_soon_contradict_is_uncertain() {
         let coupon = coupon(&[(0, 10), (10, 20)]);
@@ -376,11 +424,19 @@ mod tests {
             ..NOT_IN_REDIS
         };
         let nothing = NOT_IN_REDIS;
+        let revoked_before = |id| ClaimStanding {
+            revocation: Some(id),
+            ..doubtful
+        };
+        let record = revoked_once();
         for (status, standing, of_primary, of_replica) in [
             (ClaimStatus::None, Some(nothing), true, false),
             (ClaimStatus::Issued, Some(nothing), false, false),
             (ClaimStatus::Issued, Some(doubtful), true, true),
             (ClaimStatus::Issued, Some(holds), true, true),
+            // MySQL knows revocation 1 only.
+            (ClaimStatus::Issued, Some(revoked_before(1)), true, true),
+            (ClaimStatus::Issued, Some(revoked_before(2)), false, false),
             (ClaimStatus::Issued, None, true, true),
             (ClaimStatus::Revoked, Some(nothing), true, true),
             (ClaimStatus::Revoked, Some(holds), false, false),
@@ -388,7 +444,7 @@ mod tests {
             (ClaimStatus::Accepted, Some(holds), true, true),
         ] {
             let claim = MyClaim::new(status, Some(DropId(2)), Some(7));
-            let is = [true, false].map(|it| is_certain(&claim, shown, standing, it));
+            let is = [true, false].map(|it| is_certain(&claim, Some(&record), shown, standing, it));
             assert_eq!(is, [of_primary, of_replica], "{status:?} {standing:?}");
         }
     }
@@ -421,21 +477,6 @@ mod tests {
             trusted: false,
             ..NOT_IN_REDIS
         });
-        let revoked_once = || UserRecord {
-            revoked: vec![Revocation {
-                id: 1,
-                coupon_id: 1,
-                drop_id: 2,
-                slot: None,
-                user_id: "u-1".into(),
-                reason: "returned".into(),
-                revoked_by: "user".into(),
-                may_claim_again: true,
-                revoked_at: DateTime::UNIX_EPOCH,
-                again_from: Some(DateTime::UNIX_EPOCH),
-            }],
-            ..UserRecord::default()
-        };
         let claimed_again = || UserRecord {
             rows: vec![row(2)],
             ..revoked_once()
