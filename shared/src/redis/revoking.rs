@@ -85,7 +85,7 @@ impl RevokedField {
 }
 
 /// Parses the id of a revocation, from `ID`, `ID:` or `ID:END`.
-fn id_in(value: &[u8]) -> Option<i64> {
+pub(super) fn id_in(value: &[u8]) -> Option<i64> {
     str::from_utf8(value).ok()?.split(':').next()?.parse().ok()
 }
 

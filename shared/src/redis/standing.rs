@@ -6,7 +6,7 @@ use super::Redis;
 use super::admission::AdmittedSlot;
 use super::keys::{DropKeys, instant};
 use super::reads::{Reads, number_of, slot_in};
-use super::revoking::field;
+use super::revoking::{field, id_in};
 use super::servers::ServerId;
 use crate::domain::{DropId, OncePer, Slot, UserId};
 
@@ -26,6 +26,13 @@ pub struct ClaimStanding {
     pub claimant: Option<(DropId, Slot)>,
     /// The ID of the user's last revocation.
     pub revocation: Option<i64>,
+}
+
+impl ClaimStanding {
+    /// Whether the user holds a slot, of this drop or of another one that counts for it.
+    pub fn holds(&self) -> bool {
+        self.slot.is_some() || self.claimant.is_some()
+    }
 }
 
 impl Redis {
@@ -85,7 +92,7 @@ impl Redis {
             slot: slot.and_then(|slot| Slot::try_from(slot).ok()),
             position: rank.map(|r| r + 1),
             claimant,
-            revocation: revoked.and_then(|text| text.split(':').next()?.parse().ok()),
+            revocation: revoked.and_then(|text| id_in(text.as_bytes())),
         })
     }
 

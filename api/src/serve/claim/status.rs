@@ -147,21 +147,10 @@ fn settle(
     let record = record.ok();
     let standing = standing.ok();
     let id = drop.map(|drop| drop.id);
+    let is_whole =
+        app.catalogue.is_of_primary() && !coupon.lacks_a_drop(app.clock.now(coupon.coupon.id));
     let mut claim = judge(coupon.coupon.once_per, id, record.as_ref(), standing)
-        .filter(|claim| {
-            is_certain(
-                claim,
-                record.as_ref(),
-                drop,
-                standing,
-                app.catalogue.is_of_primary(),
-            )
-        })
-        // MySQL may have lost the user's drop.
-        .filter(|claim| {
-            claim.status != ClaimStatus::None
-                || !coupon.lacks_a_drop(app.clock.now(coupon.coupon.id))
-        })
+        .filter(|claim| is_certain(claim, record.as_ref(), drop, standing, is_whole))
         .ok_or(ClaimRefusal::ClaimStateUnknown)?;
     if let Some(record) = record
         && let Some(row) = record.rows.iter().find(|row| claim.has_row(row))
@@ -173,24 +162,23 @@ fn settle(
 }
 
 /// Whether the stores will not soon contradict this status. `drop` is the one that is shown, and
-/// `is_of_primary` says that MySQL is no replica.
+/// `is_whole` says that MySQL is no replica and has all drops of the coupon.
 fn is_certain(
     claim: &MyClaim,
     record: Option<&UserRecord>,
     drop: Option<&Drop>,
     standing: Option<ClaimStanding>,
-    is_of_primary: bool,
+    is_whole: bool,
 ) -> bool {
-    let holds = |it: ClaimStanding| it.slot.is_some() || it.claimant.is_some();
     match claim.status {
-        // A replica may lack the user's row.
-        ClaimStatus::None => is_of_primary,
+        // A replica may lack the user's row, and MySQL the user's drop.
+        ClaimStatus::None => is_whole,
         // A replica, or a MySQL that was restored, may still have the row of a claim that was
         // returned.
         ClaimStatus::Issued => {
             let is_shown =
                 drop.is_some_and(|drop| drop.sealed_at.is_none() && Some(drop.id) == claim.drop_id);
-            let is_gone = |it: ClaimStanding| it.trusted && !holds(it);
+            let is_gone = |it: ClaimStanding| it.trusted && !it.holds();
             // Redis knows a revocation that MySQL has forgotten.
             let has_gone_back = standing
                 .and_then(|it| it.revocation)
@@ -198,7 +186,7 @@ fn is_certain(
             !(has_gone_back || is_shown && standing.is_some_and(is_gone))
         }
         // Until Redis has the revocation, a claim is answered `already_claimed`.
-        ClaimStatus::Revoked => standing.is_some_and(|it| !holds(it)),
+        ClaimStatus::Revoked => standing.is_some_and(|it| !it.holds()),
         ClaimStatus::Accepted | ClaimStatus::Waiting | ClaimStatus::Broken => true,
     }
 }
@@ -221,8 +209,11 @@ pub(super) async fn standing_shown<'a>(
     if coupon.coupon.once_per == OncePer::Drop || !has_nothing(&standing) {
         return (current, standing);
     }
-    let opened = coupon.all().rev().map(|one| one.drop);
-    for drop in opened.filter(|drop| drop.sealed_at.is_none() && drop.opens_at <= now) {
+    let read = current.map(|drop| drop.id);
+    let others = coupon.all().rev().map(|one| one.drop);
+    for drop in others
+        .filter(|drop| Some(drop.id) != read && drop.sealed_at.is_none() && drop.opens_at <= now)
+    {
         let standing = standing_in(app, coupon, Some(drop), user).await;
         if !has_nothing(&standing) {
             return (Some(drop), standing);
@@ -233,9 +224,8 @@ pub(super) async fn standing_shown<'a>(
 
 /// Whether it is certain that the user has no claim in a coupon and no place in a drop.
 fn has_nothing(standing: &Result<ClaimStanding, RedisError>) -> bool {
-    standing.as_ref().is_ok_and(|it| {
-        it.trusted && it.slot.is_none() && it.claimant.is_none() && it.position.is_none()
-    })
+    let is_nothing = |it: &ClaimStanding| it.trusted && !it.holds() && it.position.is_none();
+    standing.as_ref().is_ok_and(is_nothing)
 }
 
 /// Reads the user's status in a drop from Redis. A sealed drop has none there.
@@ -429,7 +419,7 @@ mod tests {
             ..doubtful
         };
         let record = revoked_once();
-        for (status, standing, of_primary, of_replica) in [
+        for (status, standing, if_whole, if_not) in [
             (ClaimStatus::None, Some(nothing), true, false),
             (ClaimStatus::Issued, Some(nothing), false, false),
             (ClaimStatus::Issued, Some(doubtful), true, true),
@@ -445,7 +435,7 @@ mod tests {
         ] {
             let claim = MyClaim::new(status, Some(DropId(2)), Some(7));
             let is = [true, false].map(|it| is_certain(&claim, Some(&record), shown, standing, it));
-            assert_eq!(is, [of_primary, of_replica], "{status:?} {standing:?}");
+            assert_eq!(is, [if_whole, if_not], "{status:?} {standing:?}");
         }
     }
 

@@ -61,7 +61,8 @@ pub(super) fn guarded<'a, Work: Future<Output = Response>>(
                         "a request was answered 503: no answer in time"
                     );
                 }
-                Problem::unavailable("this took too long, and may be done all the same; look first, or try again with the same Idempotency-Key").into_response()
+                Problem::unavailable("this took too long, and may be done all the same; look first, or try again with \
+                    the same Idempotency-Key").into_response()
             }
         };
         let status = response.status();
