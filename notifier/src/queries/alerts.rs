@@ -279,18 +279,26 @@ pub async fn repairs_untold_or_since(
         .and(repairs::repaired_at.ge(At(since)));
     repairs::table
         .filter(repairs::told.eq(false).or(is_recent))
-        .filter(repairs::drop_id.ge(0).eq(subject == Subject::Drop))
+        .filter(repairs_of(subject))
         .order((repairs::repaired_at, repairs::run_id, repairs::kind))
         .select(RepairsRow::as_select())
         .load(conn)
         .await
 }
 
-/// Notes that a mail names all repairs of a subject. The caller holds the row `notify.…`, and has read them under it.
+/// The drops of attached campaigns have negative ids.
+#[diesel::dsl::auto_type(no_type_alias)]
+fn repairs_of(subject: Subject) -> _ {
+    let is_of_drops: bool = subject == Subject::Drop;
+    repairs::drop_id.ge(0_i64).eq(is_of_drops)
+}
+
+/// Notes that a mail names all repairs of a subject. The caller holds the row `notify.…`, and has
+/// read them under it.
 pub async fn note_repairs_told(conn: &mut Conn, subject: Subject) -> QueryResult<()> {
     let untold = repairs::table
         .filter(repairs::told.eq(false))
-        .filter(repairs::drop_id.ge(0).eq(subject == Subject::Drop));
+        .filter(repairs_of(subject));
     diesel::update(untold)
         .set(repairs::told.eq(true))
         .execute(conn)

@@ -121,7 +121,8 @@ impl Sender {
         }
     }
 
-    /// Starts the delivery of one due message of each target, and waits a moment for them. Returns how many were attempted.
+    /// Starts the delivery of one due message of each target, and waits a moment for them. Returns
+    /// how many were attempted.
     async fn round(&self) -> Result<usize, DbError> {
         let now = self.clock.now();
         for channel in [Channel::Mail, Channel::Webhook] {
