@@ -169,7 +169,7 @@ fn screens_of_coupons() -> Router<ScreenState> {
         .route("/dead-letters/{id}/reveal", post(dead_letters::reveal))
 }
 
-/// With `no-referrer`, browsers would send `Origin: null` with every form.
+/// With `no-referrer`, browsers would send `Origin: null` with every form. Only assets may be cached.
 #[allow(clippy::unused_async)] // a layer
 async fn with_security_headers(mut response: Response) -> Response {
     secure(&mut response, CONTENT_SECURITY, "same-origin");

@@ -8,7 +8,7 @@ use askama::Template;
 use axum::Extension;
 use axum::extract::rejection::ExtensionRejection;
 use axum::extract::{Form, FromRequest, FromRequestParts, Request};
-use axum::http::header::{CACHE_CONTROL, CONTENT_TYPE};
+use axum::http::header::CONTENT_TYPE;
 use axum::http::request::Parts;
 use axum::http::{HeaderMap, StatusCode};
 use axum::response::{IntoResponse, Response};
@@ -106,11 +106,11 @@ impl<'a> Top<'a> {
     }
 }
 
-/// Returns a screen as a response that is never cached.
+/// Returns a screen as a response.
 pub(crate) fn answer(status: StatusCode, screen: &impl Template) -> Response {
     let html = [(CONTENT_TYPE, "text/html; charset=utf-8")];
     match screen.render() {
-        Ok(text) => (status, html, [(CACHE_CONTROL, "no-store")], text).into_response(),
+        Ok(text) => (status, html, text).into_response(),
         Err(error) => {
             tracing::error!(%error, "the operations page cannot be written");
             Problem::internal().into_response()
