@@ -13,7 +13,7 @@ use firstcome_shared::mysql::ops_actions::{Operator, OperatorAct};
 use firstcome_shared::mysql::processes::ProcessRow;
 use firstcome_shared::mysql::{Db, DbError, DbSettings};
 use firstcome_shared::redis::project::Fenced;
-use firstcome_shared::redis::refusing::{is_of_hash_slot, is_refused, text_of};
+use firstcome_shared::redis::refusing::{is_of_hash_slot, is_refusal, is_refused, text_of};
 use firstcome_shared::redis::servers::{Clocks, Servers};
 use firstcome_shared::redis::wrong_key::is_about_data;
 use firstcome_shared::redis::{Redis, RedisError};
@@ -25,7 +25,7 @@ use crate::gate::JudgedGates;
 use crate::notify::{LAST_DIGEST, ScheduledRun};
 use crate::queries::Scope;
 use crate::queries::processes::Deadlines;
-use crate::report::{FailureCause, Fingerprint, Outcome, StoreRefusal, Trigger};
+use crate::report::{FailureCause, Fingerprint, Outcome, Trigger};
 use crate::topic::Topic;
 
 /// Connections to every store. Cheap to clone.
@@ -368,7 +368,7 @@ pub enum PassError {
 /// Says what Redis refuses, that it does not serve a hash slot, or that it does not answer.
 fn about_redis(error: &RedisError) -> String {
     let text = text_of(error);
-    if StoreRefusal::from_error(FailureCause::Redis, &text).is_some() {
+    if is_refusal(error) {
         format!("Redis refuses: {text}")
     } else if is_of_hash_slot(error) {
         format!("Redis is moving a hash slot: {text}")

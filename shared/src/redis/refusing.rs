@@ -46,7 +46,7 @@ fn first_refused(error: &RedisError) -> Option<String> {
 }
 
 /// Whether a server answers and refuses.
-fn is_refusal(error: &RedisError) -> bool {
+pub fn is_refusal(error: &RedisError) -> bool {
     StoreRefusal::from_error(FailureCause::Redis, &text_of(error)).is_some()
 }
 
