@@ -78,9 +78,9 @@ impl Recovery<'_> {
         Err(why)
     }
 
-    /// Lets all users claim again and look up their claims, and fails at once if a pass is not clean meanwhile or afterwards:
-    /// retries are always safe, so there must be nothing to repair. Only a missing or late answer, a
-    /// missing pass or a row that is not written yet is waited for.
+    /// Lets all users claim again and look up their claims, and fails at once if a pass is not clean
+    /// meanwhile or afterwards: retries are always safe, so there must be nothing to repair. Only a
+    /// missing or late answer, a missing pass or a row that is not written yet is waited for.
     async fn stays_exact(&self, deadline: Instant) -> Result<(), String> {
         let Self {
             system,

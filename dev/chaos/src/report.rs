@@ -178,6 +178,7 @@ mod tests {
             assert_eq!(report.passed(), passes, "{took} of {tried}: {report}");
         }
     }
+
     #[test]
     fn crash_points_that_are_never_reached_are_listed_and_fail_no_campaign() {
         let crash = |(point, took): (&'static str, bool)| TriedFault {

@@ -5,7 +5,7 @@ use std::fmt::Write as _;
 use std::time::Instant;
 
 use anyhow::{Context as _, Result, bail, ensure};
-use firstcome_harness::MadeCoupon;
+use firstcome_harness::{MadeCoupon, try_rows};
 
 use crate::clients::ChaosUser;
 use crate::excuses::Excuses;
@@ -89,11 +89,9 @@ pub(crate) async fn rows(
     let numbers: HashMap<String, u32> = numbers.collect();
     let mut slots = HashMap::new();
     for (at, coupon) in system.coupons().iter().enumerate() {
-        let rows = "SELECT user_id, slot FROM issued_coupons WHERE drop_id";
-        let rows = format!("{rows} = {}", coupon.drop);
-        for row in system.world.sql.rows(&rows).await? {
-            let number = numbers.get(&row[0]).context("a row of an unknown user")?;
-            slots.insert((at, *number), row[1].parse()?);
+        for (slot, user) in try_rows(&system.world.sql, coupon.drop).await? {
+            let number = numbers.get(&user).context("a row of an unknown user")?;
+            slots.insert((at, *number), slot.into());
         }
     }
     Ok(slots)

@@ -85,7 +85,6 @@ pub(super) fn may_be_admitted(
 ) -> bool {
     let asked = index
         .asked(who.0, who.1)
-        .iter()
         .filter(|op| op.line < line && !refused(op));
     // A request without an answer may take effect late.
     let mut moments = asked.map(|op| match (&op.ended, op.ended_line) {
@@ -127,7 +126,7 @@ fn may_be(
 /// Whether the user of this operation got `NotAllowed`, either from it or from an operation that
 /// ended after it began.
 pub(super) fn is_sent_away_after(index: &Index<'_>, op: &Operation) -> bool {
-    let sent_away = |other: &&&Operation| other.ended == Ended::Ok(RecordedAnswer::NotAllowed);
-    let mut others = index.asked(op.coupon, &op.person).iter().filter(sent_away);
+    let sent_away = |other: &&Operation| other.ended == Ended::Ok(RecordedAnswer::NotAllowed);
+    let mut others = index.asked(op.coupon, &op.person).filter(sent_away);
     others.any(|other| other.ended_line.is_some_and(|end| end > op.line))
 }

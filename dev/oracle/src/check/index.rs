@@ -6,8 +6,6 @@ use crate::event::{RecordedAnswer, RecordedScope};
 use crate::history::{Ended, History, Operation, OperationKind, RowsRead};
 
 pub(super) struct Index<'a> {
-    /// Coupon and user → claims.
-    pub(super) asked: HashMap<(u64, &'a str), Vec<&'a Operation>>,
     /// Coupon and user → claims and look-ups.
     pub(super) answered: HashMap<(u64, &'a str), Vec<&'a Operation>>,
     /// Coupon and user → revocations.
@@ -25,7 +23,6 @@ pub(super) struct Index<'a> {
 impl<'a> Index<'a> {
     pub(super) fn new(history: &'a History) -> Self {
         let mut index = Self {
-            asked: HashMap::new(),
             answered: HashMap::new(),
             revoking: HashMap::new(),
             listing: HashMap::new(),
@@ -34,15 +31,12 @@ impl<'a> Index<'a> {
             broken: HashMap::new(),
         };
         for op in &history.operations {
-            let of: &mut [&mut HashMap<_, Vec<_>>] = match op.act {
-                OperationKind::Claim => &mut [&mut index.asked, &mut index.answered],
-                OperationKind::LookUp => &mut [&mut index.answered],
-                OperationKind::Revoke { .. } => &mut [&mut index.revoking],
-                OperationKind::List { .. } => &mut [&mut index.listing],
+            let of = match op.act {
+                OperationKind::Claim | OperationKind::LookUp => &mut index.answered,
+                OperationKind::Revoke { .. } => &mut index.revoking,
+                OperationKind::List { .. } => &mut index.listing,
             };
-            for of in of {
-                of.entry((op.coupon, &op.person)).or_default().push(op);
-            }
+            of.entry((op.coupon, &op.person)).or_default().push(op);
         }
         for RowsRead { drop, rows, .. } in history.finals.values() {
             for row in rows {
@@ -57,8 +51,13 @@ impl<'a> Index<'a> {
     }
 
     /// Returns the claims that a user made for a coupon.
-    pub(super) fn asked(&'a self, coupon: u64, person: &'a str) -> &'a [&'a Operation] {
-        self.asked.get(&(coupon, person)).map_or(&[], Vec::as_slice)
+    pub(super) fn asked(
+        &'a self,
+        coupon: u64,
+        person: &'a str,
+    ) -> impl Iterator<Item = &'a Operation> {
+        let answered = self.answered(coupon, person).iter().copied();
+        answered.filter(|op| op.act == OperationKind::Claim)
     }
 
     /// Returns the claims and look-ups of a user, in the order in which they begin.

@@ -49,12 +49,12 @@ impl<'a> Answered<'a> {
             return true;
         }
         // Unless the user has claimed again, no look-up may show a slot.
-        let is_void = |claim: &&Operation| {
+        let is_void = |claim: &Operation| {
             let ended = claim.ended_line.filter(|_| claim.ended != Ended::Unknown);
             ended.is_some_and(|ended| ended < self.op.line) || Some(claim.line) > other.ended_line
         };
-        let claims = index.asked(other.coupon, &other.person);
-        other.act == OperationKind::LookUp && claims.iter().all(is_void)
+        let mut claims = index.asked(other.coupon, &other.person);
+        other.act == OperationKind::LookUp && claims.all(is_void)
     }
 }
 

@@ -46,12 +46,11 @@ pub(super) fn check(
         }
         let mut before = index
             .asked(facts.coupon, &row.person)
-            .iter()
             .filter(|op| op.line < line)
             .peekable();
         if before.peek().is_none() {
             found.push(of(Rule::NeverAsked));
-        } else if before.all(|op| refused(op)) {
+        } else if before.all(refused) {
             found.push(of(Rule::NeverAdmitted));
         } else if !allowed::may_be_admitted(history, index, (facts.coupon, &row.person), line) {
             found.push(of(Rule::HeldUnlisted));
