@@ -47,7 +47,8 @@ async fn key_that_does_not_refuse_a_row_beside_theirs_is_no_proof() {
     }
 }
 
-/// Each of our own rows collides with itself. Names that do not fit our records are held as hashes.
+/// A row of ours refuses itself, so that it proves nothing. Of a name that does not fit our records,
+/// they have the hash.
 #[tokio::test]
 async fn row_of_ours_is_no_proof_and_every_name_is_recorded() {
     let issue = "\"INSERT INTO coupon (name, code) VALUES (:user, CONCAT('repair-', :user))\"";

@@ -8,7 +8,7 @@ use firstcome_shared::domain::DropId;
 use firstcome_stack::{Clocks, FaultProxy, ProxyFault, RedisOptions, RedisServer};
 use serde_json::json;
 
-use super::promises::{move_window, two_days};
+use super::promises::{move_window, two_days, until_current};
 use super::stores_away::behind_redis;
 use super::world::{InProcessApi, ServeWorld, until};
 
@@ -52,6 +52,14 @@ async fn second_opens([near, far]: [&InProcessApi; 2], coupon: i64, second: Drop
         show(near).await["current_drop"]["id"] == second.0
     })
     .await;
+}
+
+/// Lets the first drop close and then the second one open, and waits until the API knows it.
+async fn next_day_opens(world: &ServeWorld, api: &InProcessApi, id: i64, drops: [i64; 2]) {
+    let [first, second] = drops;
+    move_window(world, id, DropId(first), [-2 * HOUR, -HOUR]).await;
+    move_window(world, id, DropId(second), [-HOUR / 2, HOUR]).await;
+    until_current(api, id, second).await;
 }
 
 #[tokio::test]
@@ -113,13 +121,7 @@ async fn repeated_return_with_drop_id_keeps_the_coupon_of_the_next_day() {
         $user returns $id?drop_id=$second => 404 not_found
         $user returns $id?drop_id=$first => 200 revoked drop_id=$first slot=1";
     api.play(&words, table).await;
-    move_window(&world, id, DropId(first), [-2 * HOUR, -HOUR]).await;
-    move_window(&world, id, DropId(second), [-HOUR / 2, HOUR]).await;
-    let path = format!("/v1/coupons/{id}");
-    until("the next drop is open", async || {
-        api.get(&path).await.json["current_drop"]["id"] == second
-    })
-    .await;
+    next_day_opens(&world, &api, id, [first, second]).await;
     // A repeat gives the same answer. Without a drop, the claim of the current one is returned.
     let table = "
         $user claims $id => 202 accepted drop_id=$second
@@ -143,13 +145,7 @@ async fn place_in_an_earlier_drop_is_shown_and_can_be_left_until_that_drop_is_se
         winner claims $id => 202 accepted
         waits claims $id => 202 waiting position=1"#;
     api.play(&words, table).await;
-    move_window(&world, id, DropId(first), [-2 * HOUR, -HOUR]).await;
-    move_window(&world, id, DropId(second), [-HOUR / 2, HOUR]).await;
-    let path = format!("/v1/coupons/{id}");
-    until("the next drop is open", async || {
-        api.get(&path).await.json["current_drop"]["id"] == second
-    })
-    .await;
+    next_day_opens(&world, &api, id, [first, second]).await;
     let table = "
         winner looks $id => 200 accepted drop_id=$first
         other looks $id => 200 none

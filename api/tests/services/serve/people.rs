@@ -72,8 +72,9 @@ async fn coupon_ids_are_accepted_in_one_form_and_user_ids_percent_encoded() {
 }
 
 /// A row of a revoked user may exist until a pass moves it, for example one that was written by
-/// hand, or that a restored MySQL got again. It is not shown while Redis has no slot. A slot may be held until the API has told Redis: then a claim is `already_claimed`, which
-/// must not follow `revoked`.
+/// hand, or that a restored MySQL got again. It is not shown while Redis has no slot. A slot may be
+/// held until the API has told Redis: then a claim is `already_claimed`, which must not follow
+/// `revoked`.
 #[tokio::test]
 async fn open_revocation_is_shown_although_a_row_exists_but_not_while_redis_shows_a_slot() {
     let world = ServeWorld::new().await;

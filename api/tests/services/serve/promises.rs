@@ -307,6 +307,15 @@ pub(crate) async fn move_window(
     world.ask_redis::<()>(&words).await;
 }
 
+/// Waits until the API shows this drop as the current one.
+pub(crate) async fn until_current(api: &InProcessApi, id: i64, drop: i64) {
+    let path = format!("/v1/coupons/{id}");
+    until("the next drop is open", async || {
+        api.get(&path).await.json["current_drop"]["id"] == drop
+    })
+    .await;
+}
+
 #[tokio::test]
 async fn retry_after_closing_finds_its_claim_and_takes_no_slot_of_the_next_drop() {
     const HOUR: i64 = 3_600_000;
@@ -355,10 +364,7 @@ async fn retry_after_closing_finds_its_claim_and_takes_no_slot_of_the_next_drop(
     world.ask_redis::<()>(&set).await;
     move_window(&world, id, DropId(first), [-HOUR, -10]).await;
     move_window(&world, id, DropId(second), [-10, HOUR]).await;
-    until("the next drop is open", async || {
-        api.get(&path).await.json["current_drop"]["id"] == second
-    })
-    .await;
+    until_current(&api, id, second).await;
     assert_eq!(
         api.claim(id, "u-1").await.json,
         held,
