@@ -21,8 +21,8 @@ if [ ! -e "$root/whole" ]; then
 fi
 [ $# -gt 0 ] || exit 0
 
-# Shipped programs do not depend on the machine's OpenSSL, zstd and libcurl: in another folder, cargo does not
-# read .cargo/config.toml, which asks for the first two. rustup does not read rust-toolchain.toml there.
+# The release's programs do not depend on the machine's OpenSSL, zstd and libcurl: in another folder, cargo does not
+# read .cargo/config.toml, which asks for the first two (as dev/Dockerfile does). rustup does not read rust-toolchain.toml there.
 export LIBCURL_NO_PKG_CONFIG=1
 workspace=$PWD
 RUSTUP_TOOLCHAIN=$(sed -n 's/^channel = "\(.*\)"/\1/p' rust-toolchain.toml)
