@@ -5,13 +5,14 @@
 use std::collections::HashMap;
 use std::time::Duration;
 
-use chrono::Utc;
+use chrono::{DateTime, Utc};
 use diesel::dsl::max;
 use diesel::prelude::*;
 use diesel::sql_query;
 use diesel::sql_types::{BigInt, Integer, Text, Unsigned};
 use diesel_async::RunQueryDsl;
 use firstcome_shared::StoreError;
+use firstcome_shared::columns::{At, Datetime};
 use firstcome_shared::coupon::Drop;
 use firstcome_shared::domain::{DropId, OncePer, Slot};
 use firstcome_shared::mysql::{Db, DbError};
@@ -27,21 +28,13 @@ const RETENTION_DAYS: u32 = 366;
 /// How long an allow list is kept after its coupon is over.
 pub(crate) const LISTS_KEPT: Duration = Duration::from_secs(7 * 86_400);
 
-/// The seconds of a retention; at most a hundred years.
-fn seconds(kept: Duration) -> i64 {
-    i64::try_from(kept.as_secs())
-        .unwrap_or(i64::MAX)
-        .min(100 * 366 * 86_400)
-}
-
 fn days_of(tuning: Tuning, days: u32) -> Duration {
     Duration::from_secs(tuning.or(u64::from(days) * 86_400))
 }
 
 /// A kind of old rows: the setting of its retention, the most days of that, and the statement that
-/// deletes them. The statement uses MySQL's clock, because a process whose clock is ahead would
-/// delete recent rows, and the order of an index. A thousand rows per statement keep locks short,
-/// and still allow deleting millions within a day.
+/// deletes them. The statement uses the order of an index. A thousand rows per statement keep locks
+/// short, and still allow deleting millions within a day.
 type Old = (Tuning, u32, &'static str);
 
 /// Records past their retention.
@@ -52,7 +45,7 @@ pub(crate) const OLD_RECORDS: [Old; 8] = [
         Tuning::CleanRunsKeptSeconds,
         1,
         "DELETE FROM reconcile_runs \
-        WHERE started_at < UTC_TIMESTAMP(3) - INTERVAL ? SECOND AND same_as IS NOT NULL \
+        WHERE started_at < ? AND same_as IS NOT NULL \
         AND status <> 'running' AND NOT id <=> (SELECT id FROM (SELECT id FROM reconcile_runs \
             WHERE status = 'clean' AND NOT dry_run ORDER BY started_at DESC LIMIT 1) l) \
         AND id NOT IN (SELECT same_as FROM (SELECT DISTINCT same_as FROM reconcile_runs \
@@ -63,7 +56,7 @@ pub(crate) const OLD_RECORDS: [Old; 8] = [
         Tuning::RunsKeptSeconds,
         u32::MAX,
         "DELETE FROM reconcile_runs \
-        WHERE started_at < UTC_TIMESTAMP(3) - INTERVAL ? SECOND \
+        WHERE started_at < ? \
         AND status <> 'running' AND NOT id <=> (SELECT id FROM (SELECT id FROM reconcile_runs \
             WHERE status = 'clean' AND NOT dry_run ORDER BY started_at DESC LIMIT 1) l) \
         AND id NOT IN (SELECT same_as FROM (SELECT DISTINCT same_as FROM reconcile_runs \
@@ -75,37 +68,37 @@ pub(crate) const OLD_RECORDS: [Old; 8] = [
         Tuning::RunsKeptSeconds,
         u32::MAX,
         "DELETE FROM reconcile_findings \
-        WHERE created_at < UTC_TIMESTAMP(3) - INTERVAL ? SECOND \
+        WHERE created_at < ? \
         AND run_id NOT IN (SELECT id FROM reconcile_runs) ORDER BY created_at LIMIT 1000",
     ),
     (
         Tuning::AlertsKeptSeconds,
         90,
-        "DELETE FROM told WHERE ended_at < UTC_TIMESTAMP(3) - INTERVAL ? SECOND \
+        "DELETE FROM told WHERE ended_at < ? \
         ORDER BY ended_at LIMIT 1000",
     ),
     (
         Tuning::MailsKeptSeconds,
         30,
-        "DELETE FROM outbox WHERE sent_at < UTC_TIMESTAMP(3) - INTERVAL ? SECOND \
+        "DELETE FROM outbox WHERE sent_at < ? \
         ORDER BY sent_at LIMIT 1000",
     ),
     (
         Tuning::MailsKeptSeconds,
         30,
-        "DELETE FROM outbox WHERE given_up_at < UTC_TIMESTAMP(3) - INTERVAL ? SECOND \
+        "DELETE FROM outbox WHERE given_up_at < ? \
         AND sent_at IS NULL ORDER BY given_up_at LIMIT 1000",
     ),
     (
         Tuning::MailsKeptSeconds,
         30,
-        "DELETE FROM repairs WHERE repaired_at < UTC_TIMESTAMP(3) - INTERVAL ? SECOND \
+        "DELETE FROM repairs WHERE repaired_at < ? \
         ORDER BY repaired_at LIMIT 1000",
     ),
     (
         Tuning::RunsKeptSeconds,
         u32::MAX,
-        "DELETE FROM ops_actions WHERE at < UTC_TIMESTAMP(3) - INTERVAL ? SECOND \
+        "DELETE FROM ops_actions WHERE at < ? \
         ORDER BY at LIMIT 1000",
     ),
 ];
@@ -116,7 +109,7 @@ pub(crate) const OLD_ENDS: [Old; 2] = [
         Tuning::MendedPromisesKeptSeconds,
         u32::MAX,
         "DELETE FROM broken_promises \
-        WHERE mended_at < UTC_TIMESTAMP(3) - INTERVAL ? SECOND \
+        WHERE mended_at < ? \
         AND drop_id NOT IN (SELECT id FROM drops WHERE sealed_at IS NULL) \
         ORDER BY mended_at LIMIT 1000",
     ),
@@ -124,7 +117,7 @@ pub(crate) const OLD_ENDS: [Old; 2] = [
         Tuning::FailedClaimsKeptSeconds,
         30,
         "DELETE FROM failed_claims \
-        WHERE resolved_at < UTC_TIMESTAMP(3) - INTERVAL ? SECOND ORDER BY resolved_at LIMIT 1000",
+        WHERE resolved_at < ? ORDER BY resolved_at LIMIT 1000",
     ),
 ];
 
@@ -132,8 +125,8 @@ pub(crate) const OLD_ENDS: [Old; 2] = [
 pub(crate) async fn delete_old(db: &Db, old: &[Old], days: Option<u32>) -> Result<(), DbError> {
     let days = days.unwrap_or(RETENTION_DAYS);
     for (tuning, most, statement) in old {
-        let kept = seconds(days_of(*tuning, days.min(*most)));
-        let delete = sql_query(*statement).bind::<BigInt, _>(kept);
+        let before = db.time_before(days_of(*tuning, days.min(*most))).await?;
+        let delete = sql_query(*statement).bind::<Datetime, _>(At(before));
         db.write("delete what is old", delete).await?;
     }
     Ok(())
@@ -153,15 +146,17 @@ const USERS_AT_MOST: usize = 1_000_000;
 /// is over, because they show who already has one. A run that reaches its limits leaves the rest to
 /// the next one.
 pub(crate) async fn erase_old_users(stores: &Stores, days: u32) -> Result<(), StoreError> {
-    let kept = days_of(Tuning::PeopleKeptSeconds, days);
     let db = &stores.db;
+    let before = db
+        .time_before(days_of(Tuning::PeopleKeptSeconds, days))
+        .await?;
     let redis = &stores.redis;
     let mut over = HashMap::new();
     let mut after = DropId(0);
     let mut drops = 0;
     let mut users = 0;
     while drops < DROPS_AT_MOST && users < USERS_AT_MOST {
-        let page = old_drops_with_users(db, kept, after).await?;
+        let page = old_drops_with_users(db, before, after).await?;
         let Some(last) = page.last() else { break };
         after = last.drop.id;
         for OldDrop { drop, once_per } in page {
@@ -192,28 +187,25 @@ pub(crate) async fn erase_old_users(stores: &Stores, days: u32) -> Result<(), St
 /// Slots processed per statement.
 const SLOTS_AT_ONCE: Slot = 2_000;
 
-/// Finds the next drops after `after` that were sealed longer than `kept` ago and are not marked as
-/// erased. If codes expire, the ids stay for
-/// as long after that, because a shop may ask late about an order.
+/// Finds the next drops after `after` that closed and were sealed before this time, and are not
+/// marked as erased. If codes expire, they must have expired before it, too, because a shop may ask
+/// late about an order. A drop that a clock dates before its own closing counts from that.
 async fn old_drops_with_users(
     db: &Db,
-    kept: Duration,
+    before: DateTime<Utc>,
     after: DropId,
 ) -> Result<Vec<OldDrop>, DbError> {
-    let kept = seconds(kept);
     let old = sql_query(
         "SELECT d.*, c.once_per FROM drops d JOIN coupons c ON c.id = d.coupon_id \
          WHERE d.id > ? AND d.codes_erased_at IS NULL \
-         AND d.sealed_at < UTC_TIMESTAMP(3) - INTERVAL ? SECOND \
-         AND (c.valid_until IS NULL OR c.valid_until < UTC_TIMESTAMP(3) - INTERVAL ? SECOND) \
-         AND (c.valid_days IS NULL OR d.sealed_at + INTERVAL c.valid_days DAY \
-             < UTC_TIMESTAMP(3) - INTERVAL ? SECOND) \
+         AND GREATEST(d.sealed_at, COALESCE(d.closes_at, d.sealed_at)) \
+             + INTERVAL COALESCE(c.valid_days, 0) DAY < ? \
+         AND (c.valid_until IS NULL OR c.valid_until < ?) \
          ORDER BY d.id LIMIT ?",
     )
     .bind::<BigInt, _>(after)
-    .bind::<BigInt, _>(kept)
-    .bind::<BigInt, _>(kept)
-    .bind::<BigInt, _>(kept)
+    .bind::<Datetime, _>(At(before))
+    .bind::<Datetime, _>(At(before))
     .bind::<BigInt, _>(DROPS_AT_ONCE);
     db.rows("old drops with people", old).await
 }

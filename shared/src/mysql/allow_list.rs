@@ -11,7 +11,7 @@ use diesel_async::RunQueryDsl;
 
 use super::ops_actions::{Operator, OperatorAct};
 use super::{Conn, Db, DbError, DbResult, json};
-use crate::columns::{MysqlTime, now};
+use crate::columns::{At, Datetime, MysqlTime, now};
 use crate::coupon::AllowList;
 use crate::domain::{CouponId, UserId};
 use crate::schema::{coupon_allow_list, coupons};
@@ -128,22 +128,21 @@ impl Db {
     /// sealed at least that long ago and that have no further days. An operator who adds days to
     /// such a coupon must upload the list again first. Returns how many were deleted.
     pub async fn delete_old_allow_lists(&self, kept: Duration) -> DbResult<usize> {
-        let Ok(kept) = i64::try_from(kept.as_secs()) else {
-            return Ok(0);
-        };
+        let before = self.time_before(kept).await?;
         let db = self.within(LONG);
         db.transaction("delete old allow lists", async move |conn| {
             let old: Vec<OldList> = sql_query(
                 "SELECT c.id FROM coupons c WHERE c.allow_list_people > 0 \
-                 AND COALESCE(c.allow_list_changed_at <= UTC_TIMESTAMP(3) - INTERVAL ? SECOND, TRUE) \
-                 AND COALESCE(c.daily_until < CAST(UTC_DATE() - INTERVAL 1 DAY AS CHAR), TRUE) \
+                 AND COALESCE(c.allow_list_changed_at <= ?, TRUE) \
+                 AND COALESCE(c.daily_until < CAST(DATE(?) AS CHAR), TRUE) \
                  AND EXISTS (SELECT 1 FROM drops d WHERE d.coupon_id = c.id) \
                  AND NOT EXISTS (SELECT 1 FROM drops d WHERE d.coupon_id = c.id \
-                     AND COALESCE(d.sealed_at > UTC_TIMESTAMP(3) - INTERVAL ? SECOND, TRUE)) \
+                     AND COALESCE(GREATEST(d.sealed_at, COALESCE(d.closes_at, d.sealed_at)) > ?, TRUE)) \
                  ORDER BY c.id LIMIT 10 FOR UPDATE OF c",
             )
-            .bind::<BigInt, _>(kept)
-            .bind::<BigInt, _>(kept)
+            .bind::<Datetime, _>(At(before))
+            .bind::<Datetime, _>(At(before))
+            .bind::<Datetime, _>(At(before))
             .load(conn)
             .await?;
             for list in &old {

@@ -7,6 +7,7 @@ use std::any::Any;
 use std::sync::Arc;
 use std::time::Duration;
 
+use chrono::{DateTime, Utc};
 use deadpool::Runtime;
 use deadpool::managed::{Object, Pool, PoolError, Timeouts};
 use diesel::sql_types::{Bool, Integer, Nullable, Text};
@@ -25,7 +26,11 @@ use super::connect::{Conn, Connecting, establish, open};
 use super::refusal::{
     DataRefusal, in_logs, is_deadlock, is_denied, is_lock_wait, refusal, why_refused,
 };
+use crate::columns::now;
 use crate::tls::StoreAddress;
+
+/// No retention is longer: earlier times may have no date.
+const CENTURY: Duration = Duration::from_secs(100 * 366 * 86_400);
 
 /// An async closure whose future is `Send`, so that [`Db::run`] accepts `async |conn| …`.
 /// diesel-async's equivalent trait is private.
@@ -251,6 +256,13 @@ impl Db {
         .await
     }
 
+    /// Returns the time `kept` ago (at most a century), by the clock that is behind: MySQL's or this
+    /// host's. What is deleted or erased does not come back, so one wrong clock must not decide it.
+    pub async fn time_before(&self, kept: Duration) -> DbResult<DateTime<Utc>> {
+        let now: Option<DateTime<Utc>> = self.row("MySQL's time", diesel::select(now())).await?;
+        Ok(before(kept, [now.unwrap_or_default(), Utc::now()]))
+    }
+
     /// Runs a statement, and returns how many rows it matched.
     pub async fn write<Q>(&self, what: &'static str, statement: Q) -> DbResult<usize>
     where
@@ -402,11 +414,26 @@ fn no_connection_within(limit: Duration) -> DbError {
     DbError::Unreachable(format!("no connection within {limit:?}"))
 }
 
+fn before(kept: Duration, clocks: [DateTime<Utc>; 2]) -> DateTime<Utc> {
+    let [one, other] = clocks;
+    one.min(other) - kept.min(CENTURY)
+}
+
 #[cfg(test)]
 mod tests {
     use tokio::time::Instant;
 
     use super::*;
+
+    #[test]
+    fn time_before_now_is_by_the_clock_that_is_behind() {
+        let day = Duration::from_secs(86_400);
+        let now = Utc::now();
+        assert_eq!(before(day, [now, now]), now - day);
+        assert_eq!(before(day, [now + 400 * day, now]), now - day);
+        assert_eq!(before(day, [now, now + 400 * day]), now - day);
+        assert_eq!(before(Duration::MAX, [now, now]), now - CENTURY);
+    }
 
     #[tokio::test]
     async fn unresponsive_mysql_gets_few_connection_attempts() {

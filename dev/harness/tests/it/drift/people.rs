@@ -162,13 +162,24 @@ async fn users_of_old_drops_are_erased_by_a_deep_pass_after_the_retention() {
     world.set("FIRSTCOME_TEST_PEOPLE_KEPT_SECONDS", "1");
     pass_ends(world, &["--deep"], CLEAN).await;
     assert_eq!(left_of(&over).await, 39, "its codes can still be used");
+    let earlier = async |times: &[&str]| {
+        let earlier = times
+            .iter()
+            .map(|time| format!("{time} = {time} - INTERVAL 1 HOUR"));
+        let set = earlier.collect::<Vec<_>>().join(", ");
+        let drops = format!("UPDATE drops SET {set} WHERE coupon_id = {}", over.id);
+        world.sql.query(&drops).await;
+    };
+    world.set("FIRSTCOME_TEST_PEOPLE_KEPT_SECONDS", "600");
+    world.sql.query(&valid("NULL")).await;
+    earlier(&["sealed_at"]).await;
+    pass_ends(world, &["--deep"], CLEAN).await;
+    assert_eq!(left_of(&over).await, 39, "it closed only now");
     world
         .sql
         .query(&valid("UTC_TIMESTAMP(3) - INTERVAL 1 SECOND"))
         .await;
-    let sealed_at = "UPDATE drops SET sealed_at = sealed_at - INTERVAL 1 HOUR WHERE coupon_id =";
-    world.sql.query(&format!("{sealed_at} {}", over.id)).await;
-    world.set("FIRSTCOME_TEST_PEOPLE_KEPT_SECONDS", "600");
+    earlier(&["opens_at", "closes_at", "sealed_at"]).await;
     pass_ends(world, &["--deep"], CLEAN).await;
     assert_eq!(left_of(&over).await, 39, "a shop may still ask");
     for (flags, days, seconds, left) in [
