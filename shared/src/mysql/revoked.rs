@@ -226,6 +226,8 @@ async fn insert(conn: &mut Conn, new: &NewRevocation) -> QueryResult<InsertedRev
         // `None` means that another revocation has this id.
         if let Some(open) = locked_open(conn, new).await? {
             let is_new = open == id;
+            // An erased drop names a user again.
+            rows_changed(conn, new.drop.0, 0).await?;
             return Ok(InsertedRevocation { id: open, is_new });
         }
     }
