@@ -1,5 +1,6 @@
-//! The form for a new coupon. The question before it shows the settings and the next openings. An
-//! idempotency key in it prevents a double click from creating two coupons.
+//! The form for a new coupon. The question before it shows the settings and the next openings. A
+//! form keeps the idempotency key with which it was first shown, so that sending it again, as after
+//! a request without an answer, creates no second coupon.
 
 use askama::Template;
 use axum::http::{Method, StatusCode};
@@ -23,6 +24,7 @@ struct NewCouponScreen<'a> {
     inputs: Vec<FilledInput>,
     /// Names of time zones to choose from.
     zones: Vec<&'static str>,
+    key: &'a str,
 }
 
 /// The coupon that the form would create.
@@ -78,7 +80,8 @@ fn plan(form: &FormFields, now: DateTime<Utc>) -> Result<PlannedCoupon, String> 
 
 pub(crate) async fn form(page: ConsolePage) -> Response {
     let blank = ("waiting_list".to_owned(), "0".to_owned());
-    show_form(&page, &FormFields(vec![blank]), None)
+    let key = ("key".to_owned(), Uuid::now_v7().to_string());
+    show_form(&page, &FormFields(vec![blank, key]), None)
 }
 
 /// Shows the form, with what was typed if it was refused.
@@ -91,22 +94,21 @@ fn show_form(page: &ConsolePage, typed: &FormFields, refusal: Option<HttpRefusal
         },
         inputs: FilledInput::of_a_new_coupon(typed),
         zones: time_zone::names().collect(),
+        key: typed.get("key"),
     };
     let status = refusal.map_or(StatusCode::OK, |refusal| refusal.status);
     answer(status, &screen)
 }
 
 /// Asks the operator, then creates the coupon through the API.
-pub(crate) async fn make(page: ConsolePage, mut form: FormFields) -> Response {
-    let made = ask_and_make(&page, &mut form).await;
+pub(crate) async fn make(page: ConsolePage, form: FormFields) -> Response {
+    let made = ask_and_make(&page, &form).await;
     made.unwrap_or_else(|refusal| show_form(&page, &form, Some(refusal)))
 }
 
-async fn ask_and_make(page: &ConsolePage, form: &mut FormFields) -> Screen {
+async fn ask_and_make(page: &ConsolePage, form: &FormFields) -> Screen {
     let planned = plan(form, Utc::now()).map_err(|why| HttpRefusal::typed(&why))?;
     if !form.is_sure() {
-        let key = Uuid::now_v7().to_string();
-        form.0.push(("key".to_owned(), key));
         return Ok(page.confirm(form, &planned.question, "Create it"));
     }
     let key = SentHeader {
@@ -121,10 +123,14 @@ async fn ask_and_make(page: &ConsolePage, form: &mut FormFields) -> Screen {
 
 #[cfg(test)]
 mod tests {
+    use axum::Router;
+    use axum::body::to_bytes;
     use firstcome_shared::domain::OncePer;
     use firstcome_shared::schedule::Schedule;
 
     use super::*;
+    use crate::client::Backends;
+    use crate::page::tests::logged_in;
 
     /// Returns the input of a valid form with some fields changed.
     fn typed(changed: &[(&str, &str)]) -> FormFields {
@@ -143,6 +149,36 @@ mod tests {
 
     fn planned(changed: &[(&str, &str)]) -> Result<PlannedCoupon, String> {
         plan(&typed(changed), Utc::now())
+    }
+
+    /// The status of a screen, and the key in its form.
+    async fn status_and_key(screen: Response) -> (StatusCode, String) {
+        let status = screen.status();
+        let body = to_bytes(screen.into_body(), 1_000_000).await.unwrap();
+        let html = String::from_utf8_lossy(&body).into_owned();
+        let after = html.split_once("name=\"key\" value=\"");
+        let key = after.and_then(|(_, rest)| rest.split_once('"'));
+        let key = key.unwrap_or_else(|| panic!("no key in {html}")).0;
+        (status, key.to_owned())
+    }
+
+    #[tokio::test]
+    async fn form_keeps_its_key_until_the_coupon_exists() {
+        let page = async || {
+            let nowhere = Some(("http://127.0.0.1:1".to_owned(), None));
+            logged_in(Backends::new(Router::new(), nowhere).unwrap()).await
+        };
+        let (_, key) = status_and_key(form(page().await).await).await;
+        assert!(!key.is_empty());
+        for (changed, status) in [
+            (("quantity", "0"), StatusCode::BAD_REQUEST),
+            (("sure", ""), StatusCode::OK),
+            (("sure", "1"), StatusCode::BAD_GATEWAY),
+        ] {
+            let sent = typed(&[changed, ("key", &key)]);
+            let shown = status_and_key(make(page().await, sent).await).await;
+            assert_eq!(shown, (status, key.clone()), "{changed:?}");
+        }
     }
 
     #[test]

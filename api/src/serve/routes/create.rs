@@ -112,7 +112,8 @@ async fn make_once(
         Ok(made) => made,
         Err(EarlierRequest::Made(id)) => return Ok(services.catalogue.find(id).await?),
         Err(EarlierRequest::OtherBody) => {
-            let detail = "this Idempotency-Key was used with another body; nothing was created";
+            let detail = "an earlier request with this Idempotency-Key created a coupon with other \
+                settings: look for it in the list of coupons. Nothing was created now";
             return Err(Problem::new(Code::IdempotencyKeyUsed, detail));
         }
     };
