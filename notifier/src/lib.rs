@@ -245,11 +245,16 @@ impl Notifier {
         self.settings.has_readers()
     }
 
-    /// Like [`evaluate`](Self::evaluate), in a process that ends, unless a daemon evaluates.
+    /// Like [`evaluate`](Self::evaluate), in a process that ends, unless a daemon evaluates, or
+    /// nobody gets what this process mails: a daemon that starts later tells nothing twice, so it
+    /// would mail neither the beginning nor the end.
     ///
     /// # Errors
     /// If MySQL fails.
     pub async fn evaluate_last(&self) -> anyhow::Result<()> {
+        if !self.settings.has_readers() {
+            return Ok(());
+        }
         let subject = self.settings.links.subject();
         let fresh = self.db.run("look for daemons", async move |conn| {
             let now = clock(conn).await?;

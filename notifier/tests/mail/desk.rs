@@ -139,11 +139,21 @@ impl Desk {
 
     /// Handles a pass that ends now: stores it, notes what it saw, and evaluates.
     pub(crate) async fn after_pass(&self, notifier: &Notifier, run: &Run) {
+        self.note_pass(notifier, run).await;
+        notifier.evaluate(Vec::new()).await.unwrap();
+    }
+
+    /// Handles a pass of `once` that ends now.
+    pub(crate) async fn after_once(&self, notifier: &Notifier, run: &Run) {
+        self.note_pass(notifier, run).await;
+        notifier.evaluate_last().await.unwrap();
+    }
+
+    async fn note_pass(&self, notifier: &Notifier, run: &Run) {
         let run = judged(run);
         let is_new = self.store(&run).await;
         let stored = is_new.then_some(run.run_id.as_str());
         notifier.note_look(&run, stored).await.unwrap();
-        notifier.evaluate(Vec::new()).await.unwrap();
     }
 
     /// Evaluates now.

@@ -364,6 +364,25 @@ async fn what_a_process_without_recipients_sees_is_mailed_by_one_with_recipients
     );
 }
 
+/// A daemon tells nothing that another process has told.
+#[tokio::test]
+async fn once_without_recipients_leaves_begin_and_end_to_a_daemon_that_starts_later() {
+    let desk = Desk::new(A).await;
+    let once = without_recipients(&desk);
+    for (run, subject) in [
+        (drift("r1", &[3]), "[firstcome] action needed: "),
+        (clean("r2"), "[firstcome] resolved: "),
+    ] {
+        desk.after_once(&once, &run).await;
+        desk.evaluate().await;
+        desk.flush().await;
+        let subjects = desk.subjects(A);
+        let last = subjects.last().unwrap();
+        assert!(last.starts_with(subject), "{subjects:?}");
+    }
+    assert_eq!(desk.subjects(A).len(), 2);
+}
+
 #[tokio::test]
 async fn evaluation_without_a_change_writes_nothing_and_reads_few_rows() {
     let desk = Desk::new(A).await;
