@@ -22,7 +22,7 @@ static SETTINGS: Script = Script::new(include_str!("scripts/settings.lua"));
 pub enum Written {
     #[strum(serialize = "ok")]
     Yes,
-    /// The gate is open and the drop has a key: it is not new.
+    /// The gate is open and the drop has been used: it is not new.
     Present,
     /// Redis has a newer revision of the coupon, or of its allow list.
     Outdated,
@@ -63,8 +63,8 @@ pub struct CouponRead {
 
 impl Redis {
     /// Writes all settings of a drop: under the closed gate, of one that was rebuilt or compared;
-    /// at an open gate, of a new one, which has no keys, or only the expiring keys of a deleted
-    /// drop with the same id. The caller must have read the fence before it found that the new drop
+    /// at an open gate, of a new one, which has no keys, or only those of a deleted drop with the
+    /// same id. The caller must have read the fence before it found that the new drop
     /// has no rows: if Redis has lost data since, the drop may have users.
     pub async fn load(
         &self,
@@ -104,7 +104,8 @@ impl Redis {
         self.run_settings("lower", drops, revision, era, args).await
     }
 
-    /// Lets the keys of drops that this revision of their coupon removed expire.
+    /// Lets the keys of drops that this revision of their coupon removed expire, unless a slot was
+    /// given.
     pub async fn forget_drops(
         &self,
         revision: u64,

@@ -438,8 +438,16 @@ impl Model {
             || !self.waiting.is_empty()
     }
 
+    fn is_unused(&self) -> bool {
+        self.meta.is_some()
+            && self.count == Some(0)
+            && self.users.is_empty()
+            && self.free.is_empty()
+            && self.waiting.is_empty()
+    }
+
     fn load(&mut self, revision: u64) -> Written {
-        if self.is_open && self.has_keys() {
+        if self.is_open && self.has_keys() && !self.is_unused() {
             return Written::Present;
         }
         if revision < self.revision {

@@ -124,7 +124,8 @@ async fn only_owed_users_are_promoted_after_an_early_closing() {
     }
 }
 
-/// The drop was deleted, and is created again with the same id.
+/// The drop was deleted, and is created again with the same id. The process that deleted it may have
+/// died before it let the keys expire.
 #[tokio::test]
 async fn deleted_drop_is_loaded_again_and_does_not_expire() {
     let (server, world) = ScriptWorld::start(Start::new(2, OncePer::Drop, 0)).await;
@@ -134,7 +135,7 @@ async fn deleted_drop_is_loaded_again_and_does_not_expire() {
     let next = redis.keys(world.coupon, DropId(DROP.0 + 1));
     let load = async || redis.load(&next, fence, 1, meta).await.unwrap();
     assert_eq!(load().await, Written::Yes);
-    assert_eq!(load().await, Written::Present);
+    assert_eq!(load().await, Written::Yes);
     let soon = std::time::Duration::from_secs(60);
     let forget = async |revision| {
         let drops = [&next];
@@ -153,6 +154,25 @@ async fn deleted_drop_is_loaded_again_and_does_not_expire() {
     // The process that removed the drop stood still until another one brought it back.
     assert_eq!(forget(2).await, Written::Outdated);
     assert_eq!(expires().await, [false; 2]);
+}
+
+#[tokio::test]
+async fn drop_of_which_a_slot_was_given_is_neither_loaded_again_nor_forgotten() {
+    let (server, world) = ScriptWorld::start(Start::new(2, OncePer::Drop, 0)).await;
+    world.claim("a").await.unwrap();
+    let ScriptWorld {
+        redis,
+        keys,
+        fence,
+        meta,
+        ..
+    } = &world;
+    let loaded = redis.load(keys, fence, 3, meta).await.unwrap();
+    assert_eq!(loaded, Written::Present);
+    let soon = std::time::Duration::from_secs(60);
+    let forgotten = redis.forget_drops(3, &[keys], soon).await.unwrap();
+    assert_eq!(forgotten, Written::Yes);
+    assert_eq!(ask::<i64>(&server, &["TTL", &keys.meta]).await, -1);
 }
 
 #[tokio::test]

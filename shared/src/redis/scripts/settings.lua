@@ -7,13 +7,13 @@
 --       4.. for each drop the same number of field, value pairs of meta (lower: one, the quantity)
 --   load      writes all settings of a drop. Under a closed gate: of a drop that was rebuilt or
 --             compared in this era. Under an open gate: of a new drop, which has no key yet, or
---             only the expiring keys of a deleted drop with the same id.  ok | present | stale | outdated
+--             only those of a deleted drop with the same id.  ok | present | stale | outdated
 --   write     overwrites the fields of loaded drops.  ok | unloaded (one of them is not) | outdated
 --   lower     lowers the quantities ahead of MySQL, never below the slots already given, and only
 --             while the coupon is open: if it is closed, Redis may have lost given slots.
 --             ok | unloaded | unverified | below_given_out | outdated
---   forget    lets the keys of removed drops expire, in ARGV 4 ms.  ok | outdated: a later change
---             may have brought the drops back
+--   forget    lets the keys of removed drops expire, in ARGV 4 ms, unless a slot was given.
+--             ok | outdated: a later change may have brought the drops back
 -- Reply {word, count}; count: the highest slot given (lower), else 0. After `ok`, all drops were
 -- changed; after `unloaded` of `write`, the loaded ones and the revision; after any other word,
 -- nothing.
@@ -24,21 +24,28 @@ local function answer(word) return {word, highest} end
 -- A drop whose `meta` has another type counts as not loaded: `HSET` would fail in the middle of the
 -- writes. A pass rebuilds that drop.
 local function is_loaded(drop) return redis.call('TYPE', KEYS[6 * drop + 1]).ok == 'hash' end
+-- Whether a loaded drop has given nothing. If it was deleted, its keys are left until they expire,
+-- or for longer if its API has died. A drop of the same day gets the same id.
+local function is_unused(drop)
+    local at = 6 * drop
+    return is_loaded(drop) and tonumber(redis.pcall('GET', KEYS[at + 2])) == 0
+        and redis.call('EXISTS', unpack(KEYS, at + 3, at + 5)) == 0
+end
 
 if how == 'load' then
     local state = gate_state(ARGV[3])
     if not state then return answer('stale') end
-    -- A deleted drop that nobody used leaves keys that expire. A drop of the same day gets the same
-    -- id.
-    local is_left = tonumber(redis.pcall('GET', KEYS[8])) == 0 and redis.call('PTTL', KEYS[7]) > 0
-        and redis.call('EXISTS', unpack(KEYS, 9, 11)) == 0
-    if state == 'open' and not is_left and redis.call('EXISTS', unpack(KEYS, 7)) > 0 then return answer('present') end
+    if state == 'open' and not is_unused(1) and redis.call('EXISTS', unpack(KEYS, 7)) > 0 then return answer('present') end
 end
 if revision < revision_in(redis.pcall('GET', KEYS[2])) then return answer('outdated') end
 if how == 'forget' then
     -- Without it, an older writer could load a removed drop again.
     redis.call('SET', KEYS[2], ARGV[2], 'KEEPTTL')
-    for at = 7, #KEYS do redis.call('PEXPIRE', KEYS[at], ARGV[4]) end
+    for drop = 1, drops do
+        if is_unused(drop) then
+            for at = 6 * drop + 1, 6 * drop + 6 do redis.call('PEXPIRE', KEYS[at], ARGV[4]) end
+        end
+    end
     return answer('ok')
 end
 if how == 'lower' then
