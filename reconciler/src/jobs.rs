@@ -18,6 +18,8 @@ use firstcome_shared::mysql::{Db, DbError};
 use firstcome_shared::process_state::{
     ConsumerState, SeenState, Standstill, StoreState, UnsafeSetting,
 };
+use firstcome_shared::redis::copy::removed;
+use firstcome_shared::redis::expiry::sealed_for;
 use firstcome_shared::redis::safety::Unsafe;
 use firstcome_shared::schedule::PlannedDrop;
 use firstcome_shared::tuning::Tuning;
@@ -158,9 +160,9 @@ fn log<T>(job: &'static str, done: Result<T, impl Display>) -> Option<T> {
 }
 
 /// Copies the live coupons to Redis. Reports those of the last copy that MySQL has lost while Redis
-/// still has them: no pass sees them, and the API cannot say whether they exist. Lets the keys of
-/// those that have ended expire: sealing may have failed before it did that, or an operator has
-/// removed the drops to come.
+/// still has them: no pass sees them, and the API cannot say whether they exist. Lets the keys expire
+/// of those that have ended, and of drops that an operator has removed: who sealed or removed them
+/// may have died before it did that.
 async fn copy_catalogue(
     stores: &Stores,
     coupons: &[(Coupon, Vec<Drop>)],
@@ -168,10 +170,17 @@ async fn copy_catalogue(
     let db = &stores.db;
     let redis = &stores.redis;
     let stored = redis.stored_copy().await?;
-    let mut lost = redis.copied_beside(&stored, coupons).await?;
+    let copied = stored.coupons();
+    let mut lost = redis.copied_beside(&copied, coupons).await?;
     let ids = lost.iter().map(|(coupon, _)| coupon.id).collect();
     let ended = db.coupons_by_id(ids).await?;
     lost.retain(|(own, _)| ended.iter().all(|(coupon, _)| coupon.id != own.id));
+    for (coupon, drops) in removed(&copied, coupons.iter().chain(&ended)) {
+        let gone: Vec<_> = drops.iter().map(|id| redis.keys(coupon.id, *id)).collect();
+        redis
+            .forget_drops(coupon.revision, &Vec::from_iter(&gone), sealed_for())
+            .await?;
+    }
     for (coupon, _) in ended {
         expire_sealed(stores, coupon.id).await?;
     }

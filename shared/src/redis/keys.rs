@@ -40,8 +40,8 @@
 //! - `SERVER` is a server's `run_id:master_replid2`, `ERA` a number from MySQL (`coupons.era`). A
 //!   coupon is open only if its `gate` names the current values of both. `gate` is missing if Redis
 //!   was emptied.
-//! - The keys of a sealed drop expire an hour after sealing, and a coupon's keys with those of its
-//!   last drop.
+//! - The keys of a sealed drop expire an hour after sealing, those of a removed one within an hour,
+//!   and a coupon's keys with those of its last drop.
 //! - Redis holds nothing promised that no other store has: the reconciler can always rebuild the
 //!   keys of a drop from MySQL. Only Redis has the waiting lists, except their heads.
 //!

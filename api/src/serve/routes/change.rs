@@ -200,7 +200,8 @@ async fn finish(
         .clone()
         .map(|drop| redis.keys(id, drop.id))
         .collect();
-    // First, because a repeated request does not know these drops.
+    // First, because a repeated request does not know these drops. If this process dies before, the
+    // reconciler finds them in its copy of the catalogue.
     let gone: Vec<DropKeys> = removed.iter().map(|drop| redis.keys(id, *drop)).collect();
     let forgotten = redis
         .forget_drops(coupon.revision, &Vec::from_iter(&gone), FORGET_AFTER)

@@ -21,6 +21,31 @@ async fn open_next_day(world: &World) {
     world.pass().await;
 }
 
+/// Simulates an API that died before it let the keys expire.
+#[tokio::test]
+async fn keys_of_a_removed_day_expire_although_its_api_has_died() {
+    let fixture = Fixture::new("d-removed-day").await;
+    let (api, world) = (&fixture.api, &fixture.world);
+    let body = two_days(3);
+    let (coupon, _) = fixture.held_of(&body, 1).await;
+    let next = "SELECT id FROM drops ORDER BY opens_at DESC LIMIT 1";
+    let next = world.sql.number(next).await;
+    assert_ne!(next, coupon.drop);
+    world.pass().await;
+    let first_day = &body["schedule"]["first_day"];
+    api.change(coupon.id, &json!({"last_day": first_day})).await;
+    let keys = ["meta", "count"].map(|name| world.redis.of_drop(coupon.id, next, name));
+    for key in &keys {
+        let persisted: i64 = world.redis.command(&["PERSIST", key]).await;
+        assert_eq!(persisted, 1, "{key}");
+    }
+    world.pass().await;
+    for key in &keys {
+        let expiry: i64 = world.redis.command(&["TTL", key]).await;
+        assert!(expiry > 0, "{key}: {expiry}");
+    }
+}
+
 /// Two of three slots are given out before Redis is copied. Afterwards the third is given out, one
 /// of the first two users is revoked, and the day is sealed.
 #[tokio::test]
