@@ -83,10 +83,11 @@ impl Catalogue {
         redis: Redis,
         copy: Option<CatalogueCopy>,
     ) -> Result<Self, DbError> {
-        let (coupons, outcome) = match copy {
-            Some(copy) => (copy, RefreshOutcome::Copied),
-            None => (db.catalogue().await?, RefreshOutcome::Fresh),
+        let (read, outcome) = match copy {
+            Some(copy) => ((copy, None), RefreshOutcome::Copied),
+            None => (read_live(&db).await?, RefreshOutcome::Fresh),
         };
+        let (coupons, passed_at) = read;
         Ok(Self {
             live: ArcSwap::from_pointee(live(&redis, coupons, &LiveCoupons::new())),
             db,
@@ -95,7 +96,7 @@ impl Catalogue {
             unknown: Mutex::default(),
             lookup: Mutex::default(),
             last: parking_lot::Mutex::new(outcome),
-            passed_at: parking_lot::Mutex::default(),
+            passed_at: parking_lot::Mutex::new(passed_at),
         })
     }
 
@@ -249,10 +250,10 @@ impl Catalogue {
         let begun = Instant::now();
         // A demoted primary may lack the newest coupons and changes.
         let db = self.db.of_primary();
-        let read = tokio::try_join!(db.catalogue(), db.state(LAST_SUCCESS_AT));
+        let read = read_live(&db).await;
         let was = self.outcome();
         let outcome = match read {
-            Ok((coupons, reconciled_at)) => {
+            Ok((coupons, passed_at)) => {
                 if was != RefreshOutcome::Fresh {
                     tracing::info!("MySQL answers again: coupons are up to date");
                 }
@@ -261,9 +262,7 @@ impl Catalogue {
                     .set(u32::try_from(live.len()).unwrap_or(u32::MAX));
                 gauge!("firstcome_catalogue_refresh_seconds").set(begun.elapsed());
                 gauge!("firstcome_catalogue_read_timestamp_seconds").set(unix_seconds(Utc::now()));
-                let passed_at = reconciled_at.and_then(|at| at.parse().ok());
                 *self.passed_at.lock() = passed_at;
-                report_pass(passed_at);
                 self.live.store(Arc::new(live));
                 RefreshOutcome::Fresh
             }
@@ -274,10 +273,6 @@ impl Catalogue {
                         "coupons could not be read again; the copy in memory stays in use"
                     );
                 }
-                // Its age grows.
-                if let Some(passed_at) = *self.passed_at.lock() {
-                    report_pass(Some(passed_at));
-                }
                 match error {
                     _ if was == RefreshOutcome::Copied => RefreshOutcome::Copied,
                     DbError::ReadOnly { .. } => RefreshOutcome::ReadOnly,
@@ -286,7 +281,17 @@ impl Catalogue {
             }
         };
         *self.last.lock() = outcome;
+        // The age also grows while MySQL is away. It is unknown until MySQL has answered once.
+        if outcome != RefreshOutcome::Copied {
+            report_pass(*self.passed_at.lock());
+        }
     }
+}
+
+/// Reads the live coupons, and when a full pass last succeeded, if one has.
+async fn read_live(db: &Db) -> Result<(CatalogueCopy, Option<DateTime<Utc>>), DbError> {
+    let (coupons, passed_at) = tokio::try_join!(db.catalogue(), db.state(LAST_SUCCESS_AT))?;
+    Ok((coupons, passed_at.and_then(|at| at.parse().ok())))
 }
 
 /// Reports when a full pass last succeeded. The age is infinite until the first pass, so that an
