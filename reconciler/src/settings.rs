@@ -11,7 +11,7 @@ use firstcome_shared::coupon::{Allow, Coupon};
 use firstcome_shared::domain::CouponId;
 use firstcome_shared::recover::recover;
 use firstcome_shared::redis::gate::Fence;
-use firstcome_shared::redis::keys::DropMeta;
+use firstcome_shared::redis::keys::{DropMeta, NOT_IN_REDIS};
 use firstcome_shared::redis::project::Fenced;
 use firstcome_shared::redis::revoking::RevokedField;
 use firstcome_shared::redis::settings::Written;
@@ -57,7 +57,7 @@ pub(crate) async fn adopt(
             let changes = lost.changes;
             let detail = format!(
                 "MySQL has lost changes of this coupon up to revision {revision}, which Redis \
-                has, but for its name and the days of a schedule: {changes}"
+                has, but for {NOT_IN_REDIS}: {changes}"
             );
             let what = "MySQL has lost settings of a coupon";
             tracing::warn!(coupon_id = id.0, detail, "{what}");

@@ -84,30 +84,26 @@ fn by_redis(
 
 #[cfg(test)]
 mod tests {
-    use serde_json::json;
+    use serde_json::{Value, json};
 
     use super::*;
     use crate::coupon::AllowList;
-    use crate::redis::keys::instant;
     use crate::redis::keys::tests::meta;
+    use crate::redis::keys::{NOT_IN_REDIS, instant};
     use crate::schedule::{Schedule, Tz};
 
-    #[test]
-    fn recovery_uses_every_setting_stored_in_redis() {
-        let once = |opens_ms, closes_ms| Schedule::Once {
-            time_zone: Some(Tz::utc()),
-            opens_at: instant(Some(opens_ms)).unwrap(),
-            closes_at: instant(closes_ms),
-        };
-        let settings = json!({"name": "Winter", "quantity": 10, "once_per": "drop", "schedule": once(5, None)});
-        let coupon = Coupon {
+    fn coupon(settings: Value) -> Coupon {
+        Coupon {
             id: CouponId(1),
             settings: serde_json::from_value(settings).unwrap(),
             revision: 1,
             era: 0,
             allow_list: AllowList::default(),
-        };
-        let drop = Drop {
+        }
+    }
+
+    fn drop_of_ten() -> Drop {
+        Drop {
             id: DropId(1),
             coupon_id: CouponId(1),
             local_date: None,
@@ -117,7 +113,61 @@ mod tests {
             closed_early: false,
             sealed_at: None,
             sealed_rows: None,
+        }
+    }
+
+    /// Both coupons differ in each setting that can be changed.
+    #[test]
+    fn settings_that_are_not_recovered_are_named() {
+        let before = coupon(json!({
+            "name": "Winter", "quantity": 10, "once_per": "drop", "valid_days": 5,
+            "schedule": {
+                "type": "daily", "time_zone": "UTC", "opens": "09:00", "closes": "10:00",
+                "first_day": "2026-12-01", "last_day": "2026-12-02",
+            },
+        }));
+        let changed = coupon(json!({
+            "name": "Spring", "quantity": 20, "once_per": "drop", "waiting_list": 7,
+            "paused": true, "allow": "list", "valid_until": "2027-01-01T00:00:00Z",
+            "schedule": {
+                "type": "daily", "time_zone": "UTC", "opens": "09:00", "closes": "10:00",
+                "first_day": "2026-12-01", "last_day": "2026-12-09",
+            },
+        }));
+        let drop = Drop {
+            quantity: 20,
+            ..drop_of_ten()
         };
+        let known = [(drop.id, DropMeta::new(&changed, &drop))].into();
+        let (recovered, _) = by_redis(&before, &[drop_of_ten()], &known);
+        let recovered = json!(recovered.settings);
+        let mut lacking = 0;
+        for (setting, wanted) in json!(changed.settings).as_object().unwrap() {
+            if recovered[setting] == *wanted {
+                continue;
+            }
+            let words = match setting.as_str() {
+                "name" => "its name",
+                "schedule" => "the days of a schedule",
+                "valid_until" | "valid_days" => "the end of codes",
+                other => panic!("{other} is not recovered"),
+            };
+            assert!(NOT_IN_REDIS.contains(words), "{words}: {NOT_IN_REDIS}");
+            lacking += 1;
+        }
+        assert_eq!(lacking, 4, "{recovered}");
+    }
+
+    #[test]
+    fn recovery_uses_every_setting_stored_in_redis() {
+        let once = |opens_ms, closes_ms| Schedule::Once {
+            time_zone: Some(Tz::utc()),
+            opens_at: instant(Some(opens_ms)).unwrap(),
+            closes_at: instant(closes_ms),
+        };
+        let settings = json!({"name": "Winter", "quantity": 10, "once_per": "drop", "schedule": once(5, None)});
+        let coupon = coupon(settings);
+        let drop = drop_of_ten();
         let known = meta();
         let moved = Drop {
             opens_at: instant(Some(6)).unwrap(),

@@ -147,6 +147,9 @@ pub fn catalogue(prefix: &str) -> String {
     format!("{prefix}:catalogue")
 }
 
+/// The settings of a coupon that `meta` does not have, for operators.
+pub const NOT_IN_REDIS: &str = "its name, the days of a schedule and the end of codes";
+
 /// The fields of a drop's `meta`.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct DropMeta {
@@ -195,8 +198,8 @@ impl DropMeta {
         }
     }
 
-    /// Overrides the settings of a coupon and of one of its drops with these. Redis stores neither
-    /// the name, a schedule's days nor the end of codes.
+    /// Overrides the settings of a coupon and of one of its drops with these. The others are
+    /// [`NOT_IN_REDIS`].
     pub(crate) fn restore(&self, settings: &mut CouponSettings, drop: &mut Drop) {
         let CouponSettings {
             name: _,
