@@ -274,9 +274,9 @@ fn check_row(target: &Target<'_>, row: &CheckRow, found: &mut Found) -> String {
 /// Describes a counter that differs, with the command that compares before it adds.
 fn count_mismatch(target: &Target<'_>, count: &CountKey, numbers: &CounterNumbers) -> String {
     let CounterNumbers { given, owed, .. } = numbers;
-    let wanted = i64::try_from(match (count.counts, target.quantity) {
-        (Counts::Down, Some(quantity)) => quantity.saturating_sub(*owed),
-        (Counts::Down, None) | (Counts::Up, _) => *owed,
+    let wanted = i64::try_from(match count.counts {
+        Counts::Down => target.quantity.unwrap_or_default().saturating_sub(*owed),
+        Counts::Up => *owed,
     })
     .unwrap_or(i64::MAX);
     let key = quoted(&count.form.key(&fill(&count.key, &target.id)));

@@ -147,17 +147,19 @@ pub fn compare<'t>(target: &'t Target<'t>, look: Look, hasher: &Hasher) -> Compa
 }
 
 /// Clamps the counter and what is owed to the quantity: whoever was refused may have left a counter
-/// past its end.
+/// past its end. Of an unlimited number, a counter of what is left says nothing.
 fn numbers(target: &Target<'_>, look: &Look, owed: u64) -> Option<CounterNumbers> {
     let count = target.block.count.as_ref()?;
-    let most = target.quantity.unwrap_or(u64::MAX);
+    let most = match count.counts {
+        Counts::Up => target.quantity.unwrap_or(u64::MAX),
+        Counts::Down => target.quantity?,
+    };
     let counter = look.count.unwrap_or_default();
     let clamped = u64::try_from(counter).unwrap_or_default().min(most);
     let given = match (count.counts, look.count) {
         (_, None) => 0,
         (Counts::Up, Some(_)) => clamped,
-        // Of an unlimited number, nothing is left over.
-        (Counts::Down, Some(_)) => target.quantity? - clamped,
+        (Counts::Down, Some(_)) => most - clamped,
     };
     Some(CounterNumbers {
         counter: look.count,

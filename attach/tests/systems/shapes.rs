@@ -1,6 +1,6 @@
 //! Shapes that do not fit their file: each is one clear sentence, and nothing is written.
 
-use firstcome_shops::published::DOWN;
+use firstcome_shops::published::{DOWN, SYSTEMS};
 use firstcome_shops::{System, shapes};
 
 use crate::daemon::{told, why};
@@ -98,4 +98,18 @@ async fn what_does_not_fit_is_said_and_never_written() {
         daemon.confirm().await;
         assert_eq!(rows(&world).await, 20);
     }
+}
+
+/// A shop keeps no stock of a coupon that never runs out.
+#[tokio::test]
+async fn counter_of_what_is_left_of_an_unlimited_number_says_nothing() {
+    let mut all = SYSTEMS.iter();
+    let of_several = all.find(|it| it.file.contains(", quantity FROM"));
+    let system = of_several.unwrap();
+    let (world, limited) = system.sold().await;
+    world.run(&["DEL @stock:7"]).await;
+    assert_eq!(told(&limited.settle().await), ["1 count_mismatch skipped"]);
+    let unlimited = system.file.replace(", quantity FROM", ", NULL FROM");
+    let daemon = world.daemon(&unlimited);
+    assert_eq!(told(&daemon.settle().await), [""; 0]);
 }
