@@ -97,9 +97,10 @@ impl Lifecycle {
         db: &Db,
         passes: Passes,
         router: Router,
-        schedules: Vec<CronSchedule>,
+        mut schedules: Vec<CronSchedule>,
         mut beside: Vec<JoinHandle<()>>,
     ) -> anyhow::Result<()> {
+        schedules.retain(|it| it.is_for(self.notifier.has_recipients()));
         let listener = tokio::net::TcpListener::from_std(self.socket.try_clone()?)?;
         firstcome_shared::say!("listening on http://{}", listener.local_addr()?);
         let serving = serve(listener, router, limits(), self.stop.clone());

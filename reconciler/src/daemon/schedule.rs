@@ -59,6 +59,12 @@ pub(crate) struct CronSchedule {
 }
 
 impl CronSchedule {
+    /// Whether this process runs the schedule, and watches it. A process that mails nobody must not
+    /// take the digest from one that does, and to it none is late.
+    pub(crate) fn is_for(&self, has_recipients: bool) -> bool {
+        has_recipients || self.job != ScheduledRun::Digest
+    }
+
     /// The schedule as alerts see it. A digest is late from now on at the earliest: until now,
     /// perhaps no process had recipients.
     pub(crate) fn watched(&self) -> notify::WatchedSchedule {
@@ -168,11 +174,9 @@ pub(crate) struct Schedules {
 impl Schedules {
     pub(crate) async fn run(
         self,
-        mut all: Vec<CronSchedule>,
+        all: Vec<CronSchedule>,
         stop: CancellationToken,
     ) -> anyhow::Result<()> {
-        // A process that mails nobody must not take the digest from one that does.
-        all.retain(|it| it.job != ScheduledRun::Digest || self.notifier.has_recipients());
         let mut scheduler = JobScheduler::new().await?;
         scheduler.start().await?;
         let registered = all.clone();
@@ -279,6 +283,14 @@ mod tests {
         assert_eq!(schedule.note(RunAttempt::Ran), Duration::MAX);
         let due = schedule.due(Some(ended), at("2026-01-03T02:59:59Z"));
         assert_eq!(due, None);
+    }
+
+    #[test]
+    fn process_without_recipients_neither_runs_nor_watches_the_digest() {
+        let mut schedule = deep();
+        assert!(schedule.is_for(false));
+        schedule.job = ScheduledRun::Digest;
+        assert!(!schedule.is_for(false) && schedule.is_for(true));
     }
 
     #[test]
