@@ -29,16 +29,18 @@ impl Setting {
     }
 }
 
-/// Describes the settings in the help of these commands, grouped by the help's headings.
+/// Describes the settings in the help of these commands, grouped by the help's headings. Commands
+/// whose default differs have a line of their own.
 pub(super) fn page(helps: &[(String, String)]) -> String {
     let mut groups: Vec<String> = Vec::new();
-    let mut settings: BTreeMap<String, Setting> = BTreeMap::new();
+    let mut settings: BTreeMap<[String; 2], Setting> = BTreeMap::new();
     for (command, help) in helps {
         for (name, setting) in settings_of(help) {
             if !groups.contains(&setting.group) {
                 groups.push(setting.group.clone());
             }
-            let entry = settings.entry(name).or_insert(setting);
+            let line = [name, setting.default_value()];
+            let entry = settings.entry(line).or_insert(setting);
             if !entry.commands.contains(command) {
                 entry.commands.push(command.clone());
             }
@@ -49,32 +51,26 @@ pub(super) fn page(helps: &[(String, String)]) -> String {
         let in_group = settings
             .iter()
             .filter(|(_, setting)| setting.group == group);
-        let in_group: Vec<(&String, &Setting)> = in_group.collect();
+        let in_group: Vec<(&[String; 2], &Setting)> = in_group.collect();
         let Some((_, first)) = in_group.first() else {
             continue;
         };
         let is_for_same_commands =
-            |(_, setting): &(&String, &Setting)| setting.commands == first.commands;
+            |(_, setting): &(&[String; 2], &Setting)| setting.commands == first.commands;
         page = format!("{page}\n## {group}\n\n");
         if in_group.iter().all(is_for_same_commands) {
             let commands = first.commands.join(", ");
             page = format!("{page}Of {commands}:\n\n| Setting | Default | |\n|---|---|---|\n");
-            for (name, setting) in in_group {
-                page = format!(
-                    "{page}| `{name}` | {} | {} |\n",
-                    setting.default_value(),
-                    setting.meaning()
-                );
+            for ([name, default], setting) in in_group {
+                let meaning = setting.meaning();
+                page = format!("{page}| `{name}` | {default} | {meaning} |\n");
             }
         } else {
             page = format!("{page}| Setting | Default | Of | |\n|---|---|---|---|\n");
-            for (name, setting) in in_group {
+            for ([name, default], setting) in in_group {
+                let meaning = setting.meaning();
                 let commands = setting.commands.join(", ");
-                page = format!(
-                    "{page}| `{name}` | {} | {commands} | {} |\n",
-                    setting.default_value(),
-                    setting.meaning()
-                );
+                page = format!("{page}| `{name}` | {default} | {commands} | {meaning} |\n");
             }
         }
     }
