@@ -54,9 +54,7 @@ pub struct NotifyArgs {
     /// commands, the operations page links to coupon pages there
     #[arg(long, env = "API_PUBLIC_URL", value_parser = web_url)]
     pub api_public_url: Option<String>,
-    /// Address at which this process reaches the API, as http://127.0.0.1:8080 or
-    /// https://host:port. With it the operations page can create and change coupons, revoke, and
-    /// undo uses; without it use the HTTP API, or for a few changes `firstcome-api coupon`
+    /// Address at which this process reaches the API; without it the operations page changes nothing
     #[arg(long, env = "API_URL", help_heading = "HTTP", value_parser = web_url)]
     pub api_url: Option<String>,
     /// The file of `attach`, quoted for a shell, if the mails are about a system that is not ours.

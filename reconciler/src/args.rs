@@ -53,11 +53,10 @@ pub struct ReconcileArgs {
     pub publish: PublishArgs,
     #[command(flatten)]
     pub pace: PaceArgs,
-    /// Retention in days. For this time (default: a year) records are kept: runs with their
-    /// findings, resolved promises and operators' actions; but ended alerts for at most 90 days,
-    /// mails and resolved dead letters for at most 30, runs with the same result as the one before
-    /// for a day. If it is set, user ids in rows of sealed drops become pseudonyms after this time,
-    /// too, and their codes can no longer be used, which cannot be undone; otherwise they stay
+    /// For how many days records are kept (default: a year): runs with their findings, resolved
+    /// promises and operators' actions; ended alerts at most 90 days, mails and resolved dead letters
+    /// 30, runs with the result of the one before 1. If it is set, user ids in rows of sealed drops
+    /// become pseudonyms after it and their codes useless, which cannot be undone
     #[arg(long, help_heading = "Reconciling", env = "RETENTION_DAYS", value_name = "DAYS", default_value = "", hide_default_value = true, value_parser = number_or_unset::<1, 36_500>)]
     pub retention_days: NumberOrUnset,
 }

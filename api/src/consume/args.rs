@@ -16,7 +16,7 @@ pub struct ConsumeArgs {
     pub pace: PaceArgs,
     #[command(flatten)]
     pub start: StartArgs,
-    /// Address for `/healthz`, `/readyz` and `/metrics`; port 0 takes a free one
+    /// Address of `/healthz`, `/readyz` and `/metrics`
     #[arg(help_heading = "HTTP", long, env = "LISTEN_ADDR", default_value = "127.0.0.1:8082", value_parser = listen_address)]
     pub listen_addr: SocketAddr,
     /// Number of claims at which a batch is full. The last message may exceed it.
