@@ -1,8 +1,6 @@
 //! One drop: compares it page by page, inserts the rows that are due, ends dead letters, and counts
 //! what only a projection repairs.
 
-use std::collections::HashMap;
-
 use firstcome_shared::domain::{DropId, Slot, UserId};
 use firstcome_shared::hash::finish64;
 use firstcome_shared::model::OwedUser;
@@ -235,7 +233,7 @@ pub async fn compare(drop: DropPass<'_>, may_write: bool) -> Step<Compared> {
         }
         let room = ctx.rows_left.take(judged.rows.len(), may_write);
         judged.in_flight += judged.rows.drain(room..).len() as u64;
-        end_claims(drop, &page.mysql.letters, &judged, may_write, &mut compared).await?;
+        end_claims(drop, &judged, may_write, &mut compared).await?;
         let due = may_write.then_some(&*judged.rows);
         let ends = rows::insert_rows(drop, due.unwrap_or(&[])).await?;
         note_rows(&judged.rows, ends, &mut compared);
@@ -261,7 +259,6 @@ pub(crate) fn moment(drop: DropPass<'_>) -> Moment {
 /// `may_write`. Counts what only a projection repairs.
 pub(crate) async fn end_claims(
     drop: DropPass<'_>,
-    letters: &[Letter],
     judged: &Judgement,
     may_write: bool,
     compared: &mut Compared,
@@ -272,10 +269,6 @@ pub(crate) async fn end_claims(
         Outcome::Planned
     };
     compared.numbers.in_flight += judged.in_flight;
-    let letters: HashMap<i64, &Letter> = letters.iter().map(|it| (it.id, it)).collect();
-    for (id, end) in &judged.letters {
-        note_letter(letters[id], end, done, compared);
-    }
     for dirt in &judged.dirt {
         compared.dirty(dirt);
     }
@@ -300,7 +293,11 @@ pub(crate) async fn end_claims(
         compared.ledger.add(found.naming(None, Some(user)));
     }
     if may_write {
-        rows::end_letters(drop, &judged.letters).await?;
+        let note = |letter: &_, end: &_, result| note_letter(letter, end, result, compared);
+        return rows::end_letters(drop, &judged.letters, note).await;
+    }
+    for (letter, end) in &judged.letters {
+        note_letter(letter, end, done, compared);
     }
     Ok(())
 }
@@ -314,7 +311,8 @@ pub(crate) fn note_rows(due: &[DueRow], ends: Vec<RowEnd>, compared: &mut Compar
             Some(RowEnd::Issued) => (Outcome::Applied, String::new()),
             // The next look finds the other row, and what that means for this user.
             Some(RowEnd::Overtaken) => {
-                let why = ": another row has come meanwhile, or the claim was given back";
+                let why = ": another row has come meanwhile, or the claim was given back, corrected \
+                    or discarded";
                 (Outcome::Skipped, why.to_owned())
             }
             Some(RowEnd::Stale) => {
@@ -351,7 +349,8 @@ fn note_letter(letter: &Letter, end: &LetterEnd, done: Outcome, compared: &mut C
         _ if how.is_some() => (ActionKind::Resolve, done),
         _ => (ActionKind::Report, Outcome::Skipped),
     };
-    compared.repaired += u64::from(result == Outcome::Applied);
+    // The next look finds what an operator has made of a letter meanwhile.
+    compared.repaired += u64::from(how.is_some() && result != Outcome::Planned);
     let found = Finding {
         dead_letter: Some(letter.id),
         needs_person: matches!(end, LetterEnd::Left(_)),

@@ -3,6 +3,8 @@
 //! above the quantity. The next look then decides whether the user is owed another slot: a user
 //! with a row is not.
 
+use std::collections::HashSet;
+
 use chrono::{DateTime, Utc};
 use diesel::dsl::DuplicatedKeys;
 use diesel::prelude::*;
@@ -17,9 +19,10 @@ use firstcome_shared::mysql::{DataRefusal, DbError};
 use firstcome_shared::schema::broken_promises;
 
 use crate::context::{PassError, Step};
-use crate::judge::{DueRow, LetterEnd};
-use crate::queries::dead_letters::{Resolution, resolve};
+use crate::judge::{DueRow, Letter, LetterEnd};
+use crate::queries::dead_letters::{Resolution, lock_judged, resolve};
 use crate::read::DropPass;
+use crate::report::Outcome;
 use crate::settings;
 
 /// How a due row ended.
@@ -27,8 +30,8 @@ use crate::settings;
 pub(crate) enum RowEnd {
     /// The row is there.
     Issued,
-    /// The slot is another user's or above the quantity, the user has another row, or the claim was
-    /// given back or revoked meanwhile.
+    /// The slot is another user's or above the quantity, the user has another row, the claim was
+    /// given back or revoked meanwhile, or an operator has corrected or discarded its dead letter.
     Overtaken,
     /// The coupon has begun a later era: another reconciler works on it.
     Stale,
@@ -85,33 +88,35 @@ async fn insert_fenced(drop: DropPass<'_>, due: &[DueRow]) -> Result<Vec<RowEnd>
     let run_id = drop.ctx.run_id.clone();
     let key = drop.db().code_key().await?;
     let claims: Vec<Claim> = due.iter().map(|due| claim(drop, due)).collect();
-    let resolutions: Vec<Option<Resolution>> = due.iter().map(issued).collect();
+    let letters: Vec<Option<Resolution>> = due.iter().map(issued).collect();
     let db = drop.db().of_primary();
-    let written = db.transaction("issue rows", async move |conn| {
+    db.transaction("issue rows", async move |conn| {
         if has_later_era(conn, coupon, era).await? {
-            return Ok(None);
+            return Ok(vec![RowEnd::Stale; claims.len()]);
         }
-        let claims: Vec<&Claim> = claims.iter().collect();
-        let outcomes = insert(conn, &claims, &key, IssuedBy::Reconciler).await?;
-        let is_issued = |outcome: &InsertOutcome| *outcome == InsertOutcome::Issued;
-        let issued = outcomes.iter().filter(|outcome| is_issued(outcome)).count();
-        rows_changed(conn, id.0, i64::try_from(issued).unwrap_or(i64::MAX)).await?;
-        let resolutions: Vec<Resolution> = std::iter::zip(&outcomes, resolutions)
-            .filter_map(|(outcome, resolution)| resolution.filter(|_| is_issued(outcome)))
-            .collect();
-        resolve(conn, &resolutions, &run_id).await?;
-        Ok(Some(outcomes))
-    });
-    let Some(outcomes) = written.await? else {
-        return Ok(vec![RowEnd::Stale; due.len()]);
-    };
-    Ok(outcomes
-        .into_iter()
-        .map(|outcome| match outcome {
-            InsertOutcome::Issued => RowEnd::Issued,
-            InsertOutcome::Void | InsertOutcome::Fault(_) => RowEnd::Overtaken,
-        })
-        .collect())
+        let judged: Vec<&Resolution> = letters.iter().flatten().collect();
+        let open = lock_judged(conn, id, &judged).await?;
+        let mut due: Vec<usize> = (0..claims.len()).collect();
+        due.retain(|at| letters[*at].as_ref().is_none_or(|it| open.contains(&it.id)));
+        let now: Vec<&Claim> = due.iter().map(|at| &claims[*at]).collect();
+        let outcomes = insert(conn, &now, &key, IssuedBy::Reconciler).await?;
+        let mut ends = vec![RowEnd::Overtaken; claims.len()];
+        let mut issued = Vec::new();
+        for (at, outcome) in std::iter::zip(due, outcomes) {
+            if outcome == InsertOutcome::Issued {
+                ends[at] = RowEnd::Issued;
+                issued.push(at);
+            }
+        }
+        let number = i64::try_from(issued.len()).unwrap_or(i64::MAX);
+        rows_changed(conn, id.0, number).await?;
+        let issued = issued
+            .into_iter()
+            .filter_map(|at: usize| letters[at].as_ref());
+        resolve(conn, &issued.collect::<Vec<_>>(), &run_id).await?;
+        Ok(ends)
+    })
+    .await
 }
 
 fn claim(drop: DropPass<'_>, due: &DueRow) -> Claim {
@@ -125,10 +130,13 @@ fn claim(drop: DropPass<'_>, due: &DueRow) -> Claim {
 }
 
 fn issued(due: &DueRow) -> Option<Resolution> {
-    let id = due.letter?;
-    let how = "issued";
-    let detail = format!("issued in slot {}", due.slot);
-    Some(Resolution { id, how, detail })
+    Some(Resolution {
+        id: due.letter?,
+        slot: Some(due.slot.into()),
+        user: Some(due.user.clone()),
+        how: "issued",
+        detail: format!("issued in slot {}", due.slot),
+    })
 }
 
 /// Distinguishes a row that another row or the quantity rules out from one that MySQL refuses for
@@ -146,23 +154,40 @@ fn end_of_refused(error: &DbError) -> RowEnd {
 const ENDED_AT_ONCE: usize = 1_000;
 
 /// Ends dead letters without inserting a row: duplicates, revoked ones, and those whose users are
-/// owed a slot. An owed user is listed in the transaction that closes the letter.
-pub(crate) async fn end_letters(drop: DropPass<'_>, ends: &[(i64, LetterEnd)]) -> Step<()> {
+/// owed a slot. An owed user is listed in the transaction that closes the letter. Notes how each
+/// one ended, as soon as it has.
+pub(crate) async fn end_letters(
+    drop: DropPass<'_>,
+    ends: &[(Letter, LetterEnd)],
+    mut note: impl FnMut(&Letter, &LetterEnd, Outcome),
+) -> Step<()> {
     if ends.iter().any(|(_, end)| end.owed().is_some()) {
         knows_every_return(drop).await?;
     }
     for some in ends.chunks(ENDED_AT_ONCE) {
-        let owed = some.iter().filter_map(|(_, end)| end.owed());
-        let resolutions = some.iter().filter_map(resolution);
-        list_owed(drop, owed, "failed_claim", resolutions.collect()).await?;
+        let resolved = some.iter().filter_map(|(letter, end)| {
+            let resolution = resolution(letter, end)?;
+            Some((end.owed(), Some(resolution)))
+        });
+        let ended = list_owed(drop, resolved, "failed_claim").await?;
+        for (letter, end) in some {
+            let result = if ended.contains(&letter.id) {
+                Outcome::Applied
+            } else {
+                Outcome::Skipped
+            };
+            note(letter, end, result);
+        }
     }
     Ok(())
 }
 
-fn resolution((id, end): &(i64, LetterEnd)) -> Option<Resolution> {
+fn resolution(letter: &Letter, end: &LetterEnd) -> Option<Resolution> {
     let (how, why) = end.says();
     Some(Resolution {
-        id: *id,
+        id: letter.id,
+        slot: letter.slot,
+        user: letter.user.clone(),
         how: how?,
         detail: why.to_owned(),
     })
@@ -175,7 +200,8 @@ pub(crate) async fn owe(drop: DropPass<'_>, owed: &[OwedUser]) -> Step<()> {
     }
     knows_every_return(drop).await?;
     for some in owed.chunks(ENDED_AT_ONCE) {
-        list_owed(drop, some.iter(), "slot_lost", Vec::new()).await?;
+        let lost = some.iter().map(|owed| (Some(owed), None));
+        list_owed(drop, lost, "slot_lost").await?;
     }
     Ok(())
 }
@@ -191,29 +217,33 @@ async fn knows_every_return(drop: DropPass<'_>) -> Step<()> {
     }
 }
 
-/// Lists owed users and resolves dead letters, in one transaction.
+/// Lists owed users and resolves dead letters, in one transaction: without the letters that are no
+/// longer as they were judged, and their users. Returns the letters that it has resolved.
 async fn list_owed<'u>(
     drop: DropPass<'_>,
-    owed: impl Iterator<Item = &'u OwedUser>,
-    reason: &str,
-    resolutions: Vec<Resolution>,
-) -> Step<()> {
+    ends: impl Iterator<Item = (Option<&'u OwedUser>, Option<Resolution>)>,
+    reason: &'static str,
+) -> Step<HashSet<i64>> {
     let run_id = drop.ctx.run_id.clone();
     let coupon = drop.coupon().id;
     let id = drop.id();
-    let reason = reason.to_owned();
-    let rows: Vec<_> = owed
-        .map(|owed| {
-            (
-                owed.clone(),
-                broken_promises::drop_id.eq(id),
-                broken_promises::coupon_id.eq(coupon),
-                broken_promises::reason.eq(reason.clone()),
-                broken_promises::run_id.eq(run_id.clone()),
-            )
-        })
-        .collect();
+    let mut ends: Vec<_> = ends.map(|(owed, letter)| (owed.cloned(), letter)).collect();
     let listed = drop.db().transaction("list owed users", async move |conn| {
+        let judged: Vec<&Resolution> = ends.iter().filter_map(|(_, it)| it.as_ref()).collect();
+        let open = lock_judged(conn, id, &judged).await?;
+        ends.retain(|(_, letter)| letter.as_ref().is_none_or(|it| open.contains(&it.id)));
+        let owed = ends.iter().filter_map(|(owed, _)| owed.clone());
+        let rows: Vec<_> = owed
+            .map(|owed| {
+                (
+                    owed,
+                    broken_promises::drop_id.eq(id),
+                    broken_promises::coupon_id.eq(coupon),
+                    broken_promises::reason.eq(reason),
+                    broken_promises::run_id.eq(run_id.clone()),
+                )
+            })
+            .collect();
         diesel::insert_into(broken_promises::table)
             .values(rows)
             .on_conflict(DuplicatedKeys)
@@ -224,9 +254,11 @@ async fn list_owed<'u>(
             ))
             .execute(conn)
             .await?;
-        resolve(conn, &resolutions, &run_id).await
+        let resolutions: Vec<_> = ends.iter().filter_map(|(_, it)| it.as_ref()).collect();
+        resolve(conn, &resolutions, &run_id).await?;
+        Ok(open)
     });
-    listed.await?;
+    let ended = listed.await?;
     crash_point(Point::BrokenListed);
-    Ok(())
+    Ok(ended)
 }

@@ -126,9 +126,8 @@ async fn judge_sealed(ctx: &PassContext, letters: &[(OfDrop, DeadLetterRow)]) ->
         }
     }
     let mut compared = Compared::default();
-    let letters = &page.mysql.letters;
     let may_write = !ctx.dry_run;
-    end_claims(drop, letters, &judged, may_write, &mut compared).await?;
+    end_claims(drop, &judged, may_write, &mut compared).await?;
     let due = may_write.then_some(&*judged.rows);
     let ends = rows::insert_rows(drop, due.unwrap_or(&[])).await?;
     note_rows(&judged.rows, ends, &mut compared);

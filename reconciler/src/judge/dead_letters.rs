@@ -69,7 +69,7 @@ pub(super) fn judge_letters(page: &Page<'_>, given: &mut Given, judged: &mut Jud
 }
 
 fn judge_letter(page: &Page<'_>, letter: &Letter, given: &mut Given, judged: &mut Judgement) {
-    let mut end = |end| judged.letters.push((letter.id, end));
+    let mut end = |end| judged.letters.push((letter.clone(), end));
     let Some(user) = &letter.user else {
         return end(LetterEnd::Left("it names no user"));
     };

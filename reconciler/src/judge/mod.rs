@@ -150,7 +150,7 @@ impl Dirt {
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Judgement {
     pub rows: Vec<DueRow>,
-    pub letters: Vec<(i64, LetterEnd)>,
+    pub letters: Vec<(Letter, LetterEnd)>,
     /// Claims that a revocation voids and that Redis or a row still has.
     pub revoked: Vec<(UserId, Revocation)>,
     pub dirt: Vec<Dirt>,

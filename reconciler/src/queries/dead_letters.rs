@@ -147,19 +147,52 @@ pub(crate) async fn dead_letters_of_user(
 /// Time limit of a read or a count over many dead letters.
 const LONG: Duration = Duration::from_secs(30);
 
-/// The resolution of a dead letter.
+/// The resolution of a dead letter, with the claim that was judged.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub(crate) struct Resolution {
     pub(crate) id: i64,
+    pub(crate) slot: Option<i64>,
+    pub(crate) user: Option<UserId>,
     /// One word: `issued`, `duplicate`, `revoked`, `owed`.
     pub(crate) how: &'static str,
     pub(crate) detail: String,
 }
 
-/// Resolves many dead letters in one statement.
+/// Locks dead letters of a drop, and returns those that are still as they were judged: an operator
+/// may have corrected or discarded others meanwhile.
+pub(crate) async fn lock_judged(
+    conn: &mut Conn,
+    drop: DropId,
+    judged: &[&Resolution],
+) -> QueryResult<HashSet<i64>> {
+    if judged.is_empty() {
+        return Ok(HashSet::new());
+    }
+    let open: Vec<LockedLetter> = sql_query(
+        "SELECT f.id FROM JSON_TABLE(?, '$[*]' COLUMNS (id BIGINT PATH '$.id', \
+             slot BIGINT PATH '$.slot', \
+             user VARCHAR(128) CHARACTER SET ascii COLLATE ascii_bin PATH '$.user')) v \
+         STRAIGHT_JOIN failed_claims f FORCE INDEX (PRIMARY) ON f.id = v.id \
+         WHERE f.resolved_at IS NULL AND f.drop_id = ? AND f.slot <=> v.slot \
+             AND f.user_id <=> v.user FOR UPDATE OF f",
+    )
+    .bind::<Text, _>(json(&judged))
+    .bind::<BigInt, _>(drop)
+    .load(conn)
+    .await?;
+    Ok(open.into_iter().map(|letter| letter.id).collect())
+}
+
+#[derive(QueryableByName)]
+#[diesel(table_name = failed_claims)]
+struct LockedLetter {
+    id: i64,
+}
+
+/// Resolves many dead letters, which the transaction has locked, in one statement.
 pub(crate) async fn resolve(
     conn: &mut Conn,
-    resolutions: &[Resolution],
+    resolutions: &[&Resolution],
     run_id: &str,
 ) -> QueryResult<()> {
     if resolutions.is_empty() {
@@ -170,7 +203,7 @@ pub(crate) async fn resolve(
              detail TEXT PATH '$.detail')) v \
          STRAIGHT_JOIN failed_claims f FORCE INDEX (PRIMARY) ON f.id = v.id \
          SET f.resolved_at = UTC_TIMESTAMP(3), f.resolution = v.how, \
-             f.resolution_detail = v.detail, f.resolved_by_run = ? WHERE f.resolved_at IS NULL",
+             f.resolution_detail = v.detail, f.resolved_by_run = ?",
     )
     .bind::<Text, _>(json(&resolutions))
     .bind::<Text, _>(run_id)

@@ -1,6 +1,7 @@
 //! Drift: damage is done deliberately, found, repaired and reported.
 
 pub(crate) mod damage;
+mod dead_letters;
 mod next_day;
 mod people;
 mod reopened;
