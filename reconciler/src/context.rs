@@ -317,21 +317,19 @@ pub(crate) async fn sleep(wait: Duration, stop: &CancellationToken) -> Step<()> 
 }
 
 /// Hands over every result of concurrent work, also of what ends after an error: its repairs are
-/// made. The first error cancels `stop`, so that the rest ends between two repairs, and is returned.
+/// made. The first error, which may come with what was done before it, cancels `stop`, so that the
+/// rest ends between two repairs, and is returned.
 pub(crate) async fn drain<T>(
     stop: &CancellationToken,
     results: impl Stream<Item = Step<T>>,
-    mut done: impl FnMut(T),
+    mut done: impl FnMut(T) -> Step<()>,
 ) -> Step<()> {
     let mut results = std::pin::pin!(results);
     let mut ended = Ok(());
     while let Some(result) = results.next().await {
-        match result {
-            Ok(result) => done(result),
-            Err(error) => {
-                stop.cancel();
-                ended = ended.and(Err(error));
-            }
+        if let Err(error) = result.and_then(&mut done) {
+            stop.cancel();
+            ended = ended.and(Err(error));
         }
     }
     ended
@@ -450,15 +448,19 @@ mod tests {
     async fn all_looks_are_handed_over_and_the_first_error_stops_the_rest() {
         let stop = CancellationToken::new();
         let rest = async |seen: u8| match seen {
-            2 => Err(PassError::Replaced),
+            2 => Ok((seen, Err(PassError::Replaced))),
             _ if seen > 3 && stop.is_cancelled() => Err(PassError::Stopped),
-            _ => Ok(seen),
+            _ => Ok((seen, Ok(()))),
         };
         let mut looks = Vec::new();
         let results = stream::iter(1..6).then(rest);
-        let ended = drain(&stop, results, |seen| looks.push(seen)).await;
+        let ended = drain(&stop, results, |(seen, ended)| {
+            looks.push(seen);
+            ended
+        });
+        let ended = ended.await;
         assert!(matches!(ended, Err(PassError::Replaced)), "{ended:?}");
-        assert_eq!(looks, [1, 3]);
+        assert_eq!(looks, [1, 2, 3]);
     }
 
     #[test]

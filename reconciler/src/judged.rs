@@ -82,7 +82,8 @@ fn coupons(
     not: &[AlertKind],
     other_drops: &Judged,
 ) -> BTreeMap<CouponId, CouponJudged> {
-    let judged = looks.iter().map(|(id, look)| {
+    let whole = looks.iter().filter(|(_, look)| !look.is_interrupted);
+    let judged = whole.map(|(id, look)| {
         // Another process works on it.
         let is_left = look.findings.iter().any(is_left_to_others);
         // The job looks for lost coupons, which have no look.
@@ -108,6 +109,20 @@ mod tests {
     use super::*;
     use crate::context::Ask;
     use crate::report::{Absence, Run, Trigger};
+
+    #[test]
+    fn interrupted_look_judges_nothing_and_leaves_its_coupon_to_another() {
+        for is_interrupted in [false, true] {
+            let whole = CouponLook::new(CouponId(1));
+            let last = CouponLook {
+                is_interrupted,
+                ..CouponLook::new(CouponId(1))
+            };
+            let looks = crate::ledger::sum(vec![whole, last], false);
+            assert_eq!(by_lane(&looks).is_empty(), is_interrupted);
+            assert_eq!(looks[&CouponId(1)].is_left_closed(), is_interrupted);
+        }
+    }
 
     #[test]
     fn pass_ends_no_alert_of_a_job_that_has_not_answered() {

@@ -100,6 +100,9 @@ pub(crate) struct CouponLook {
     pub findings: Vec<Finding>,
     /// Why the server of Redis that holds the coupon took no writes, or did not answer.
     pub redis_error: Option<String>,
+    /// An error ended the pass during this look, which has judged nothing: it has only what was done
+    /// before.
+    pub is_interrupted: bool,
 }
 
 /// Sums up the looks of a run at each coupon. In a drop, what any of them did counts, and what is
@@ -134,9 +137,9 @@ impl CouponLook {
         }
     }
 
-    /// Whether the coupon is still closed, or another process works on it.
+    /// Whether the coupon is still closed, or another process works on it, or nobody knows.
     pub(crate) fn is_left_closed(&self) -> bool {
-        self.findings.iter().any(says_closed)
+        self.is_interrupted || self.findings.iter().any(says_closed)
     }
 
     /// Whether claims are left to a later look, usually because they may still be on their way.
@@ -155,6 +158,7 @@ impl CouponLook {
         self.findings
             .retain(|before| !says_closed(before) && !found.contains(&merged_by(before)));
         self.redis_error = later.redis_error;
+        self.is_interrupted = later.is_interrupted;
         self.findings.extend(later.findings);
         for report in later.drops {
             let mut drops = self.drops.iter_mut();

@@ -179,16 +179,16 @@ impl Compared {
     }
 }
 
-/// Compares a drop. If `may_write`, also inserts rows, ends letters and completes revocations.
-pub async fn compare(drop: DropPass<'_>, may_write: bool) -> Step<Compared> {
+/// Compares a drop. If `may_write`, also inserts rows, ends letters and completes revocations: even
+/// if an error ends it, `compared` has what was done.
+pub async fn compare(drop: DropPass<'_>, may_write: bool, compared: &mut Compared) -> Step<()> {
     let DropPass { ctx, seen, own } = drop;
-    let mut compared = Compared::default();
     compared.numbers.failed_claims = own.letters;
     compared.numbers.waiting = own.state.waiting;
     match judge::judge_whole(&own.state, own.is_new(ctx.clock_ms(seen.coupon.id))) {
         WholeDrop::NotLoaded => {
             compared.is_new = true;
-            return Ok(compared);
+            return Ok(());
         }
         // The users that Redis still has get rows nevertheless.
         WholeDrop::Dirty(dirt) => compared.dirty(&dirt),
@@ -223,7 +223,7 @@ pub async fn compare(drop: DropPass<'_>, may_write: bool) -> Step<Compared> {
         }
         let Some(again) = read::again(drop, &page, false).await? else {
             compared.is_gone = true;
-            return Ok(compared);
+            return Ok(());
         };
         let mut judged = judge::judge(&moment, &page.mysql, &page.redis, &again);
         if is_lost {
@@ -233,12 +233,9 @@ pub async fn compare(drop: DropPass<'_>, may_write: bool) -> Step<Compared> {
         }
         let room = ctx.rows_left.take(judged.rows.len(), may_write);
         judged.in_flight += judged.rows.drain(room..).len() as u64;
-        end_claims(drop, &judged, may_write, &mut compared).await?;
-        let due = may_write.then_some(&*judged.rows);
-        let ends = rows::insert_rows(drop, due.unwrap_or(&[])).await?;
-        note_rows(&judged.rows, ends, &mut compared);
+        carry_out(drop, &judged, may_write, compared).await?;
     }
-    Ok(compared)
+    Ok(())
 }
 
 /// Returns what is known about a drop and the moment of the pass.
@@ -255,9 +252,27 @@ pub(crate) fn moment(drop: DropPass<'_>) -> Moment {
     }
 }
 
-/// Ends the letters of a page and completes its revocations, or only reports them unless
-/// `may_write`. Counts what only a projection repairs.
-pub(crate) async fn end_claims(
+/// Carries out what a page needs, or only reports it unless `may_write`. Notes each repair as soon
+/// as it is made.
+pub(crate) async fn carry_out(
+    drop: DropPass<'_>,
+    judged: &Judgement,
+    may_write: bool,
+    compared: &mut Compared,
+) -> Step<()> {
+    end_claims(drop, judged, may_write, compared).await?;
+    if may_write {
+        let note = |due: &_, end| note_row(due, Some(end), compared);
+        return rows::insert_rows(drop, &judged.rows, note).await;
+    }
+    for due in &judged.rows {
+        note_row(due, None, compared);
+    }
+    Ok(())
+}
+
+/// Ends the letters of a page and completes its revocations. Counts what only a projection repairs.
+async fn end_claims(
     drop: DropPass<'_>,
     judged: &Judgement,
     may_write: bool,
@@ -302,43 +317,38 @@ pub(crate) async fn end_claims(
     Ok(())
 }
 
-/// Reports the ends of rows. Rows without an end are planned.
-pub(crate) fn note_rows(due: &[DueRow], ends: Vec<RowEnd>, compared: &mut Compared) {
-    let ends = ends.into_iter().map(Some).chain(std::iter::repeat(None));
-    for (due, end) in due.iter().zip(ends) {
-        let (result, more) = match end {
-            None => (Outcome::Planned, String::new()),
-            Some(RowEnd::Issued) => (Outcome::Applied, String::new()),
-            // The next look finds the other row, and what that means for this user.
-            Some(RowEnd::Overtaken) => {
-                let why = ": another row has come meanwhile, or the claim was given back, corrected \
-                    or discarded";
-                (Outcome::Skipped, why.to_owned())
-            }
-            Some(RowEnd::Stale) => {
-                compared.is_unsettled = true;
-                continue;
-            }
-            Some(RowEnd::Refused(why)) => {
-                (Outcome::Failed, format!(": MySQL refuses the row: {why}"))
-            }
-        };
-        let is_refused = result == Outcome::Failed;
-        compared.repaired += u64::from(!is_refused);
-        compared.refused += u64::from(is_refused);
-        let (kind, detail) = match due.letter {
-            None => (Kind::Unissued, format!("admitted, and has no row{more}")),
-            Some(_) => (Kind::FailedClaim, format!("promised, and has no row{more}")),
-        };
-        let mut found = Finding::new(kind, ActionKind::Issue, result, detail);
-        found.dead_letter = due.letter;
-        if is_refused {
-            found.needs_person = true;
-            found.cause = Cause::RowRefused;
+/// Reports the end of a row. One without an end is planned.
+fn note_row(due: &DueRow, end: Option<RowEnd>, compared: &mut Compared) {
+    let (result, more) = match end {
+        None => (Outcome::Planned, String::new()),
+        Some(RowEnd::Issued) => (Outcome::Applied, String::new()),
+        // The next look finds the other row, and what that means for this user.
+        Some(RowEnd::Overtaken) => {
+            let why = ": another row has come meanwhile, or the claim was given back, corrected or \
+                discarded";
+            (Outcome::Skipped, why.to_owned())
         }
-        let place = found.naming(Some(due.slot.into()), Some(&due.user));
-        compared.ledger.add(place);
+        Some(RowEnd::Stale) => {
+            compared.is_unsettled = true;
+            return;
+        }
+        Some(RowEnd::Refused(why)) => (Outcome::Failed, format!(": MySQL refuses the row: {why}")),
+    };
+    let is_refused = result == Outcome::Failed;
+    compared.repaired += u64::from(!is_refused);
+    compared.refused += u64::from(is_refused);
+    let (kind, detail) = match due.letter {
+        None => (Kind::Unissued, format!("admitted, and has no row{more}")),
+        Some(_) => (Kind::FailedClaim, format!("promised, and has no row{more}")),
+    };
+    let mut found = Finding::new(kind, ActionKind::Issue, result, detail);
+    found.dead_letter = due.letter;
+    if is_refused {
+        found.needs_person = true;
+        found.cause = Cause::RowRefused;
     }
+    let place = found.naming(Some(due.slot.into()), Some(&due.user));
+    compared.ledger.add(place);
 }
 
 /// Reports how a letter ends, or why it stays open.

@@ -10,7 +10,7 @@
 use std::ops::RangeInclusive;
 use std::time::Duration;
 
-use firstcome_shared::coupon::{Coupon, Drop};
+use firstcome_shared::coupon::Drop;
 use firstcome_shared::crash::{Point, crash_point};
 use firstcome_shared::domain::{ClaimOfSlot, CouponId, DropId, OncePer, Slot};
 use firstcome_shared::redis::gate::{Fence, Opened};
@@ -20,7 +20,7 @@ use futures_util::{Stream, StreamExt as _, TryStreamExt as _, stream};
 use crate::context::{PassContext, PassError, Step, fenced};
 use crate::ledger::Ledger;
 use crate::queries;
-use crate::read::{CouponSeen, DropSeen};
+use crate::read::{CouponSeen, DropPass};
 use crate::{owing, seal, settings};
 
 /// Slots written by one script.
@@ -42,44 +42,37 @@ pub(crate) struct Plan<'p> {
     pub has_claimants: bool,
 }
 
-/// Writes the drops that differ to Redis from their rows. If claimants may be wrong, deletes all of
-/// them first: those of the other drops are missing until [`surroundings`] writes them.
-pub(crate) async fn drops(
+/// If claimants may be wrong, deletes all of them: those of drops that are not written again are
+/// missing until [`surroundings`] writes them.
+pub(crate) async fn begin(
     ctx: &PassContext,
     seen: &CouponSeen,
     fence: &Fence,
-    &Plan {
-        dirty,
-        has_claimants,
-        ..
-    }: &Plan<'_>,
+    plan: &Plan<'_>,
 ) -> Step<()> {
-    if seen.coupon.once_per == OncePer::Coupon && !has_claimants {
+    if seen.coupon.once_per == OncePer::Coupon && !plan.has_claimants {
         let clear = ctx.stores.redis.clear_claimants(seen.coupon.id, fence);
         fenced(clear.await?)?;
-    }
-    for own in seen.drops.iter().filter(|own| dirty.contains(&own.drop.id)) {
-        tracing::warn!(
-            coupon_id = seen.coupon.id.0,
-            drop_id = own.drop.id.0,
-            rows_up_to = own.highest_row,
-            "a drop is written to Redis again from its rows"
-        );
-        project_drop(ctx, &seen.coupon, own, fence).await?;
     }
     Ok(())
 }
 
-async fn project_drop(
-    ctx: &PassContext,
-    coupon: &Coupon,
-    own: &DropSeen,
+/// Writes a drop that differs to Redis from its rows.
+pub(crate) async fn project_drop(
+    DropPass { ctx, seen, own }: DropPass<'_>,
     fence: &Fence,
 ) -> Step<()> {
     let db = &ctx.stores.db;
     let redis = &ctx.stores.redis;
+    let coupon = &seen.coupon;
     let drop = own.drop.id;
     let keys = &own.keys;
+    tracing::warn!(
+        coupon_id = coupon.id.0,
+        drop_id = drop.0,
+        rows_up_to = own.highest_row,
+        "a drop is written to Redis again from its rows"
+    );
     // A row above the quantity is left to an operator.
     let highest_slots = queries::drops::highest_slots(db, &[drop]).await?;
     let highest = highest_slots.get(&drop).copied().unwrap_or(0);

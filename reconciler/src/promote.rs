@@ -50,14 +50,21 @@ pub(crate) async fn in_drops(
     drops.retain(|found| !ctx.servers.lack_server_of(found.coupon.id));
     let give = async |found: DropWithSlots| {
         let mut look = CouponLook::new(found.coupon.id);
-        if let Err(error) = in_drop(ctx, found, &mut look).await {
-            let why = ctx.about_coupon(look.coupon, error).await?;
-            tracing::warn!(coupon_id = look.coupon.0, why, "no slot could be given");
+        let mut ended = in_drop(ctx, found, &mut look).await;
+        if let Err(error) = ended {
+            let why = ctx.about_coupon(look.coupon, error).await;
+            ended = why.map(|why| {
+                tracing::warn!(coupon_id = look.coupon.0, why, "no slot could be given");
+            });
         }
-        Step::Ok(look)
+        Ok((look, ended))
     };
     let promoted = stream::iter(drops).map(give).buffer_unordered(AT_ONCE);
-    drain(&ctx.stop, promoted, |look| looks.push(look)).await
+    let ended = drain(&ctx.stop, promoted, |(look, ended)| {
+        looks.push(look);
+        ended
+    });
+    ended.await
 }
 
 async fn in_drop(ctx: &PassContext, found: DropWithSlots, look: &mut CouponLook) -> Step<()> {
@@ -142,9 +149,7 @@ pub(crate) async fn give_slots(
         }
         crash_point(Point::PersonPromoted);
         let due: Vec<DueRow> = promotion.given.into_iter().map(due_row).collect();
-        let ends = rows::insert_rows(drop, &due).await?;
-        promoted += due.len() as u64;
-        for (due, end) in due.into_iter().zip(ends) {
+        let inserted = rows::insert_rows(drop, &due, |due, end| {
             // Without a row, the next pass finds the claim unissued.
             let result = match end {
                 RowEnd::Issued => Outcome::Applied,
@@ -154,7 +159,9 @@ pub(crate) async fn give_slots(
             let action = ActionKind::Promote;
             let found = Finding::new(kind, action, result, "a slot was left");
             ledger.add(found.naming(Some(due.slot.into()), Some(&due.user)));
-        }
+        });
+        inserted.await?;
+        promoted += due.len() as u64;
     }
     Ok(promoted)
 }

@@ -45,22 +45,25 @@ const AT_ONCE: usize = 500;
 /// Maximum number of transactions that are repeated because another one was in their way.
 const REPEATS: u32 = 5;
 
-/// Inserts rows, each with the dead letter that it resolves. A refused batch is halved until the
-/// refused row is alone.
-pub(crate) async fn insert_rows(drop: DropPass<'_>, due: &[DueRow]) -> Step<Vec<RowEnd>> {
-    let mut ends = Vec::with_capacity(due.len());
+/// Inserts rows, each with the dead letter that it resolves, and notes how each one ended, as soon
+/// as it has. A refused batch is halved until the refused row is alone.
+pub(crate) async fn insert_rows(
+    drop: DropPass<'_>,
+    due: &[DueRow],
+    mut note: impl FnMut(&DueRow, RowEnd),
+) -> Step<()> {
     let mut todo: Vec<&[DueRow]> = due.chunks(AT_ONCE).rev().collect();
     let mut repeats = 0;
     crash_point(Point::RepairBegun);
     while let Some(some) = todo.pop() {
         drop.ctx.must_go_on()?;
         match (insert_fenced(drop, some).await, some) {
-            (Ok(now), _) => ends.extend(now),
+            (Ok(ends), _) => std::iter::zip(some, ends).for_each(|(due, end)| note(due, end)),
             (Err(error), _) if is_passing(&error) && repeats < REPEATS => {
                 repeats += 1;
                 todo.push(some);
             }
-            (Err(error), [_]) if error.refusal().is_some() => ends.push(end_of_refused(&error)),
+            (Err(error), [one]) if error.refusal().is_some() => note(one, end_of_refused(&error)),
             (Err(error), _) if error.refusal().is_some() => {
                 let (first, second) = some.split_at(some.len() / 2);
                 todo.extend([second, first]);
@@ -69,7 +72,7 @@ pub(crate) async fn insert_rows(drop: DropPass<'_>, due: &[DueRow]) -> Step<Vec<
         }
     }
     crash_point(Point::RowReissued);
-    Ok(ends)
+    Ok(())
 }
 
 /// Whether an operator is lowering the quantity, so that the limit that the rows name has just
@@ -193,8 +196,13 @@ fn resolution(letter: &Letter, end: &LetterEnd) -> Option<Resolution> {
     })
 }
 
-/// Lists users who lose their slots before anything else forgets them. Safe to repeat.
-pub(crate) async fn owe(drop: DropPass<'_>, owed: &[OwedUser]) -> Step<()> {
+/// Lists users who lose their slots before anything else forgets them, and notes each one. Safe to
+/// repeat.
+pub(crate) async fn owe(
+    drop: DropPass<'_>,
+    owed: &[OwedUser],
+    mut note: impl FnMut(&OwedUser),
+) -> Step<()> {
     if owed.is_empty() {
         return Ok(());
     }
@@ -202,6 +210,7 @@ pub(crate) async fn owe(drop: DropPass<'_>, owed: &[OwedUser]) -> Step<()> {
     for some in owed.chunks(ENDED_AT_ONCE) {
         let lost = some.iter().map(|owed| (Some(owed), None));
         list_owed(drop, lost, "slot_lost").await?;
+        some.iter().for_each(&mut note);
     }
     Ok(())
 }

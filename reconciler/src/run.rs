@@ -180,9 +180,7 @@ impl Reconciler {
                 .extend(jobs::stray_uses(&self.stores.db, scope).await?);
         }
         owing::report_owing(&ctx, scope, run).await?;
-        let (letters, found) = sealed_letters::judge_letters(&ctx, scope).await?;
-        run.unlisted.examined.failed_claims += letters;
-        run.findings.extend(found);
+        sealed_letters::judge_letters(&ctx, scope, run).await?;
         run.partial = !scope.is_everything();
         if run.error.is_none() {
             run.judged = judged;

@@ -12,11 +12,10 @@ use firstcome_shared::schema::{drops, failed_claims};
 use crate::context::{PassContext, Step};
 use crate::judge::{self, LetterEnd, MysqlPage, RedisPage};
 use crate::ledger::Ledger;
-use crate::pass::{Compared, end_claims, moment, note_rows};
+use crate::pass::{Compared, carry_out, moment};
 use crate::queries::{self, Scope};
 use crate::read::{self, CouponSeen, DropPass, DropSeen, ReadPage};
-use crate::report::{Cause, Finding, Kind};
-use crate::rows;
+use crate::report::{Cause, Finding, Kind, Run};
 
 /// Maximum number of letters of sealed drops that are read at once. Those of one drop are judged
 /// together.
@@ -25,12 +24,31 @@ const LETTERS_AT_ONCE: i64 = 500;
 /// The IDs of a coupon and of one of its drops.
 pub(crate) type OfDrop = (CouponId, DropId);
 
-/// Judges the open dead letters that belong to no drop of a pass. Returns their number and the
-/// findings.
-pub(crate) async fn judge_letters(ctx: &PassContext, scope: Scope) -> Step<(u64, Vec<Finding>)> {
+/// Judges the open dead letters that belong to no drop of a pass. Adds what was done to the run,
+/// also if an error ends it.
+pub(crate) async fn judge_letters(ctx: &PassContext, scope: Scope, run: &mut Run) -> Step<()> {
+    let mut of_drops = BTreeMap::new();
+    let judged = judge_sealed_drops(ctx, scope, &mut of_drops).await;
+    for ((coupon, drop), ledger) in of_drops {
+        run.findings
+            .extend(ledger.findings(Some(coupon), Some(drop)));
+    }
+    let number = judged?;
+    let db = &ctx.stores.db;
+    let (loose, examples) = queries::dead_letters::loose_dead_letters(db, scope).await?;
+    run.unlisted.examined.failed_claims += number + loose;
+    run.findings.extend(loose_letters(loose, examples));
+    Ok(())
+}
+
+/// Judges the open dead letters of sealed drops that name a user, and returns their number.
+async fn judge_sealed_drops(
+    ctx: &PassContext,
+    scope: Scope,
+    of_drops: &mut BTreeMap<OfDrop, Ledger>,
+) -> Step<u64> {
     let db = &ctx.stores.db;
     let mut number = 0;
-    let mut of_drops: BTreeMap<OfDrop, Ledger> = BTreeMap::new();
     let mut after = (i64::MIN, 0);
     loop {
         let page = letters_of_sealed(db, scope, after).await?;
@@ -41,27 +59,21 @@ pub(crate) async fn judge_letters(ctx: &PassContext, scope: Scope) -> Step<(u64,
         number += page.len() as u64;
         for letters in page.chunk_by(|(a, _), (b, _)| a == b) {
             let ledger = of_drops.entry(letters[0].0).or_default();
-            match judge_sealed(ctx, letters).await {
-                Ok(found) => ledger.append(found),
-                // The letters of other drops do not wait for these.
-                Err(error) => {
-                    let why = ctx.about_coupon(letters[0].0.0, error).await?;
-                    let detail = format!("failed claims of this drop cannot be judged: {why}");
-                    ledger.add(Finding {
-                        cause: Cause::NotCompared,
-                        ..Finding::report(Kind::FailedClaim, detail)
-                    });
-                }
+            let mut compared = Compared::default();
+            let judged = judge_sealed(ctx, letters, &mut compared).await;
+            ledger.append(compared.ledger);
+            // The letters of other drops do not wait for these.
+            if let Err(error) = judged {
+                let why = ctx.about_coupon(letters[0].0.0, error).await?;
+                let detail = format!("failed claims of this drop cannot be judged: {why}");
+                ledger.add(Finding {
+                    cause: Cause::NotCompared,
+                    ..Finding::report(Kind::FailedClaim, detail)
+                });
             }
         }
     }
-    let of_drops = of_drops.into_iter();
-    let mut findings: Vec<Finding> = of_drops
-        .flat_map(|((coupon, drop), it)| it.findings(Some(coupon), Some(drop)))
-        .collect();
-    let (loose, examples) = queries::dead_letters::loose_dead_letters(db, scope).await?;
-    findings.extend(loose_letters(loose, examples));
-    Ok((number + loose, findings))
+    Ok(number)
 }
 
 /// Reads the next open letters of sealed drops that name a user, by drop and id.
@@ -99,10 +111,14 @@ async fn letters_of_sealed(
 /// Judges letters of a sealed drop like those of a closed one that Redis has lost, and carries out
 /// what follows. A claim that only a message names gets a row only if its time, if known, fits the
 /// drop's window. Nobody is promoted in a sealed drop, so nobody is owed a slot.
-async fn judge_sealed(ctx: &PassContext, letters: &[(OfDrop, DeadLetterRow)]) -> Step<Ledger> {
+async fn judge_sealed(
+    ctx: &PassContext,
+    letters: &[(OfDrop, DeadLetterRow)],
+    compared: &mut Compared,
+) -> Step<()> {
     ctx.must_go_on()?;
     let Some((seen, own)) = sealed_drop(ctx, letters[0].0).await? else {
-        return Ok(Ledger::default());
+        return Ok(());
     };
     let drop = DropPass::new(ctx, &seen, &own);
     // A message of a sealed drop is judged by its time, like one of a closed drop.
@@ -117,7 +133,7 @@ async fn judge_sealed(ctx: &PassContext, letters: &[(OfDrop, DeadLetterRow)]) ->
         redis: RedisPage::default(),
     };
     let Some(again) = read::again(drop, &page, true).await? else {
-        return Ok(Ledger::default());
+        return Ok(());
     };
     let mut judged = judge::judge(&moment(drop), &page.mysql, &page.redis, &again);
     for (_, end) in &mut judged.letters {
@@ -125,13 +141,7 @@ async fn judge_sealed(ctx: &PassContext, letters: &[(OfDrop, DeadLetterRow)]) ->
             *end = LetterEnd::Left("another user has its slot in a sealed drop");
         }
     }
-    let mut compared = Compared::default();
-    let may_write = !ctx.dry_run;
-    end_claims(drop, &judged, may_write, &mut compared).await?;
-    let due = may_write.then_some(&*judged.rows);
-    let ends = rows::insert_rows(drop, due.unwrap_or(&[])).await?;
-    note_rows(&judged.rows, ends, &mut compared);
-    Ok(compared.ledger)
+    carry_out(drop, &judged, !ctx.dry_run, compared).await
 }
 
 /// Reads a sealed drop as one of which Redis has nothing.

@@ -3,7 +3,7 @@
 use firstcome_shared::model::OwedUser;
 
 use crate::context::Step;
-use crate::ledger::Ledger;
+use crate::ledger::{CouponLook, Ledger};
 use crate::pass::{Compared, compare};
 use crate::read::DropPass;
 use crate::report::{AlertKind, DropReport, Finding, HeldBack, Judged, Kind, Kinds, Outcome};
@@ -31,7 +31,7 @@ pub(super) enum GateMode {
     },
 }
 
-/// The findings and the repairs of a drop.
+/// The findings and the repairs of a drop, which outlive an error.
 pub(super) struct DropDone<'c> {
     pub drop: DropPass<'c>,
     pub compared: Compared,
@@ -44,57 +44,9 @@ pub(super) struct DropDone<'c> {
     pub held_back: Option<HeldBack>,
     /// The drop is written again from its rows, which needs a closed gate.
     pub is_projected: bool,
+    /// It has been written.
+    pub is_written: bool,
     is_sealed: bool,
-}
-
-/// Compares a drop, and writes the rows that are due. At an open gate, also promotes, compares once
-/// more, and seals.
-pub(super) async fn reconcile_drop(drop: DropPass<'_>, gate: GateMode) -> Step<DropDone<'_>> {
-    let compared = compare_at(drop, gate).await?;
-    let differs = differs(drop, gate, &compared);
-    let held_back = if differs {
-        limit::brake(drop, &compared.takes)
-    } else {
-        None
-    };
-    let mut done = DropDone {
-        is_projected: differs && held_back.is_none() && !drop.ctx.dry_run,
-        drop,
-        compared,
-        verified: None,
-        owed: Vec::new(),
-        held_back,
-        is_sealed: false,
-    };
-    if gate == GateMode::Open {
-        let promoted = done.give_slots().await?;
-        if done.compared.repaired + promoted > 0 && !drop.ctx.dry_run {
-            done.verify().await?;
-        }
-        done.seal().await?;
-    }
-    Ok(done)
-}
-
-async fn compare_at(drop: DropPass<'_>, gate: GateMode) -> Step<Compared> {
-    let DropPass { ctx, own, .. } = drop;
-    if gate == GateMode::Open {
-        if own.is_empty() && !ctx.deep {
-            return Ok(Compared::default());
-        }
-        return compare(drop, !ctx.dry_run).await;
-    }
-    let mut compared = compare(drop, true).await?;
-    for _ in 1..LOOKS {
-        if compared.repaired == 0 {
-            break;
-        }
-        // The repairs have changed what differs.
-        let own = drop.again().await?;
-        let again = compare(DropPass { own: &own, ..drop }, true).await?;
-        compared = compared.followed_by(again);
-    }
-    Ok(compared)
 }
 
 /// Whether the drop differs in anything that only a projection repairs.
@@ -113,7 +65,63 @@ fn differs(drop: DropPass<'_>, gate: GateMode, compared: &Compared) -> bool {
     !compared.is_gone && (compared.dirty.is_some() || !is_whole)
 }
 
-impl DropDone<'_> {
+impl<'c> DropDone<'c> {
+    pub(super) fn begun(drop: DropPass<'c>) -> Self {
+        Self {
+            drop,
+            compared: Compared::default(),
+            verified: None,
+            owed: Vec::new(),
+            held_back: None,
+            is_projected: false,
+            is_written: false,
+            is_sealed: false,
+        }
+    }
+
+    /// Compares the drop, and writes the rows that are due. At an open gate, also promotes, compares
+    /// once more, and seals.
+    pub(super) async fn reconcile(&mut self, gate: GateMode) -> Step<()> {
+        let drop = self.drop;
+        self.compare(gate).await?;
+        if differs(drop, gate, &self.compared) {
+            self.held_back = limit::brake(drop, &self.compared.takes);
+            self.is_projected = self.held_back.is_none() && !drop.ctx.dry_run;
+        }
+        if gate == GateMode::Open {
+            let promoted = self.give_slots().await?;
+            if self.compared.repaired + promoted > 0 && !drop.ctx.dry_run {
+                self.verify().await?;
+            }
+            self.seal().await?;
+        }
+        Ok(())
+    }
+
+    async fn compare(&mut self, gate: GateMode) -> Step<()> {
+        let drop = self.drop;
+        let ctx = drop.ctx;
+        if gate == GateMode::Open {
+            if drop.own.is_empty() && !ctx.deep {
+                return Ok(());
+            }
+            return compare(drop, !ctx.dry_run, &mut self.compared).await;
+        }
+        compare(drop, true, &mut self.compared).await?;
+        for _ in 1..LOOKS {
+            if self.compared.repaired == 0 {
+                break;
+            }
+            // The repairs have changed what differs.
+            let own = drop.again().await?;
+            let mut again = Compared::default();
+            let ended = compare(DropPass { own: &own, ..drop }, true, &mut again).await;
+            self.compared = std::mem::take(&mut self.compared).followed_by(again);
+            ended?;
+        }
+        Ok(())
+    }
+
     /// Gives the slots that are left to users who wait (a dry run only reports them), and reads which
     /// users are still owed one. Returns how many users got a slot.
     async fn give_slots(&mut self) -> Step<u64> {
@@ -147,7 +155,8 @@ impl DropDone<'_> {
     async fn verify(&mut self) -> Step<()> {
         let drop = self.drop;
         let own = drop.again().await?;
-        let verified = compare(DropPass { own: &own, ..drop }, false).await?;
+        let mut verified = Compared::default();
+        compare(DropPass { own: &own, ..drop }, false, &mut verified).await?;
         self.is_projected |= verified.dirty.is_some() && self.held_back.is_none();
         self.verified = Some(verified);
         Ok(())
@@ -175,9 +184,26 @@ impl DropDone<'_> {
         has_changed.then(|| format!("drop {id} changed while it was read"))
     }
 
-    /// Returns the report, unless the drop was sealed or deleted meanwhile. Without the outcome of
-    /// projections it leaves out what a look at the closed gate will find again.
-    pub(super) fn report(self, projected: Option<Outcome>) -> Option<DropReport> {
+    /// Adds what was done before an error to the look. A drop that is sealed is done, and no later
+    /// look reports it.
+    pub(super) fn interrupted(self, look: &mut CouponLook) {
+        if self.is_sealed {
+            look.drops.extend(self.report(false));
+            return;
+        }
+        let id = self.drop.id();
+        let mut ledger = self.compared.ledger;
+        if self.is_written {
+            let projections = self.compared.projections;
+            ledger.append(projections.with_outcome(Outcome::Applied));
+        }
+        let done = ledger.applied().findings(Some(look.coupon), Some(id));
+        look.findings.extend(done);
+    }
+
+    /// Returns the report, unless the drop was sealed or deleted meanwhile. If it is left to a look
+    /// at the closed gate, leaves out what that look will find again.
+    pub(super) fn report(self, is_left: bool) -> Option<DropReport> {
         let Self {
             mut compared,
             mut verified,
@@ -187,24 +213,25 @@ impl DropDone<'_> {
         if compared.is_gone {
             return None;
         }
-        let judged = match (&projected, &held_back) {
-            // The look at the closed gate judges it, or what is held back hides the rest.
-            (None, _) if self.is_projected => Judged::default(),
-            (_, Some(_)) => Judged::of(Kinds::only([AlertKind::Braked])),
-            _ => {
-                let last = verified.as_ref().unwrap_or(&compared);
-                let is_at_closed_gate = self.drop.seen.is_closed && !self.drop.ctx.dry_run;
-                Judged::of(if last.is_unsettled {
-                    Kinds::None
-                } else if is_at_closed_gate {
-                    // The sweep promotes.
-                    Kinds::all_but(LEFT_TO_THE_SWEEP)
-                } else {
-                    Kinds::All
-                })
-            }
+        let judged = if is_left && self.is_projected {
+            // The look at the closed gate judges it.
+            Judged::default()
+        } else if held_back.is_some() {
+            // What is held back hides the rest.
+            Judged::of(Kinds::only([AlertKind::Braked]))
+        } else {
+            let last = verified.as_ref().unwrap_or(&compared);
+            let is_at_closed_gate = self.drop.seen.is_closed && !self.drop.ctx.dry_run;
+            Judged::of(if last.is_unsettled {
+                Kinds::None
+            } else if is_at_closed_gate {
+                // The sweep promotes.
+                Kinds::all_but(LEFT_TO_THE_SWEEP)
+            } else {
+                Kinds::All
+            })
         };
-        if let Some(projected) = projected {
+        if !is_left {
             let rows = verified.as_ref().unwrap_or(&compared).numbers.rows;
             let detail = if rows >= u64::from(self.drop.own.drop.quantity) {
                 "promised, and no slot is left"
@@ -219,15 +246,14 @@ impl DropDone<'_> {
                     .ledger
                     .add(found.naming(owed.slot, Some(&owed.user)));
             }
-            let is_planned = held_back.is_some() || self.drop.ctx.dry_run;
-            let outcome = if is_planned {
+            let outcome = if self.is_written {
+                verified = Some(compared.projected());
+                Outcome::Applied
+            } else if held_back.is_some() || self.drop.ctx.dry_run {
                 Outcome::Planned
             } else {
-                projected
+                Outcome::Failed
             };
-            if projected == Outcome::Applied && self.is_projected {
-                verified = Some(compared.projected());
-            }
             let projections = std::mem::take(&mut compared.projections);
             compared.ledger.append(projections.with_outcome(outcome));
         }

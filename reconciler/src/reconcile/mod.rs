@@ -37,7 +37,7 @@ use crate::read::{self, CouponSeen, DropPass, Observed};
 use crate::report::{ActionKind, Cause, Finding, Kind, Outcome};
 use crate::{claimants, limit, project, revoke, rows, settings};
 
-use drop::{DropDone, GateMode, reconcile_drop};
+use drop::{DropDone, GateMode};
 
 /// Coupons reconciled at the same time. A pass over thousands of small ones mostly waits for
 /// answers.
@@ -64,6 +64,12 @@ enum Reconciled {
     NeedsClosing(Gate),
 }
 
+/// A look at a coupon. Even if an error ends it, it has what was done.
+struct Looked {
+    look: CouponLook,
+    next: Step<Reconciled>,
+}
+
 /// Reconciles coupons, several at once: those in `closed` at the gate that this pass has closed,
 /// the others at their open gate. Returns those that need closing. Bad data of one coupon, or a
 /// query about it that takes too long, is reported, and stops no other.
@@ -87,11 +93,13 @@ pub(crate) async fn coupons(
         .map(move |page| Box::pin(reconcile_page(ctx, page, closed, large).flatten_stream()));
     let reconciled = pages.flatten_unordered(PAGES_AT_ONCE);
     let mut wanted = Wanted::new();
-    let ended = drain(&ctx.stop, reconciled, |(look, next)| {
-        if let Reconciled::NeedsClosing(gate) = next {
-            wanted.insert(look.coupon, gate);
-        }
+    let ended = drain(&ctx.stop, reconciled, |Looked { look, next }| {
+        let coupon = look.coupon;
         looks.push(look);
+        if let Reconciled::NeedsClosing(gate) = next? {
+            wanted.insert(coupon, gate);
+        }
+        Ok(())
     });
     ended.await?;
     Ok(wanted)
@@ -103,14 +111,16 @@ async fn reconcile_page<'c>(
     page: Vec<CouponSeen>,
     closed: &'c HashMap<CouponId, Closed>,
     large: &'c Semaphore,
-) -> impl Stream<Item = Step<(CouponLook, Reconciled)>> {
+) -> impl Stream<Item = Step<Looked>> {
     let (observed, ended) = match read_page(ctx, page).await {
         Ok(observed) => (observed, None),
         Err(error) => (Observed::default(), Some(Err(error))),
     };
     let reported = stream::iter(observed.unread).map(async |(seen, error)| {
         ctx.must_go_on()?;
-        report_error(ctx, &seen, closed.get(&seen.coupon.id), error.into()).await
+        let look = CouponLook::new(seen.coupon.id);
+        let closed = closed.get(&seen.coupon.id);
+        Ok(report_error(ctx, &seen, closed, error.into(), look).await)
     });
     let reconciled = stream::iter(observed.read)
         .map(move |seen| reconcile_or_report(ctx, seen, closed, large))
@@ -140,15 +150,26 @@ async fn reconcile_or_report(
     seen: CouponSeen,
     closed: &HashMap<CouponId, Closed>,
     large: &Semaphore,
-) -> Step<(CouponLook, Reconciled)> {
+) -> Step<Looked> {
     let permit = (size(&seen) > LARGE).then(|| large.acquire());
     let _permit = OptionFuture::from(permit).await;
     ctx.must_go_on()?;
     let closed = closed.get(&seen.coupon.id);
-    match reconcile(ctx, seen.clone(), closed).await {
-        Ok(reconciled) => Ok(reconciled),
-        Err(error) => report_error(ctx, &seen, closed, error).await,
+    let mut look = CouponLook::new(seen.coupon.id);
+    let mut ledger = Ledger::default();
+    let next = reconcile(ctx, seen.clone(), closed, &mut look, &mut ledger).await;
+    if next.is_err() {
+        ledger = ledger.applied();
     }
+    look.findings
+        .extend(ledger.findings(Some(look.coupon), None));
+    Ok(match next {
+        Ok(next) => Looked {
+            look,
+            next: Ok(next),
+        },
+        Err(error) => report_error(ctx, &seen, closed, error, look).await,
+    })
 }
 
 fn size(seen: &CouponSeen) -> u64 {
@@ -158,32 +179,44 @@ fn size(seen: &CouponSeen) -> u64 {
         .sum()
 }
 
-/// Reports a coupon that cannot be reconciled. Returns the error if it does not concern this coupon
-/// alone.
+/// Reports in its look a coupon that cannot be reconciled, with the error if it does not concern this
+/// coupon alone.
 async fn report_error(
     ctx: &PassContext,
     seen: &CouponSeen,
     closed: Option<&Closed>,
     error: PassError,
-) -> Step<(CouponLook, Reconciled)> {
+    mut look: CouponLook,
+) -> Looked {
     let is_expected = matches!(error, PassError::Stale | PassError::StaysClosed(_));
     let id = seen.coupon.id;
     let is_of_redis = error.is_of_redis();
-    let why = ctx.about_coupon(id, error).await?;
-    let mut look = CouponLook::new(id);
+    let why = match ctx.about_coupon(id, error).await {
+        Ok(why) => why,
+        Err(error) => {
+            look.is_interrupted = true;
+            let next = Err(error);
+            return Looked { look, next };
+        }
+    };
     if is_of_redis {
         look.redis_error = Some(why.clone());
     } else if closed.is_none() || !is_expected {
-        look.drops = unworkable(ctx, seen, &why);
+        let mut others = unworkable(ctx, seen, &why);
+        let sealed: Vec<DropId> = look.drops.iter().map(|drop| drop.drop_id).collect();
+        others.retain(|drop| !sealed.contains(&drop.drop_id));
+        look.drops.extend(others);
     }
-    let Some(closed) = closed else {
+    let next = if let Some(closed) = closed {
+        look.findings.push(stays_closed(ctx, id, &why));
+        Reconciled::NeedsClosing(Gate::closed(&closed.fence))
+    } else {
         let coupon_id = id.0;
         tracing::error!(coupon_id, why, "a coupon cannot be reconciled");
-        return Ok((look, Reconciled::Done));
+        Reconciled::Done
     };
-    look.findings = vec![stays_closed(ctx, id, &why)];
-    let gate = Gate::closed(&closed.fence);
-    Ok((look, Reconciled::NeedsClosing(gate)))
+    let next = Ok(next);
+    Looked { look, next }
 }
 
 /// Reports that a coupon stays closed. A daemon's watch, or the next pass, tries again.
@@ -204,16 +237,15 @@ fn stays_closed(ctx: &PassContext, coupon: CouponId, why: &str) -> Finding {
 }
 
 /// Reconciles one coupon at its open gate or, if this pass has `closed` it, at its closed gate, and
-/// then opens it.
+/// then opens it. Even if an error ends it, `look` and `ledger` have what was done.
 async fn reconcile(
     ctx: &PassContext,
     mut seen: CouponSeen,
     closed: Option<&Closed>,
-) -> Step<(CouponLook, Reconciled)> {
-    let id = seen.coupon.id;
-    let mut look = CouponLook::new(id);
-    let mut ledger = Ledger::default();
-    settings::adopt(ctx, &mut seen, &mut ledger).await?;
+    look: &mut CouponLook,
+    ledger: &mut Ledger,
+) -> Step<Reconciled> {
+    settings::adopt(ctx, &mut seen, ledger).await?;
     if let Some(Closed { fence, .. }) = closed {
         seen.state.gate = Gate::closed(fence);
         seen.coupon.era = fence.era();
@@ -223,33 +255,42 @@ async fn reconcile(
         seen.is_closed = !gate::is_open(ctx, &seen);
         let is_judged_later = seen.is_closed || !seen.state.unreadable.is_empty();
         if is_judged_later && !ctx.dry_run {
-            look.findings = ledger.findings(Some(id), None);
-            return Ok((look, Reconciled::NeedsClosing(seen.state.gate)));
+            return Ok(Reconciled::NeedsClosing(seen.state.gate));
         }
     }
     let at = match closed {
         Some(closed) => prepare_closed(ctx, &seen, &closed.fence).await?,
-        None => prepare_open(ctx, &seen, &mut ledger).await?,
+        None => prepare_open(ctx, &seen, ledger).await?,
     };
-    let mut drops = Vec::with_capacity(seen.drops.len());
-    for own in &seen.drops {
-        drops.push(reconcile_drop(DropPass::new(ctx, &seen, own), at).await?);
-    }
-    let next = match closed {
-        Some(closed) => open_again(ctx, &seen, closed, &drops, &mut ledger).await?,
-        None => finish_open(ctx, &seen, &drops, &mut ledger).await?,
-    };
-    let projected = match next {
-        Reconciled::Done => Some(Outcome::Applied),
-        // The look at the closed gate compares again, and reports what it writes.
-        Reconciled::NeedsClosing(_) if closed.is_none() && drops.iter().any(is_projected) => None,
-        Reconciled::NeedsClosing(_) => Some(Outcome::Failed),
-    };
+    let begun = |own| DropDone::begun(DropPass::new(ctx, &seen, own));
+    let mut drops: Vec<_> = seen.drops.iter().map(begun).collect();
+    let next = reconcile_drops(ctx, &seen, closed, at, &mut drops, ledger).await;
+    // The look at the closed gate compares again, and reports what it writes.
+    let is_left = closed.is_none() && drops.iter().any(is_projected);
     for done in drops {
-        look.drops.extend(done.report(projected));
+        match &next {
+            Ok(_) => look.drops.extend(done.report(is_left)),
+            Err(_) => done.interrupted(look),
+        }
     }
-    look.findings = ledger.findings(Some(id), None);
-    Ok((look, next))
+    next
+}
+
+async fn reconcile_drops(
+    ctx: &PassContext,
+    seen: &CouponSeen,
+    closed: Option<&Closed>,
+    at: GateMode,
+    drops: &mut [DropDone<'_>],
+    ledger: &mut Ledger,
+) -> Step<Reconciled> {
+    for done in &mut *drops {
+        done.reconcile(at).await?;
+    }
+    match closed {
+        Some(closed) => open_again(ctx, seen, closed, drops, ledger).await,
+        None => finish_open(ctx, seen, drops, ledger).await,
+    }
 }
 
 fn is_projected(done: &DropDone<'_>) -> bool {
@@ -320,7 +361,7 @@ async fn open_again(
     ctx: &PassContext,
     seen: &CouponSeen,
     closed: &Closed,
-    drops: &[DropDone<'_>],
+    drops: &mut [DropDone<'_>],
     ledger: &mut Ledger,
 ) -> Step<Reconciled> {
     let was_open = closed.was_open;
@@ -367,18 +408,16 @@ async fn write_and_open(
     ctx: &PassContext,
     seen: &CouponSeen,
     fence: &Fence,
-    drops: &[DropDone<'_>],
+    drops: &mut [DropDone<'_>],
     ledger: &mut Ledger,
 ) -> Step<()> {
     let mut dirty = Vec::new();
     // Users who lose their slot and have nothing else are listed before the first key goes.
     for done in drops.iter().filter(|done| done.is_projected) {
-        dirty.push(done.drop.id());
-        let owed = &done.compared.owed;
-        rows::owe(done.drop, owed).await?;
-        for user in owed {
-            ledger.add(slot_lost(done.drop.id(), user));
-        }
+        let id = done.drop.id();
+        dirty.push(id);
+        let note = |user: &OwedUser| ledger.add(slot_lost(id, user));
+        rows::owe(done.drop, &done.compared.owed, note).await?;
     }
     let knows_sealed = dirty.is_empty() && claimants::knows_last_seal(ctx, seen).await?;
     let plan = project::Plan {
@@ -387,7 +426,11 @@ async fn write_and_open(
         has_claimants: knows_sealed && claimants::has_all_claimants(ctx, seen).await?,
     };
     if !is_whole(seen, drops, &plan) {
-        project::drops(ctx, seen, fence, &plan).await?;
+        project::begin(ctx, seen, fence, &plan).await?;
+        for done in drops.iter_mut().filter(|done| done.is_projected) {
+            project::project_drop(done.drop, fence).await?;
+            done.is_written = true;
+        }
         project::surroundings(ctx, seen, fence, &plan, ledger).await?;
     }
     project::open(ctx, seen, fence).await

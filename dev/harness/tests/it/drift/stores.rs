@@ -3,7 +3,7 @@
 //! write, and a foreign transaction in the topic.
 
 use firstcome_harness::{OldCopy, daily_body};
-use firstcome_reconciler::report::Outcome;
+use firstcome_reconciler::report::{Outcome, Status};
 use firstcome_shared::crash::Point;
 
 use crate::drift::support::{
@@ -289,10 +289,13 @@ async fn an_insert_that_takes_too_long_delays_its_coupon_and_no_other() {
         slow.id
     );
     world.sql.query(&hang).await;
+    inject(world, &slow, Drift::FailedDuplicate, 1).await;
     lose_rows(world, &slow, "= 1").await;
     lose_rows(world, &other, "<= 3").await;
     let run = pass_ends(world, &[], DRIFT).await;
     let found = found_in(&run, &slow);
+    let mut results = found.iter().map(|finding| finding.result);
+    assert!(results.any(|it| it == Outcome::Applied), "{run:#?}");
     let mut details = found.iter().map(|finding| &finding.detail);
     assert!(details.any(|it| it.contains("did not answer")), "{run:#?}");
     let issued = found_in(&run, &other);
@@ -302,6 +305,38 @@ async fn an_insert_that_takes_too_long_delays_its_coupon_and_no_other() {
     world.sql.query("DROP TRIGGER by_hand").await;
     pass_ends(world, &[], REPAIRED).await;
     assert_settled(world, &slow, 20, 5).await;
+}
+
+/// The first repair is made, then MySQL ends the connection of the second.
+#[tokio::test]
+async fn a_pass_that_is_interrupted_reports_what_it_has_repaired_in_that_coupon() {
+    let fixture = Fixture::new("d-interrupted").await;
+    let world = &fixture.world;
+    let (coupon, _) = fixture.held("Interrupted", 20, 5).await;
+    inject(world, &coupon, Drift::FailedDuplicate, 1).await;
+    lose_rows(world, &coupon, "= 1").await;
+    let mut lock = HeldTransaction::begin(&world.sql).await;
+    let era = format!("SELECT era FROM coupons WHERE id = {}", coupon.id);
+    lock.run(&format!("{era} FOR UPDATE")).await;
+    let waiting = "SELECT t.processlist_id FROM performance_schema.data_lock_waits w \
+        JOIN performance_schema.data_locks l ON l.engine_lock_id = w.requesting_engine_lock_id \
+        JOIN performance_schema.threads t ON t.thread_id = l.thread_id \
+        WHERE l.object_schema = DATABASE()";
+    let interrupted = async {
+        let insert = eventually_some("the insert waits", LIMIT, async || {
+            let found = world.sql.query(waiting).await.concat();
+            found.into_iter().next().ok_or("none waits")
+        });
+        world.sql.query(&format!("KILL {}", insert.await)).await;
+    };
+    let (once, ()) = tokio::join!(world.once_with(&[], &[]), interrupted);
+    lock.commit().await;
+    let run = once.run();
+    assert_eq!(run.status, Status::Failed, "{run:#?}");
+    let recorded = "SELECT action FROM reconcile_findings WHERE result = 'applied'";
+    assert_eq!(world.sql.query(recorded).await, [["resolve"]], "{run:#?}");
+    pass_ends(world, &[], REPAIRED).await;
+    assert_settled(world, &coupon, 20, 5).await;
 }
 
 /// A foreign transaction hides later messages from readers of committed ones, and its marker takes
