@@ -120,12 +120,16 @@ impl Notifier {
 
     /// Posts an event about a drop, once for each drop and moment, however often it is seen.
     pub async fn drop_moment(&self, drop: &DropAtMoment) -> DbResult<()> {
-        let now = self.sender.clock.now();
-        let posts = self.settings.posts(&[events::about_moment(drop, now)], now);
-        let what = "enqueue an event of a drop";
-        self.db
-            .run(what, async move |conn| outbox::enqueue(conn, posts).await)
-            .await
+        let settings = self.settings.clone();
+        let drop = drop.clone();
+        let enqueued = self
+            .db
+            .run("enqueue an event of a drop", async move |conn| {
+                let now = settings.now(conn).await?;
+                let event = events::about_moment(&drop, now);
+                outbox::enqueue(conn, settings.posts(&[event], now)).await
+            });
+        enqueued.await
     }
 
     /// Logs how mails and events are sent.
@@ -300,7 +304,8 @@ impl Notifier {
                     return Ok(());
                 }
                 let mail = mails::daily(&day, &settings.links).map_err(unwritten)?;
-                outbox::enqueue(conn, settings.mails(&mail, &[], now)).await?;
+                let created_at = settings.now(conn).await?;
+                outbox::enqueue(conn, settings.mails(&mail, &[], created_at)).await?;
                 runs::set_state(conn, LAST_DIGEST, &now.to_rfc3339()).await?;
                 row.raise(conn, subject).await
             });

@@ -218,7 +218,7 @@ impl Local {
 async fn deliver(local: Arc<Local>, sender: Sender, attempt: Attempt) {
     let mut has_arrived = true;
     for message in &attempt.messages {
-        if let Err(error) = sender.deliver(message).await {
+        if let Err(error) = sender.deliver(message, local.now()).await {
             let target = &message.target;
             tracing::error!(%error, target, "nobody is told there that MySQL cannot be used");
             has_arrived = false;

@@ -4,10 +4,10 @@ use std::sync::Arc;
 
 use chrono::{DateTime, Utc};
 use diesel::QueryResult;
-use firstcome_shared::mysql::{Conn, levels};
+use firstcome_shared::mysql::Conn;
 use uuid::Uuid;
 
-use crate::clock::Clock;
+use crate::clock::{self, Clock};
 use crate::events::{Event, Format};
 use crate::mails::{Links, Rendered};
 use crate::queries::outbox::{Channel, Outgoing};
@@ -30,10 +30,7 @@ pub(crate) struct MailSettings {
 impl MailSettings {
     /// The time by which alerts are decided.
     pub(crate) async fn now(&self, conn: &mut Conn) -> QueryResult<DateTime<Utc>> {
-        match self.clock.of_mysql() {
-            Some(at) => Ok(at),
-            None => levels::clock(conn).await,
-        }
+        clock::now(&*self.clock, conn).await
     }
 
     /// Whether anybody gets what this process mails or posts.

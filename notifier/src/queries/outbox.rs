@@ -19,8 +19,8 @@ const GIVE_UP: TimeDelta = TimeDelta::days(1);
 /// Maximum time for which a target may postpone the next attempt.
 pub const PUT_OFF_AT_MOST: TimeDelta = TimeDelta::hours(6);
 
-/// How much further ahead than the maximum an attempt or a lease may be by this host's clock,
-/// because the clocks of hosts differ.
+/// How much further ahead than the maximum an attempt or a lease may be, because the clock of a
+/// MySQL server that takes over differs.
 const AHEAD: TimeDelta = TimeDelta::minutes(15);
 
 /// How a message is delivered.

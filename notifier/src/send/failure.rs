@@ -1,6 +1,6 @@
 //! Why a delivery failed.
 
-use chrono::{DateTime, Utc};
+use chrono::TimeDelta;
 
 #[derive(Debug, thiserror::Error)]
 #[error("{reason} -> {advice}")]
@@ -10,8 +10,8 @@ pub(crate) struct Failure {
     pub(crate) advice: &'static str,
     /// Whether the target rejected the message permanently.
     pub(crate) is_final: bool,
-    /// When the target wants the next attempt.
-    pub(crate) after: Option<DateTime<Utc>>,
+    /// How long the target wants the next attempt to wait.
+    pub(crate) after: Option<TimeDelta>,
 }
 
 impl Failure {

@@ -10,7 +10,7 @@ use std::time::Duration;
 
 use chrono::{DateTime, TimeDelta, Utc};
 use firstcome_shared::crash::{Point, crash_point};
-use firstcome_shared::mysql::{Db, DbError};
+use firstcome_shared::mysql::{Conn, Db, DbError, DbResult};
 use futures_util::future::join_all;
 use rand::RngExt as _;
 use tokio::sync::Notify;
@@ -21,7 +21,7 @@ use tokio_util::task::TaskTracker;
 use self::failure::Failure;
 use self::mail::Mailer;
 use self::webhook::Webhook;
-use crate::clock::Clock;
+use crate::clock::{self, Clock};
 use crate::queries::outbox::{
     self, Channel, DeliveryOutcome, Leased, Outgoing, PUT_OFF_AT_MOST, Served,
 };
@@ -54,7 +54,7 @@ const REFUSALS: u32 = 5;
 #[derive(Clone)]
 pub(crate) struct Sender {
     db: Db,
-    pub(crate) clock: Arc<dyn Clock>,
+    clock: Arc<dyn Clock>,
     pub(crate) mailer: Option<Mailer>,
     pub(crate) webhooks: Arc<Vec<Webhook>>,
     pub(crate) wake: Arc<Notify>,
@@ -124,7 +124,7 @@ impl Sender {
     /// Starts the delivery of one due message of each target, and waits a moment for them. Returns
     /// how many were attempted.
     async fn round(&self) -> Result<usize, DbError> {
-        let now = self.clock.now();
+        let now = self.now().await?;
         for channel in [Channel::Mail, Channel::Webhook] {
             let given_up = outbox::give_up_untried(&self.db, channel, now).await?;
             if given_up > 0 {
@@ -147,7 +147,7 @@ impl Sender {
         let sends = leased.into_iter().map(|message| {
             let sender = self.clone();
             self.tasks.spawn(async move {
-                sender.send(&message).await;
+                sender.send(&message, now).await;
                 sender.wake.notify_one();
             })
         });
@@ -171,7 +171,14 @@ impl Sender {
         }
     }
 
-    async fn send(&self, leased: &Leased) {
+    /// Reads the clock of MySQL, by which rows are written.
+    async fn now(&self) -> DbResult<DateTime<Utc>> {
+        let clock = self.clock.clone();
+        let read = async move |conn: &mut Conn| clock::now(&*clock, conn).await;
+        self.db.run("read the clock", read).await
+    }
+
+    async fn send(&self, leased: &Leased, now: DateTime<Utc>) {
         let message = &leased.message;
         let [due, sent] = if message.is_mail() {
             [Point::MailDue, Point::MailSent]
@@ -179,22 +186,19 @@ impl Sender {
             [Point::WebhookDue, Point::WebhookSent]
         };
         crash_point(due);
-        let delivered = self.deliver(message).await;
+        let delivered = self.deliver(message, now).await;
         crash_point(sent);
-        let now = self.clock.now();
-        let outcome = match delivered {
-            Ok(()) => DeliveryOutcome::Sent,
-            Err(failure) => outcome(leased, &failure, now),
-        };
-        log(leased, &outcome);
-        self.record(leased.id, outcome, now).await;
+        self.record(leased, delivered).await;
     }
 
     /// Makes one attempt.
-    pub(crate) async fn deliver(&self, message: &Outgoing) -> Result<(), Failure> {
+    pub(crate) async fn deliver(
+        &self,
+        message: &Outgoing,
+        now: DateTime<Utc>,
+    ) -> Result<(), Failure> {
         let mut webhooks = self.webhooks.iter();
         if let Some(webhook) = webhooks.find(|it| it.name == message.target) {
-            let now = self.clock.now();
             webhook.post(&message.batch, &message.body, now).await
         } else if let Some(mailer) = &self.mailer {
             mailer.send(message).await
@@ -205,10 +209,10 @@ impl Sender {
     }
 
     /// Records the outcome of a delivery. Retries for [`RECORDING`].
-    async fn record(&self, id: i64, outcome: DeliveryOutcome, now: DateTime<Utc>) {
+    async fn record(&self, leased: &Leased, delivered: Result<(), Failure>) {
+        let id = leased.id;
         let record = async {
-            while let Err(error) = outbox::record_outcome(&self.db, id, outcome.clone(), now).await
-            {
+            while let Err(error) = self.try_to_record(leased, delivered.as_ref().err()).await {
                 tracing::debug!(%error, id, "the outcome of a delivery can't be recorded yet");
                 tokio::time::sleep(Duration::from_secs(1)).await;
             }
@@ -216,10 +220,18 @@ impl Sender {
         if timeout(RECORDING, record).await.is_err() {
             tracing::error!(
                 id,
-                ?outcome,
+                ?delivered,
                 "the outcome of a delivery could not be recorded; it may come twice"
             );
         }
+    }
+
+    async fn try_to_record(&self, leased: &Leased, failure: Option<&Failure>) -> DbResult<()> {
+        let now = self.now().await?;
+        let outcome = failure.map_or(DeliveryOutcome::Sent, |it| outcome(leased, it, now));
+        outbox::record_outcome(&self.db, leased.id, outcome.clone(), now).await?;
+        log(leased, &outcome);
+        Ok(())
     }
 }
 
@@ -229,15 +241,15 @@ fn outcome(leased: &Leased, failure: &Failure, now: DateTime<Utc>) -> DeliveryOu
     if is_refused || outbox::is_old(leased.message.created_at, now) {
         return DeliveryOutcome::GivenUp(failure.to_string());
     }
-    let next = next_attempt(now, leased.attempts, failure.after);
+    let next = now + pause(leased.attempts, failure.after);
     DeliveryOutcome::Retry(next, failure.to_string())
 }
 
-/// Returns the time of the next attempt: not before the target wants it, but at most
-/// [`PUT_OFF_AT_MOST`] from now.
-fn next_attempt(now: DateTime<Utc>, attempts: u32, wanted: Option<DateTime<Utc>>) -> DateTime<Utc> {
-    let next = now + backoff(attempts);
-    wanted.map_or(next, |wanted| next.max(wanted.min(now + PUT_OFF_AT_MOST)))
+/// Returns the pause before the next attempt: as long as the target wants, but at most
+/// [`PUT_OFF_AT_MOST`].
+fn pause(attempts: u32, wanted: Option<TimeDelta>) -> TimeDelta {
+    let pause = backoff(attempts);
+    wanted.map_or(pause, |wanted| pause.max(wanted.min(PUT_OFF_AT_MOST)))
 }
 
 fn log(leased: &Leased, outcome: &DeliveryOutcome) {
@@ -312,21 +324,19 @@ mod tests {
             body: String::new(),
             html: None,
         };
-        let failure = sender.deliver(&message).await.unwrap_err();
+        let failure = sender.deliver(&message, now).await.unwrap_err();
         assert!(!failure.is_final, "{failure}");
     }
 
     #[test]
     fn next_attempt_waits_as_long_as_the_receiver_asks_but_at_most_six_hours() {
-        let now = "2026-11-28T07:00:00Z".parse::<DateTime<Utc>>().unwrap();
         for (wanted, expected) in [
             (None, 24..=36),
             (Some(1), 24..=36),
             (Some(600), 600..=600),
             (Some(864_000), 21_600..=21_600),
         ] {
-            let at = wanted.map(|seconds| now + TimeDelta::seconds(seconds));
-            let pause = (next_attempt(now, 0, at) - now).num_seconds();
+            let pause = pause(0, wanted.map(TimeDelta::seconds)).num_seconds();
             assert!(expected.contains(&pause), "{wanted:?}: {pause}");
         }
     }

@@ -241,14 +241,13 @@ fn is_final(status: StatusCode, format: Format) -> bool {
     status == StatusCode::GONE || format != Format::Signed && status.is_client_error() && !is_busy
 }
 
-/// Returns when a receiver wants the next attempt: `Retry-After` has seconds or a date (RFC 9110).
-fn retry_after(headers: &HeaderMap, now: DateTime<Utc>) -> Option<DateTime<Utc>> {
+/// Returns how long a receiver wants the next attempt to wait: `Retry-After` has seconds or a date
+/// (RFC 9110).
+fn retry_after(headers: &HeaderMap, now: DateTime<Utc>) -> Option<TimeDelta> {
     let value = headers.get(RETRY_AFTER)?.to_str().ok()?.trim();
     match value.parse::<u32>() {
-        Ok(seconds) => Some(now + TimeDelta::seconds(seconds.into())),
-        Err(_) => DateTime::parse_from_rfc2822(value)
-            .ok()
-            .map(|at| at.to_utc()),
+        Ok(seconds) => Some(TimeDelta::seconds(seconds.into())),
+        Err(_) => Some(DateTime::parse_from_rfc2822(value).ok()?.to_utc() - now),
     }
 }
 
@@ -323,18 +322,15 @@ mod tests {
     fn retry_after_is_read_as_seconds_or_as_a_date() {
         let now = "2026-11-28T07:00:00Z".parse::<DateTime<Utc>>().unwrap();
         for (value, after) in [
-            ("120", Some("2026-11-28T07:02:00Z")),
-            (
-                "Sat, 28 Nov 2026 07:30:00 GMT",
-                Some("2026-11-28T07:30:00Z"),
-            ),
+            ("120", Some(120)),
+            ("Sat, 28 Nov 2026 07:30:00 GMT", Some(1_800)),
             ("soon", None),
             ("-1", None),
         ] {
             let headers = [(RETRY_AFTER, value.parse().unwrap())]
                 .into_iter()
                 .collect();
-            let after = after.map(|at| at.parse().unwrap());
+            let after = after.map(TimeDelta::seconds);
             assert_eq!(retry_after(&headers, now), after, "{value}");
         }
     }

@@ -55,14 +55,14 @@ impl TestClock {
         self.0.fetch_add(by.num_seconds(), Ordering::SeqCst);
         self.now()
     }
+
+    pub(crate) fn now(&self) -> DateTime<Utc> {
+        at(self.0.load(Ordering::SeqCst))
+    }
 }
 
 impl Clock for TestClock {
-    fn now(&self) -> DateTime<Utc> {
-        at(self.0.load(Ordering::SeqCst))
-    }
-
-    fn of_mysql(&self) -> Option<DateTime<Utc>> {
+    fn set_by_test(&self) -> Option<DateTime<Utc>> {
         Some(self.now())
     }
 }

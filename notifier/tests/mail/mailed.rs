@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use chrono::{DateTime, TimeDelta, Utc};
-use firstcome_notifier::{Clock as _, Notifier, NotifyArgs, ScheduledRun, WatchedSchedule};
+use firstcome_notifier::{Notifier, NotifyArgs, ScheduledRun, WatchedSchedule};
 use firstcome_shared::process_state::{ProcessState, StoreState};
 use firstcome_shared::report::{ActionKind, Finding, Kind, Outcome, Run, Status};
 use firstcome_stack::WRITE_LIMITS;

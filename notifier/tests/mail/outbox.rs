@@ -4,7 +4,6 @@
 use std::collections::HashSet;
 
 use chrono::TimeDelta;
-use firstcome_notifier::Clock as _;
 use firstcome_notifier::queries::outbox::{Served, lease};
 use firstcome_shared::domain::DropId;
 use firstcome_stack::{Behaviour, SinkEncryption};

@@ -4,7 +4,7 @@
 use std::collections::BTreeSet;
 
 use chrono::{TimeDelta, Utc};
-use firstcome_notifier::{Clock as _, Notifier};
+use firstcome_notifier::Notifier;
 use firstcome_shared::domain::CouponId;
 use firstcome_shared::mysql::{Db, DbSettings};
 use firstcome_shared::process_state::{ConsumerState, ProcessState, SeenState, StoreState};
