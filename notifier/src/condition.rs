@@ -48,7 +48,7 @@ pub enum Cases {
 pub enum Seen {
     /// It is so at the time of the snapshot.
     Now,
-    /// The first and the last look that saw it.
+    /// The first and the last look that saw it, or since when a run is due.
     Looks {
         first: DateTime<Utc>,
         last: DateTime<Utc>,

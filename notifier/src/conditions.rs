@@ -238,7 +238,7 @@ fn unsafe_settings(snapshot: &Snapshot) -> Option<Vec<Condition>> {
 /// The schedules that are late. `None` if this process has none.
 fn late(snapshot: &Snapshot, now: DateTime<Utc>) -> Option<Vec<Condition>> {
     let late = snapshot.schedules.iter().filter_map(|seen| {
-        seen.due.filter(|due| *due + LATE < now)?;
+        let due = seen.due.filter(|due| *due + LATE < now)?;
         let schedule = seen.schedule;
         let is_run = schedule != ScheduledRun::Digest;
         let holder = snapshot.holder.clone().filter(|_| is_run);
@@ -247,7 +247,13 @@ fn late(snapshot: &Snapshot, now: DateTime<Utc>) -> Option<Vec<Condition>> {
         }
         let kind = AlertKind::RunMissed;
         let name = format!("{}.{}", kind.word(), schedule.setting());
-        Some(now_is(&name, kind, Facts::Late { schedule, holder }))
+        Some(Condition {
+            seen: Seen::Looks {
+                first: due,
+                last: now,
+            },
+            ..now_is(&name, kind, Facts::Late { schedule, holder })
+        })
     });
     (!snapshot.schedules.is_empty()).then(|| late.collect())
 }

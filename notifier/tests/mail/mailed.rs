@@ -263,7 +263,7 @@ async fn missed_run_and_daily_digest_of_two_daemons_are_mailed_once() {
     assert_eq!(
         desk.subjects(A)[1..],
         [
-            "[firstcome] action needed: a run of DEEP_CRON is late (for 0 s)",
+            "[firstcome] action needed: a run of DEEP_CRON is late (for 3 h)",
             "[firstcome] daily digest: 1 problem open · 1 run · 1 drop exact",
         ]
     );
