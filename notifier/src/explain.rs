@@ -107,7 +107,7 @@ pub fn hides(cause: AlertKind, kind: AlertKind, facts: &Facts) -> bool {
         AlertKind::RunFailed => return kind == AlertKind::RunMissed,
         AlertKind::ConsumerStands
         | AlertKind::TheirsRedis
-        | AlertKind::TheirsMysql
+        | AlertKind::TheirsDatabase
         | AlertKind::TheirsKafka
         | AlertKind::TheirsQueue => return kind == AlertKind::Repaired,
         AlertKind::AdmissionClosed

@@ -169,7 +169,7 @@ fn alert_kind(finding: &Finding) -> Option<AlertKind> {
 const fn theirs(store: FailureCause) -> AlertKind {
     match store {
         FailureCause::Redis => AlertKind::TheirsRedis,
-        FailureCause::Mysql => AlertKind::TheirsMysql,
+        FailureCause::Mysql => AlertKind::TheirsDatabase,
         FailureCause::Kafka => AlertKind::TheirsKafka,
         FailureCause::Other => AlertKind::Left(Kind::Stalled),
     }

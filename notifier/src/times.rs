@@ -55,7 +55,7 @@ pub fn source(kind: AlertKind) -> Source {
         AlertKind::Repaired | AlertKind::Left(Kind::BrokenPromise) => Source::Tables,
         AlertKind::RunFailed
         | AlertKind::TheirsRedis
-        | AlertKind::TheirsMysql
+        | AlertKind::TheirsDatabase
         | AlertKind::TheirsKafka
         | AlertKind::TheirsQueue
         | AlertKind::Braked
@@ -103,7 +103,7 @@ impl Policy {
             // loaded within seconds, and who is owed a slot gets one that is left within seconds.
             | AlertKind::RunFailed
             | AlertKind::TheirsRedis
-            | AlertKind::TheirsMysql
+            | AlertKind::TheirsDatabase
             | AlertKind::TheirsKafka
             | AlertKind::Left(Kind::Stalled | Kind::NotReady | Kind::BrokenPromise) => self.patience,
             AlertKind::Left(Kind::RedisLost) => self.settle(),

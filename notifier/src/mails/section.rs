@@ -276,7 +276,8 @@ fn their_outage(finding: Finding) -> String {
         _ => None,
     };
     match plain {
-        Some(plain) => format!("their {plain}"),
+        // It may be a MariaDB or a PostgreSQL.
+        Some(plain) => format!("their {}", plain.replacen("MySQL", "database", 1)),
         None => finding.detail,
     }
 }

@@ -95,7 +95,7 @@ const SITUATIONS: [(&str, Shown); 105] = [
     ("59 a deep finding ends with a deep look", Played(&[(30, "d L1/deep:bad_use=1!"), (300, "d L1"), (60, "d L1/deep")], "0 New bad_use.1.1, 330 Over bad_use.1.1")),
     ("60 a campaign that is in no file any more", Played(&[(60, "d L1:unissued=1"), (60, "d L1/gone")], "0 New unissued.1.1, 60 Over unissued.1.1 (given up)")),
     ("61 an acknowledged campaign hides no other", Played(&[(120, "d L1:stalled=compare ack"), (120, "d L1:stalled=compare L2:stalled=compare"), (120, "d:kafka L1 L2"), (120, "d")], "30 New stalled.1.1, 150 New stalled.2.2, 240 Over stalled.1.1, 240 Over stalled.2.2, 270 New kafka, 420 Over kafka")),
-    ("62 their store away for a minute", Played(&[(60, "d T:mysql"), (60, "d T")], "30 New theirs_mysql, 60 Over theirs_mysql")),
+    ("62 their store away for a minute", Played(&[(60, "d T:mysql"), (60, "d T")], "30 New theirs_database, 60 Over theirs_database")),
     ("63 a sale hides a count", Played(&[(60, "d L1:count_mismatch=1"), (300, "d L1/but-count_mismatch"), (60, "d L1")], "0 New count_mismatch.1.1, 360 Over count_mismatch.1.1")),
     ("64 keys expire before and after a repair", Played(&[(60, "d L1:unissued=1 L2:unissued=1"), (60, "d L1/gone L2")], "0 New unissued.1.1, 0 New unissued.2.2, 60 Over unissued.1.1 (given up), 60 Over unissued.2.2")),
     ("65 another reason of a standstill", Played(&[(60, "d L1:stalled=compare"), (600, "d L1:stalled=statement"), (60, "d L1")], "30 New stalled.1.1, 330 Changed stalled.1.1, 660 Over stalled.1.1")),
@@ -127,7 +127,7 @@ const SITUATIONS: [(&str, Shown); 105] = [
     ("90 a failover loses the last second", Played(&[(5, "d L1:failed_claim=1"), (60, "forget d L1:failed_claim=1"), (60, "d L1")], "0 New failed_claim.1.1, 5 New failed_claim.1.1, 65 Over failed_claim.1.1")),
     // Single rules.
     ("91 APIs that crash in a loop, then silence", Played(&[(60, "d:redis api:new"), (1_200, "")], "30 New redis")),
-    ("92 one look is no patience", Played(&[(10 * MINUTE, "d T:mysql!"), (8 * HOUR, "slow d T:mysql!"), (60, "d T")], "600 New theirs_mysql, 29400 Over theirs_mysql")),
+    ("92 one look is no patience", Played(&[(10 * MINUTE, "d T:mysql!"), (8 * HOUR, "slow d T:mysql!"), (60, "d T")], "600 New theirs_database, 29400 Over theirs_database")),
     ("93 what nobody knows neither begins nor ends, and explains", Played(&[(60, "d:redis"), (540, "d:new+closed1"), (200, "d:closed1")], "30 New redis, 660 Over redis, 690 New admission_closed")),
     ("94 another store does not explain failed passes", Played(&[(400, "d:redis F:redis"), (400, "d:redis F:kafka")], "30 New redis, 430 New run_failed")),
     ("95 closed by a plan, and another coupon by itself", Played(&[(600, "d:closed1 L1/only-braked:braked=7"), (300, "d:closed1-2 L1/only-braked:braked=7"), (600, "d:closed1-2 L1")], "0 New braked.1.1, 630 New admission_closed, 900 Over braked.1.1, 960 Changed admission_closed")),

@@ -32,7 +32,7 @@ impl AlertKind {
     const fn campaign_facts(self) -> KindFacts {
         let facts = match self {
             Self::RedisUnreachable => Self::TheirsRedis.facts(),
-            Self::MysqlUnreachable => Self::TheirsMysql.facts(),
+            Self::MysqlUnreachable => Self::TheirsDatabase.facts(),
             Self::KafkaUnreachable => Self::TheirsKafka.facts(),
             other => other.facts(),
         };
@@ -82,7 +82,7 @@ impl AlertKind {
             | Self::Forged
             | Self::ConsumerStands
             | Self::TheirsRedis
-            | Self::TheirsMysql
+            | Self::TheirsDatabase
             | Self::TheirsKafka
             | Self::TheirsQueue
             | Self::Repaired

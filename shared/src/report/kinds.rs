@@ -80,7 +80,7 @@ pub enum AlertKind {
     ConsumerStands,
     /// The Redis of the attached system does not answer or refuses.
     TheirsRedis,
-    TheirsMysql,
+    TheirsDatabase,
     TheirsKafka,
     /// A queue of the attached system does not move although messages are in it.
     TheirsQueue,
@@ -300,10 +300,10 @@ impl AlertKind {
                 to_do: "Bring it back, or the connection to it. The next pass compares everything.",
                 ..OUTAGE
             },
-            Self::TheirsMysql => KindFacts {
-                noun: ["outage of their MySQL", "outages of their MySQL"],
-                users: "Your users get errors if your API needs this MySQL, and their coupons come \
-                    late. Nothing is compared, and nothing is repaired.",
+            Self::TheirsDatabase => KindFacts {
+                noun: ["outage of their database", "outages of their database"],
+                users: "Your users get errors if your API needs this database, and their coupons \
+                    come late. Nothing is compared, and nothing is repaired.",
                 to_do: "Bring it back, or the connection to it: the sentence says whether it is \
                     that of the file or of DATABASE_URL. The next pass compares everything.",
                 ..OUTAGE

@@ -121,7 +121,11 @@ pub(super) fn hides(cause: AlertKind, kind: AlertKind, facts: &Facts) -> bool {
         (_, K::RunFailed, K::RunMissed) => true,
         (
             _,
-            K::ConsumerStands | K::TheirsRedis | K::TheirsMysql | K::TheirsKafka | K::TheirsQueue,
+            K::ConsumerStands
+            | K::TheirsRedis
+            | K::TheirsDatabase
+            | K::TheirsKafka
+            | K::TheirsQueue,
             K::Repaired,
         ) => true,
         _ => false,

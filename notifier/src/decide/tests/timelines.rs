@@ -120,7 +120,7 @@ const KINDS: [(AlertKind, bool); 16] = [
     (AlertKind::Left(Kind::FailedClaim), true),
     (AlertKind::Braked, true),
     (AlertKind::RunFailed, false),
-    (AlertKind::TheirsMysql, false),
+    (AlertKind::TheirsDatabase, false),
     (AlertKind::TheirsQueue, true),
 ];
 

@@ -56,7 +56,7 @@ async fn each_unavailable_store_of_theirs_raises_one_alert_that_names_it() {
     })
     .await;
     for (kind, way, says) in [
-        ("theirs_mysql", &mysql_way, "their MySQL"),
+        ("theirs_database", &mysql_way, "their database"),
         ("theirs_redis", &redis_way, "their Redis"),
         ("theirs_kafka", kafka.proxy, "their Kafka"),
     ] {
