@@ -16,6 +16,7 @@ use firstcome_shared::columns::{At, Datetime};
 use firstcome_shared::coupon::Drop;
 use firstcome_shared::domain::{DropId, OncePer, Slot};
 use firstcome_shared::mysql::{Db, DbError};
+use firstcome_shared::redis::refusing::unless_missed;
 use firstcome_shared::schema::issued_coupons;
 use firstcome_shared::tuning::Tuning;
 
@@ -169,8 +170,10 @@ pub(crate) async fn erase_old_users(stores: &Stores, days: u32) -> Result<(), St
                 found.is_some_and(|(coupon, drops)| coupon.is_over_for_good(&drops, Utc::now()))
             };
             over.insert(coupon, is_over);
-            let state = redis.drop_state(&redis.keys(coupon, id)).await?;
-            if !state.has_keys && (is_over || once_per == OncePer::Drop) {
+            // A hash slot that is being moved is left to the next run.
+            let state = unless_missed(redis.drop_state(&redis.keys(coupon, id)).await)?;
+            let has_keys = state.is_none_or(|state| state.has_keys);
+            if !has_keys && (is_over || once_per == OncePer::Drop) {
                 // A drop of a coupon that goes on may keep ids and have nothing to erase for years.
                 let erased = erase_holders(db, id).await? + erase_others(db, id, is_over).await?;
                 drops += usize::from(erased > 0);
