@@ -25,7 +25,7 @@ use firstcome_shared::schedule::PlannedDrop;
 use firstcome_shared::tuning::Tuning;
 use futures_util::future::OptionFuture;
 use parking_lot::Mutex;
-use tokio::time::{Instant, MissedTickBehavior};
+use tokio::time::{Instant, Interval, MissedTickBehavior};
 use tokio_util::sync::CancellationToken;
 
 use crate::barrier::{self, BarrierError, OVERDUE, ReadState};
@@ -82,7 +82,7 @@ pub(crate) const EVERY_SECONDS: u64 = 20;
 /// Interval of the costly job, erasing.
 const DAILY: Duration = Duration::from_secs(86_400);
 
-/// Runs the jobs until `stop`.
+/// Runs the jobs until `stop`. Erasing, which may take long, delays no other.
 pub(crate) async fn run(
     stores: Stores,
     settings: PassSettings,
@@ -90,27 +90,43 @@ pub(crate) async fn run(
     seen: SeenState,
     stop: CancellationToken,
 ) {
+    let erasing = async {
+        let mut daily = tokio::time::interval(DAILY);
+        while next(&mut daily, &stop).await {
+            erase(&stores, &settings).await;
+        }
+    };
+    tokio::join!(erasing, watch(&stores, &settings, &notes, &seen, &stop));
+}
+
+/// Waits for the next time. Returns whether there is one before `stop`.
+async fn next(times: &mut Interval, stop: &CancellationToken) -> bool {
+    tokio::select! {
+        () = stop.cancelled() => false,
+        _ = times.tick() => true,
+    }
+}
+
+/// Runs the jobs except erasing until `stop`.
+async fn watch(
+    stores: &Stores,
+    settings: &PassSettings,
+    notes: &Notes,
+    seen: &SeenState,
+    stop: &CancellationToken,
+) {
     let began = Instant::now();
     let every = Duration::from_secs(Tuning::JobsSeconds.or(EVERY_SECONDS));
     let mut ticks = tokio::time::interval(every);
     ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
-    let mut daily = tokio::time::interval(DAILY);
     let mut positions = UnreadPositions::default();
-    loop {
-        tokio::select! {
-            () = stop.cancelled() => return,
-            _ = daily.tick() => {
-                erase(&stores, &settings).await;
-                continue;
-            }
-            _ = ticks.tick() => {}
-        }
+    while next(&mut ticks, stop).await {
         // A store that does not answer delays no other job.
-        let checked = check_settings(&stores, &notes, &seen);
-        let (coupons, ()) = tokio::join!(all(&stores, &settings, &notes), checked);
-        let openings = coupons.as_ref().map(|coupons| unready(&stores, coupons));
+        let checked = check_settings(stores, notes, seen);
+        let (coupons, ()) = tokio::join!(all(stores, settings, notes), checked);
+        let openings = coupons.as_ref().map(|coupons| unready(stores, coupons));
         notes.set(Job::Openings, OptionFuture::from(openings).await);
-        match consumer(&stores, &mut positions).await {
+        match consumer(stores, &mut positions).await {
             Ok(found) => {
                 // Before, a position that stands may only have been seen twice.
                 let is_known = began.elapsed() > OVERDUE;
