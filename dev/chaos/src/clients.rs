@@ -21,6 +21,9 @@ const PATIENCE: Duration = Duration::from_secs(5);
 /// A user: the index of the requested coupon, and the user's number.
 pub(crate) type ChaosUser = (usize, u32);
 
+/// A drop and a slot of it.
+pub(crate) type HeldSlot = (i64, i64);
+
 /// One request and its answer.
 #[derive(Debug, Clone)]
 pub(crate) struct Answered {
@@ -51,23 +54,27 @@ enum By {
 #[derive(Debug, Clone, Copy)]
 struct SeenClaim {
     claim: ShownClaim,
+    /// The drop that the answer names.
+    drop: Option<i64>,
     /// The slot, if the user has one.
     slot: Option<i64>,
 }
 
 impl SeenClaim {
     /// Returns `None` if the answer is outside the contract.
-    fn new(reply: &HttpReply, coupon: &MadeCoupon) -> Option<Self> {
+    fn new(reply: &HttpReply, drops: &[i64]) -> Option<Self> {
         let claim = ShownClaim::deserialize(&reply.body["status"]).ok()?;
         let slot = reply.body["slot"].as_i64().filter(|_| claim.is_promise());
-        let is_whole = slot.is_some() && reply.body["drop_id"] == coupon.drop;
-        let fits = is_whole || !claim.is_promise();
-        (reply.status == 200 && fits).then_some(Self { claim, slot })
+        let drop = reply.body["drop_id"].as_i64();
+        let is_known = drop.is_some_and(|drop| drops.contains(&drop));
+        let fits = slot.is_some() && is_known || !claim.is_promise();
+        (reply.status == 200 && fits).then_some(Self { claim, drop, slot })
     }
 
     /// Whether this is what a user with this row sees, or without a row.
-    fn fits(self, row: Option<i64>) -> bool {
-        self.slot.filter(|_| self.claim == ShownClaim::Issued) == row
+    fn fits(self, row: Option<HeldSlot>) -> bool {
+        let held = self.drop.zip(self.slot);
+        held.filter(|_| self.claim == ShownClaim::Issued) == row
     }
 }
 
@@ -116,7 +123,8 @@ impl<'a> Clients<'a> {
         let mut rng = StdRng::seed_from_u64(schedule.seed ^ 0x00c0_ffee);
         // At most this many users of each coupon return a slot or are revoked, so that more users
         // than slots remain.
-        let most = schedule.people.saturating_sub(schedule.most()) / 2;
+        let given = schedule.most() * schedule.days();
+        let most = schedule.people.saturating_sub(given) / 2;
         let mut returns = vec![most; self.coupons.len()];
         let people = self.everyone().map(|person| {
             let after = rng.random_range(0..schedule.crowd_ms);
@@ -193,14 +201,16 @@ impl<'a> Clients<'a> {
         answer.is_ok() || answer.is_err_and(|answer| answer.is("not_found"))
     }
 
-    /// Lets users without a slot claim once more. Returns true if all of them got a definite
-    /// answer.
+    /// Lets users claim once more who have no slot or may have another. Returns true if all of them
+    /// got a definite answer.
     pub(crate) async fn the_others_ask_again(&self) -> bool {
         let settled = self.answers.lock().settled.clone();
+        let (over, _) = self.system.by_end();
+        let is_last =
+            |drop: i64| self.schedule.once_per == "coupon" || over.iter().all(|it| it.drop != drop);
         let holds = |person: &ChaosUser| {
-            settled
-                .get(person)
-                .is_some_and(|answer| answer.promised().is_some())
+            let promised = settled.get(person).and_then(Answer::promised);
+            promised.is_some_and(|(drop, _)| is_last(drop))
         };
         self.ask_all(self.everyone().filter(|person| !holds(person)))
             .await
@@ -246,7 +256,10 @@ impl<'a> Clients<'a> {
 
     /// Lets all users look up their claims once. Fails unless each holder of a row sees it, and no
     /// other user sees one.
-    pub(crate) async fn all_see_their_rows(&self, rows: &HashMap<ChaosUser, i64>) -> Result<()> {
+    pub(crate) async fn all_see_their_rows(
+        &self,
+        rows: &HashMap<ChaosUser, HeldSlot>,
+    ) -> Result<()> {
         use futures_util::StreamExt as _;
         let seen = self.everyone().map(async |person| {
             let seen = self.look_up(person).await;
@@ -271,17 +284,17 @@ impl<'a> Clients<'a> {
         };
         let coupon = &self.coupons[person.0];
         let name = self.schedule.user_id(person.1);
-        let [id, drop] = [coupon.id, coupon.drop].map(i64::cast_unsigned);
-        let pending = self.recorder.looking_up(id, drop, &name);
+        let pending = self.recorder.looking_up(coupon.id.cast_unsigned(), &name);
         let reply = self.api.moved_to(&api).try_me(coupon.id, &name).await;
         let reply = reply.ok()?;
         if reply.status == 503 && reply.retry_after().is_some() {
             return None;
         }
-        let seen = SeenClaim::new(&reply, coupon);
-        if let Some(SeenClaim { claim, slot }) = seen {
-            let claim = Some(claim);
-            pending.end(RecordedOutcome::Ok(RecordedAnswer::Shown { slot, claim }));
+        let seen = SeenClaim::new(&reply, &self.system.drops_of(coupon));
+        if let Some(SeenClaim { claim, drop, slot }) = seen {
+            let (drop, claim) = (drop.map(i64::cast_unsigned), Some(claim));
+            let shown = RecordedAnswer::Shown { slot, drop, claim };
+            pending.end(RecordedOutcome::Ok(shown));
         } else {
             let answer = format!("a look-up was answered {} {}", reply.status, reply.text);
             self.system.object(answer);
@@ -310,7 +323,7 @@ impl<'a> Clients<'a> {
         let answer = self
             .api
             .moved_to(&api)
-            .try_claim(coupon.id, Some(coupon.drop), &name)
+            .try_claim(coupon.id, None, &name)
             .await;
         let mut answers = self.answers.lock();
         match answer {
@@ -371,12 +384,7 @@ mod tests {
             text: body.to_string(),
             body,
         };
-        let coupon = MadeCoupon {
-            id: 1,
-            drop: 7,
-            body: Value::Null,
-        };
-        SeenClaim::new(&reply, &coupon)
+        SeenClaim::new(&reply, &[6, 7])
     }
 
     #[test]
@@ -389,8 +397,9 @@ mod tests {
             ("none", false, true),
         ] {
             let seen = seen(200, shows(status)).unwrap();
-            let [row, other, nobody] = [Some(3), Some(4), None].map(|row| seen.fits(row));
-            assert_eq!([row, other, nobody], [of_row, false, of_nobody], "{status}");
+            let rows = [Some((7, 3)), Some((7, 4)), Some((6, 3)), None];
+            let expected = [of_row, false, false, of_nobody];
+            assert_eq!(rows.map(|row| seen.fits(row)), expected, "{status}");
         }
         let [no_slot, other_drop] = [
             json!({"status": "accepted", "drop_id": 7, "slot": null}),

@@ -4,6 +4,7 @@ use std::any::Any;
 use std::panic::AssertUnwindSafe;
 use std::path::Path;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result, anyhow, ensure};
@@ -27,13 +28,16 @@ use crate::servers::ProxiedServers;
 use crate::shops::Shops;
 use crate::system::SystemUnderTest;
 use crate::verify;
-use crate::wait::pause;
+use crate::wait::{pause, until_time};
 
 /// Time limit from the end of the last fault until everything is exact, as docs/RELIABILITY.md says.
 pub const DEADLINE: Duration = Duration::from_secs(60);
 
 /// The same limit for a schedule that runs concurrently with other tests.
 pub const DEADLINE_BESIDE_TESTS: Duration = Duration::from_secs(180);
+
+/// A request within this time of the change of days may concern either of them.
+const DAYS_APART: Duration = Duration::from_secs(1);
 
 /// The name of a schedule's history in its folder.
 pub(crate) const HISTORY: &str = "history.jsonl";
@@ -77,6 +81,8 @@ struct Run<'a> {
     begun: Instant,
     excuses: Excuses,
     gates: Gates,
+    /// Whether the history knows the drops of the second day.
+    second_day: AtomicBool,
 }
 
 /// Runs a schedule and keeps its history and logs in a folder. It must be exact within `deadline`
@@ -108,6 +114,7 @@ pub async fn run(
         begun: Instant::now(),
         excuses: Excuses::of(schedule),
         gates: Gates::default(),
+        second_day: AtomicBool::default(),
     };
     // A panic must not end the run before its logs are kept.
     let playing = AssertUnwindSafe(run.play()).catch_unwind();
@@ -217,9 +224,13 @@ impl Run<'_> {
             () = operators.work() => unreachable!("pauses are ended forever"),
             () = self.watch_rows() => unreachable!("rows are watched forever"),
             () = clients.poll() => unreachable!("users poll forever"),
+            () = self.move_on() => unreachable!("the last day is endless"),
         };
         let mut wrong = Vec::new();
-        for coupon in self.system.coupons() {
+        for closed in self.system.by_end().0 {
+            self.recorder.closed(id(closed.drop));
+        }
+        for coupon in self.system.drops() {
             self.record_end(coupon, &mut wrong).await?;
         }
         let Heard { answers, outside } = clients.into_heard();
@@ -261,6 +272,31 @@ impl Run<'_> {
         self.drop_is(coupon, quantity);
         self.recorder.finally(id(coupon.drop), rows);
         Ok(())
+    }
+
+    /// Records the change of days, once no claim can be admitted to the first one any more. If Redis's
+    /// clock is set, that is known only at the end.
+    async fn move_on(&self) {
+        let (first, second) = self.system.by_end();
+        if let Some(at) = self.system.next_day_at {
+            let steps = self
+                .schedule
+                .has(|it| matches!(it, Fault::RedisClock { .. }));
+            if !steps {
+                until_time(at - DAYS_APART).await;
+            }
+            for drop in second {
+                self.drop_is(drop, self.schedule.quantity.into());
+            }
+            self.second_day.store(true, Ordering::Relaxed);
+            if !steps {
+                until_time(at + DAYS_APART).await;
+                for drop in first {
+                    self.recorder.closed(id(drop.drop));
+                }
+            }
+        }
+        std::future::pending::<()>().await;
     }
 
     fn drop_is(&self, coupon: &MadeCoupon, quantity: u64) {
@@ -331,9 +367,9 @@ impl Run<'_> {
         let periods = restored.map(|(timed, hit)| {
             let active = faults().map(|(other, hit)| (&other.fault, &hit.during));
             let end = believed_until(&hit.during, active);
-            let coupons = self.system.coupons();
+            let drops = self.system.drops();
             OlderKeys {
-                coupon: id(coupons[timed.coupon % coupons.len()].id),
+                coupon: id(drops[timed.coupon % drops.len()].id),
                 during_ms: self.ms(hit.during.start)..=self.ms(end),
             }
         });
@@ -349,7 +385,13 @@ impl Run<'_> {
     /// Keeps recording all rows.
     async fn watch_rows(&self) {
         loop {
-            for coupon in self.system.coupons() {
+            let is_known = self.second_day.load(Ordering::Relaxed);
+            let known = if is_known {
+                self.system.drops()
+            } else {
+                self.system.coupons()
+            };
+            for coupon in known {
                 if let Ok((quantity, rows)) = self.rows(coupon).await {
                     self.drop_is(coupon, quantity);
                     self.recorder.read(id(coupon.drop), rows);

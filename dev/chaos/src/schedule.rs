@@ -60,6 +60,9 @@ pub struct FaultSchedule {
     pub seed: u64,
     /// Number of coupons, each with one open drop.
     pub coupons: u32,
+    /// When a second drop of each coupon opens: the first one closes then. `None` if there is none.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub next_day_ms: Option<u64>,
     /// Number of slots in each drop.
     pub quantity: u32,
     /// Number of places on the waiting list.
@@ -105,7 +108,8 @@ pub struct FaultSchedule {
 pub struct Timed {
     /// Milliseconds since the start.
     pub at_ms: u64,
-    /// Index of the coupon, for faults of one coupon. (They are numbered from 0.)
+    /// Index of the drop, for faults of one coupon: the first drops of all coupons, then their
+    /// second ones. (They are numbered from 0.)
     pub coupon: usize,
     #[serde(flatten)]
     pub fault: Fault,
@@ -119,7 +123,7 @@ impl FaultSchedule {
     /// Draws the schedule for a seed. A third of the schedules have one fault. For the others two
     /// to six are drawn, and those that could delete the last copy of a promise are left out. Half
     /// of all schedules have two processes of each kind, half have operators, half have shops. A
-    /// fifth limit how fast rows are inserted.
+    /// fifth limit how fast rows are inserted. In a third, the next day begins amid the crowd.
     pub fn draw(seed: u64) -> Self {
         let mut rng = StdRng::seed_from_u64(seed);
         let coupons = rng.random_range(1..=3);
@@ -149,9 +153,10 @@ impl FaultSchedule {
         // If MySQL has forgotten a change of the list, no store shows whether it was made.
         let goes_back = |hit: &Timed| matches!(hit.fault, Fault::OldDatabase { .. });
         let may_change = is_listed && !faults.iter().any(goes_back);
-        Self {
+        let schedule = Self {
             seed,
             coupons,
+            next_day_ms: None,
             quantity,
             waiting_list: quantity / 4 * u32::from(rng.random_bool(0.3)),
             once_per: one_of(&mut rng, &["coupon", "drop"]).into(),
@@ -171,6 +176,29 @@ impl FaultSchedule {
             settings: pace(&mut rng),
             faults,
             expect: Vec::new(),
+        };
+        if rng.random_bool(0.34) {
+            schedule.over_two_days(&mut rng)
+        } else {
+            schedule
+        }
+    }
+
+    /// Divides the quantity between two days, so that the crowd is large enough for both. Each fault
+    /// affects one of them, and garbage one that is still open, because nobody reads the keys of a
+    /// sealed drop.
+    fn over_two_days(mut self, rng: &mut StdRng) -> Self {
+        let begins_ms = self.crowd_ms * rng.random_range(25..=60) / 100;
+        for timed in &mut self.faults {
+            let is_garbage = matches!(timed.fault, Fault::WrongType { .. });
+            let is_second = rng.random_bool(0.5) || is_garbage && timed.at_ms + 1_000 > begins_ms;
+            timed.coupon += self.coupons as usize * usize::from(is_second);
+        }
+        Self {
+            next_day_ms: Some(begins_ms),
+            quantity: self.quantity / 2,
+            waiting_list: self.waiting_list / 2,
+            ..self
         }
     }
 
@@ -180,6 +208,7 @@ impl FaultSchedule {
         Self {
             seed: 0,
             coupons: 1,
+            next_day_ms: None,
             quantity: 80,
             waiting_list: 0,
             once_per: "coupon".into(),
@@ -200,10 +229,15 @@ impl FaultSchedule {
         }
     }
 
+    /// Returns the number of drops of each coupon.
+    pub fn days(&self) -> u32 {
+        1 + u32::from(self.next_day_ms.is_some())
+    }
+
     /// Returns the highest quantity that an operator sets. It is below the number of users who
-    /// claim.
+    /// claim on each day.
     pub fn most(&self) -> u32 {
-        self.quantity + (self.people - self.quantity) / 2
+        self.quantity + (self.people / self.days() - self.quantity) / 2
     }
 
     pub(crate) fn has(&self, fits: impl Fn(&Fault) -> bool) -> bool {
@@ -422,6 +456,9 @@ impl fmt::Display for FaultSchedule {
             self.pollers,
             self.shops
         )?;
+        if let Some(ms) = self.next_day_ms {
+            write!(out, ", the next day begins at {ms} ms")?;
+        }
         for (name, value) in &self.settings {
             write!(out, "\n  {name}={value}")?;
         }
@@ -444,7 +481,8 @@ mod tests {
             assert_eq!(schedule, FaultSchedule::draw(seed));
             let text = serde_json::to_string(&schedule).unwrap();
             assert_eq!(schedule, serde_json::from_str(&text).unwrap());
-            let is_useful = schedule.people > schedule.quantity && !schedule.faults.is_empty();
+            let is_useful = schedule.people > schedule.quantity * schedule.days()
+                && !schedule.faults.is_empty();
             assert!(is_useful, "{schedule}");
         }
     }

@@ -122,8 +122,8 @@ impl<'a> Shops<'a> {
 
     /// Reads the code of one of the first slots of a drop, if there is one.
     async fn draw_code(&self, rng: &mut StdRng) -> Option<String> {
-        let coupons = self.system.coupons();
-        let drop = coupons[rng.random_range(0..coupons.len())].drop;
+        let drops = self.system.drops();
+        let drop = drops[rng.random_range(0..drops.len())].drop;
         let slot = rng.random_range(1..=CODES);
         let code =
             format!("SELECT code FROM issued_coupons WHERE drop_id = {drop} AND slot = {slot}");

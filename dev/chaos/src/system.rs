@@ -8,6 +8,7 @@ use std::sync::atomic::AtomicBool;
 use std::time::Duration;
 
 use anyhow::{Context as _, Result, anyhow, ensure};
+use chrono::{DateTime, SubsecRound as _, TimeDelta, Utc};
 use firstcome_harness::{ApiClient, MadeCoupon, PrefixedKeys, World};
 use firstcome_oracle::Recorder;
 use parking_lot::Mutex;
@@ -17,9 +18,12 @@ use crate::fault::{Fault, GarbagePlace};
 use crate::schedule::FaultSchedule;
 use crate::servers::{ProxiedServers, Replica};
 use crate::supervisor::Supervisor;
-use crate::wait::{pause, until};
+use crate::wait::{pause, until, until_time};
 
 const READY: Duration = Duration::from_secs(90);
+
+/// Time to create the coupons of a schedule whose next day begins at a certain time.
+const SETUP: Duration = Duration::from_secs(4);
 
 /// The system that a schedule breaks.
 pub(crate) struct SystemUnderTest {
@@ -30,7 +34,12 @@ pub(crate) struct SystemUnderTest {
     pub(crate) world: World,
     /// An up-to-date replica, for a schedule that promotes one.
     pub(crate) replica: tokio::sync::Mutex<Option<Replica>>,
-    coupons: Vec<MadeCoupon>,
+    /// The first drop of each coupon, then the second one of each coupon that has two.
+    drops: Vec<MadeCoupon>,
+    /// When the second drops open and the first ones close.
+    pub(crate) next_day_at: Option<DateTime<Utc>>,
+    /// Number of coupons.
+    coupons: usize,
     /// The length of Redis's append-only file in bytes when the schedule began.
     pub(crate) written_before: u64,
     /// Failures that were seen while the schedule ran.
@@ -74,7 +83,9 @@ impl SystemUnderTest {
             servers,
             world,
             replica: tokio::sync::Mutex::default(),
-            coupons: Vec::new(),
+            drops: Vec::new(),
+            next_day_at: None,
+            coupons: schedule.coupons as usize,
             written_before: 0,
             wrong: Mutex::default(),
             garbage: Mutex::default(),
@@ -90,7 +101,7 @@ impl SystemUnderTest {
         if opened.is_err() {
             system.world.keep_logs(logs)?;
         }
-        system.coupons = opened?;
+        (system.drops, system.next_day_at) = opened?;
         if schedule.has(|it| matches!(it, Fault::StaleReplica { .. } | Fault::Demotion { .. })) {
             *system.replica.lock().await = Some(system.servers.follow().await?);
         }
@@ -98,27 +109,46 @@ impl SystemUnderTest {
         Ok(system)
     }
 
-    async fn open(&self, schedule: &FaultSchedule) -> Result<Vec<MadeCoupon>> {
+    async fn open(
+        &self,
+        schedule: &FaultSchedule,
+    ) -> Result<(Vec<MadeCoupon>, Option<DateTime<Utc>>)> {
         let all = schedule.processes;
         let started = until(READY, || self.supervisor.apis().len() == all).await;
         ensure!(started, "the APIs did not start");
-        let mut coupons = Vec::new();
+        let before = schedule.next_day_ms.map(Duration::from_millis);
+        // Schedules have whole seconds.
+        let next_day_at = before.map(|before| (Utc::now() + SETUP + before).trunc_subsecs(0));
+        let mut drops = Vec::new();
         for number in 0..schedule.coupons {
             let allow = (number == 0 && schedule.listed > 0).then_some("list");
-            coupons.push(self.make_coupon(schedule, allow).await?);
+            drops.push(self.make_coupon(schedule, allow, next_day_at).await?);
         }
         while !self.redis().gates_are_open().await {
             pause(50).await;
         }
-        Ok(coupons)
+        for first in drops.clone() {
+            let second = first.body["next_drop"]["id"].as_i64();
+            drops.extend(second.map(|drop| MadeCoupon { drop, ..first }));
+        }
+        if let (Some(at), Some(before)) = (next_day_at, before) {
+            until_time(at - before).await;
+        }
+        ensure!(
+            u32::try_from(drops.len())? == schedule.coupons * schedule.days(),
+            "a coupon lacks a drop"
+        );
+        Ok((drops, next_day_at))
     }
 
-    /// Creates a coupon that opened half an hour ago and stays open for another half hour. With
-    /// `allow`, only the users that the schedule lists may claim it.
+    /// Creates a coupon that opened half an hour ago and stays open for another half hour, or a
+    /// daily one whose next day begins at `next_day_at`, when the day before ends. With `allow`, only
+    /// the users that the schedule lists may claim it.
     async fn make_coupon(
         &self,
         schedule: &FaultSchedule,
         allow: Option<&str>,
+        next_day_at: Option<DateTime<Utc>>,
     ) -> Result<MadeCoupon> {
         let text = "'%Y-%m-%dT%H:%i:%sZ'";
         let half = "INTERVAL 30 MINUTE";
@@ -126,10 +156,18 @@ impl SystemUnderTest {
             "SELECT DATE_FORMAT(UTC_TIMESTAMP() - {half}, {text}), DATE_FORMAT(UTC_TIMESTAMP() + {half}, {text})"
         );
         let instants = self.world.sql.rows(&instants).await?;
+        let once = json!({"type": "once", "opens_at": instants[0][0], "closes_at": instants[0][1]});
+        let daily = next_day_at.map(|at| {
+            let [time, day] =
+                [at.format("%H:%M:%S"), at.format("%Y-%m-%d")].map(|it| it.to_string());
+            let before = (at - TimeDelta::days(1)).format("%Y-%m-%d").to_string();
+            json!({"type": "daily", "time_zone": "UTC", "opens": time, "closes": time,
+                "first_day": before, "last_day": day})
+        });
         let body = json!({
             "name": "Chaos coupon", "quantity": schedule.quantity, "once_per": schedule.once_per,
             "waiting_list": schedule.waiting_list, "allow": allow,
-            "schedule": {"type": "once", "opens_at": instants[0][0], "closes_at": instants[0][1]},
+            "schedule": daily.unwrap_or(once),
         });
         let base = self.supervisor.any_api().context("no API runs")?;
         let unrecorded = Recorder::new(std::io::sink());
@@ -152,9 +190,25 @@ impl SystemUnderTest {
         self.supervisor.supervise(&self.world).await;
     }
 
-    /// Returns the open coupons. There is at least one.
+    /// Returns the coupons, each with its first drop. There is at least one.
     pub(crate) fn coupons(&self) -> &[MadeCoupon] {
-        &self.coupons
+        &self.drops[..self.coupons]
+    }
+
+    /// Returns the drops of all coupons, those of the first day first.
+    pub(crate) fn drops(&self) -> &[MadeCoupon] {
+        &self.drops
+    }
+
+    /// Returns the drops that close amid the schedule, and the others.
+    pub(crate) fn by_end(&self) -> (&[MadeCoupon], &[MadeCoupon]) {
+        self.drops.split_at(self.drops.len() - self.coupons)
+    }
+
+    /// Returns the ID of each drop of a coupon.
+    pub(crate) fn drops_of(&self, coupon: &MadeCoupon) -> Vec<i64> {
+        let drops = self.drops.iter().filter(|it| it.id == coupon.id);
+        drops.map(|it| it.drop).collect()
     }
 
     /// Records a failure.

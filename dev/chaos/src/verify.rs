@@ -7,7 +7,7 @@ use std::time::Instant;
 use anyhow::{Context as _, Result, bail, ensure};
 use firstcome_harness::{MadeCoupon, try_rows};
 
-use crate::clients::ChaosUser;
+use crate::clients::{ChaosUser, HeldSlot};
 use crate::excuses::Excuses;
 use crate::facts::{LeftFinding, OpenLetter, Owed};
 use crate::fault::GarbagePlace::Garbled;
@@ -15,11 +15,25 @@ use crate::schedule::FaultSchedule;
 use crate::system::SystemUnderTest;
 use crate::wait::pause;
 
-/// Fails unless MySQL and Redis have the same user on each slot 1..=quantity, no drop is sealed
-/// early, and every dead letter is resolved or excused. The error names the difference. If a coupon
+/// Fails unless MySQL and Redis have the same user on each slot 1..=quantity of the last drop of each
+/// coupon, closed drops are sealed and no others, and every dead letter is resolved or excused. The error names the difference. If a coupon
 /// has an allow list, both must have the same list, and there may be fewer users than slots.
 pub(crate) async fn exact(system: &SystemUnderTest, excuses: &Excuses) -> Result<()> {
-    for coupon in system.coupons() {
+    let owed = owed(system).await?;
+    let letters = open_letters(system).await?;
+    let (over, last) = system.by_end();
+    for MadeCoupon { drop, .. } in over {
+        // A pass seals a drop only once it is exact. Nobody reads its keys afterwards.
+        let sealed =
+            format!("SELECT COUNT(*) FROM drops WHERE id = {drop} AND sealed_at IS NOT NULL");
+        let is_sealed = system.number(&sealed).await? == 1;
+        let has_letter = letters.iter().any(|letter| letter.drop == Some(*drop));
+        ensure!(
+            is_sealed || has_letter,
+            "the closed drop {drop} is not sealed"
+        );
+    }
+    for coupon in last {
         let quantity = system
             .number(&format!(
                 "SELECT quantity FROM drops WHERE id = {}",
@@ -48,8 +62,7 @@ pub(crate) async fn exact(system: &SystemUnderTest, excuses: &Excuses) -> Result
         "a drop is sealed while its window is open"
     );
     no_orphans(system).await?;
-    let owed = owed(system).await?;
-    for letter in open_letters(system).await? {
+    for letter in letters {
         ensure!(
             excuses.open_letter(&letter, &owed),
             "a failed claim is not resolved: {letter:?}"
@@ -80,18 +93,21 @@ pub(crate) async fn owed(system: &SystemUnderTest) -> Result<Owed> {
     owed.collect()
 }
 
-/// Returns the slots of the rows by user.
+/// Returns the rows that users see: of the last drop or, with one per coupon, of all drops.
 pub(crate) async fn rows(
     system: &SystemUnderTest,
     schedule: &FaultSchedule,
-) -> Result<HashMap<ChaosUser, i64>> {
+) -> Result<HashMap<ChaosUser, HeldSlot>> {
     let numbers = (0..schedule.people).map(|number| (schedule.user_id(number), number));
     let numbers: HashMap<String, u32> = numbers.collect();
     let mut slots = HashMap::new();
-    for (at, coupon) in system.coupons().iter().enumerate() {
+    let coupons = system.coupons().len();
+    let drops = system.drops().iter().enumerate();
+    let earlier = system.by_end().0.len() * usize::from(schedule.once_per != "coupon");
+    for (at, coupon) in drops.skip(earlier) {
         for (slot, user) in try_rows(&system.world.sql, coupon.drop).await? {
             let number = numbers.get(&user).context("a row of an unknown user")?;
-            slots.insert((at, *number), slot.into());
+            slots.insert((at % coupons, *number), (coupon.drop, slot.into()));
         }
     }
     Ok(slots)
@@ -184,9 +200,14 @@ async fn is_short_of_people(
     if given >= quantity {
         return Ok(false);
     }
+    let counts = if coupon.body["once_per"] == "coupon" {
+        format!("i.coupon_id = {id}")
+    } else {
+        format!("i.drop_id = {drop}")
+    };
     let without = format!(
         "SELECT COUNT(*) FROM coupon_allow_list a WHERE a.coupon_id = {id}
-         AND NOT EXISTS (SELECT 1 FROM issued_coupons i WHERE i.drop_id = {drop} AND i.user_id = a.user_id)
+         AND NOT EXISTS (SELECT 1 FROM issued_coupons i WHERE {counts} AND i.user_id = a.user_id)
          AND NOT EXISTS (SELECT 1 FROM revoked_coupons r WHERE r.coupon_id = {id} AND r.user_id = a.user_id)"
     );
     let without = system.number(&without).await?;

@@ -38,12 +38,15 @@ pub enum RecordedEvent {
         drop: Option<u64>,
         person: String,
     },
-    /// A user looks up their claim in this drop.
+    /// From this line on, no claim is admitted to this drop: its window has ended.
+    Closed {
+        drop: u64,
+    },
+    /// A user looks up their claim.
     LookingUp {
         /// See `invoked`.
         op: u64,
         coupon: u64,
-        drop: u64,
         person: String,
     },
     /// A user's claim is returned or revoked.
@@ -197,6 +200,9 @@ pub enum RecordedAnswer {
     /// A look-up shows this slot, or that the user has none.
     Shown {
         slot: Option<i64>,
+        /// The drop that the answer names.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        drop: Option<u64>,
         /// `None` in histories that recorded only the slot.
         #[serde(default, skip_serializing_if = "Option::is_none")]
         claim: Option<ShownClaim>,

@@ -17,7 +17,9 @@ pub struct Operation {
     pub act: OperationKind,
     /// The requested coupon.
     pub coupon: u64,
-    /// The requested drop, if known.
+    /// The drop that it concerns: the one that the answer to a look-up names, otherwise the
+    /// requested one, otherwise the only one that claims and look-ups of the coupon could concern
+    /// while it was in progress. `None` if unknown.
     pub drop: Option<u64>,
     pub person: String,
     /// Line number of its outcome. `None` if the operation never ended.
@@ -37,6 +39,7 @@ impl Operation {
             Ended::Ok(RecordedAnswer::Shown {
                 slot: Some(slot),
                 claim: Some(claim),
+                ..
             }) if claim.is_promise() => Some((self.drop?, *slot)),
             _ => None,
         }
@@ -83,9 +86,21 @@ pub struct RecordedDrop {
     pub once_per: RecordedScope,
     /// Line numbers and quantities, in order.
     pub quantities: Vec<(usize, u64)>,
+    /// From this line on, no claim is admitted.
+    pub closed: Option<usize>,
 }
 
 impl RecordedDrop {
+    /// Whether an operation may concern this drop of its coupon. Without an answer, it may take
+    /// effect late.
+    fn may_be_of(&self, op: &Operation) -> bool {
+        let ended = op.ended_line.filter(|_| op.ended != Ended::Unknown);
+        let is_early = |ended: usize| self.quantities.first().is_none_or(|it| ended < it.0);
+        self.coupon == op.coupon
+            && !ended.is_some_and(is_early)
+            && self.closed.is_none_or(|closed| op.line < closed)
+    }
+
     /// Returns the quantity that applies at a line.
     pub fn quantity_at(&self, line: usize) -> u64 {
         self.quantities
@@ -207,7 +222,21 @@ impl History {
             let taken = history.take(line, event, &mut open, &mut seen);
             taken.map_err(|why| anyhow!("line {line}: {why}"))?;
         }
+        history.find_drops();
         Ok(history)
+    }
+
+    /// Finds the drop of each claim and look-up that names none.
+    fn find_drops(&mut self) {
+        let asks = |op: &&mut Operation| {
+            let is_asked = matches!(op.act, OperationKind::Claim | OperationKind::LookUp);
+            is_asked && op.drop.is_none()
+        };
+        for op in self.operations.iter_mut().filter(asks) {
+            let mut drops = self.drops.iter().filter(|it| it.1.may_be_of(op));
+            let first = drops.next().filter(|_| drops.next().is_none());
+            op.drop = first.map(|it| *it.0);
+        }
     }
 
     /// Adds the event of a line. `open` contains the operations that have not ended, `seen` all
@@ -235,14 +264,8 @@ impl History {
                 drop,
                 person,
             } => (op, operation(OperationKind::Claim, coupon, drop, person)),
-            RecordedEvent::LookingUp {
-                op,
-                coupon,
-                drop,
-                person,
-            } => {
-                let act = OperationKind::LookUp;
-                (op, operation(act, coupon, Some(drop), person))
+            RecordedEvent::LookingUp { op, coupon, person } => {
+                (op, operation(OperationKind::LookUp, coupon, None, person))
             }
             RecordedEvent::Revoking {
                 op,
@@ -308,6 +331,7 @@ impl History {
                     coupon,
                     once_per,
                     quantities: Vec::new(),
+                    closed: None,
                 };
                 let facts = self.drops.entry(drop).or_insert(facts);
                 if facts.coupon != coupon || facts.once_per != once_per {
@@ -315,6 +339,7 @@ impl History {
                 }
                 facts.quantities.push((line, quantity));
             }
+            RecordedEvent::Closed { drop } => self.close(line, drop)?,
             RecordedEvent::AllowList { coupon, people } => {
                 let is_late = self.operations.iter().any(|op| op.coupon == coupon);
                 let before = self.lists.insert(coupon, people.into_iter().collect());
@@ -404,7 +429,11 @@ impl History {
         ended: Ended,
     ) -> std::result::Result<(), String> {
         if let Ended::Ok(
-            RecordedAnswer::Accepted { drop, .. } | RecordedAnswer::AlreadyClaimed { drop, .. },
+            RecordedAnswer::Accepted { drop, .. }
+            | RecordedAnswer::AlreadyClaimed { drop, .. }
+            | RecordedAnswer::Shown {
+                drop: Some(drop), ..
+            },
         ) = &ended
         {
             self.known(*drop)?;
@@ -413,8 +442,19 @@ impl History {
             .remove(&op)
             .ok_or_else(|| format!("operation {op} ends, but is not under way"))?;
         if let Some(operation) = self.operations.get_mut(at) {
+            if let Ended::Ok(RecordedAnswer::Shown { drop, .. }) = ended {
+                operation.drop = drop;
+            }
             operation.ended = ended;
             operation.ended_line = Some(line);
+        }
+        Ok(())
+    }
+
+    fn close(&mut self, line: usize, drop: u64) -> std::result::Result<(), String> {
+        self.known(drop)?;
+        if let Some(facts) = self.drops.get_mut(&drop) {
+            facts.closed.get_or_insert(line);
         }
         Ok(())
     }

@@ -51,6 +51,11 @@ impl Recorder {
         });
     }
 
+    /// Records that the window of a drop has ended. Call it once no claim can be admitted to the drop.
+    pub fn closed(&self, drop: u64) {
+        self.write(RecordedEvent::Closed { drop });
+    }
+
     /// Records that a user sends a claim. Call it before the request is sent.
     #[must_use = "it records the outcome; dropped, it is recorded as unknown"]
     pub fn invoke(&self, coupon: u64, drop: Option<u64>, person: &str) -> Pending {
@@ -64,11 +69,10 @@ impl Recorder {
 
     /// Records that a user looks up their claim. Call it before the request is sent.
     #[must_use = "it records the outcome; dropped, it is recorded as unknown"]
-    pub fn looking_up(&self, coupon: u64, drop: u64, person: &str) -> Pending {
+    pub fn looking_up(&self, coupon: u64, person: &str) -> Pending {
         self.begin(|op| RecordedEvent::LookingUp {
             op,
             coupon,
-            drop,
             person: person.to_owned(),
         })
     }

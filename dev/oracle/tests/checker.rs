@@ -24,6 +24,7 @@ fn outcome(op: u64, words: &[&str]) -> RecordedEvent {
         "changed" => RecordedAnswer::ListChanged,
         "sees" => RecordedAnswer::Shown {
             slot: words.get(1).map(|_| slot),
+            drop: None,
             claim: None,
         },
         "shows" => {
@@ -36,6 +37,7 @@ fn outcome(op: u64, words: &[&str]) -> RecordedEvent {
             };
             RecordedAnswer::Shown {
                 slot: words.get(2).map(|slot| slot.parse().unwrap()),
+                drop: words.get(2).map(|_| drop),
                 claim: Some(claim),
             }
         }
@@ -55,12 +57,7 @@ fn begun(op: u64, person: &str, act: &str) -> RecordedEvent {
             drop,
             person,
         },
-        "looks" => RecordedEvent::LookingUp {
-            op,
-            coupon,
-            drop: DROP,
-            person,
-        },
+        "looks" => RecordedEvent::LookingUp { op, coupon, person },
         "returns" | "loses" => RecordedEvent::Revoking {
             op,
             coupon,
@@ -310,28 +307,135 @@ fn each_spoiled_history_has_its_violations_and_a_good_one_has_none() {
     }
 }
 
-#[test]
-fn user_with_slots_in_two_drops_of_a_one_per_user_coupon_is_detected() {
-    for (once_per, fine) in [(RecordedScope::Drop, true), (RecordedScope::Coupon, false)] {
-        let [one, other] = [1, 2].map(|drop| RecordedEvent::Drop {
-            drop,
-            coupon: 1,
-            quantity: 1,
-            once_per,
-        });
-        let accepted = RecordedAnswer::Accepted { drop: 1, slot: 1 };
-        let mut all = vec![one, other, begun(1, "u", "claims")];
-        all.push(RecordedEvent::Ok {
-            op: 1,
-            answer: accepted,
-        });
-        all.extend([1, 2].map(|drop| RecordedEvent::Final {
-            drop,
-            rows: rows(&["1:u"]),
-        }));
-        let verdict = check(&History::of(all).unwrap()).verdict;
-        assert_eq!(verdict == Verdict::Pass, fine, "{verdict:?}");
+/// Parses a history of two days: `1` and `2` announce a day of two slots, `closed` ends the first
+/// one. `a claims 1/2` gets slot 2 of day 1, and `a sees 1/2` looks it up. `7 > a` begins a claim, and
+/// `7 < 1/2` is its answer. The last two parts are the rows of the days.
+fn two_days(once_per: RecordedScope, text: &str) -> Verdict {
+    let place = |word: &str| {
+        let (drop, slot) = word.split_once('/')?;
+        Some((drop.parse::<u64>().unwrap(), slot.parse::<i64>().unwrap()))
+    };
+    let answer = |word: &str| match place(word) {
+        Some((drop, slot)) => RecordedAnswer::AlreadyClaimed { drop, slot },
+        None if word == "waits" => RecordedAnswer::Waiting { position: 1 },
+        None => RecordedAnswer::SoldOut,
+    };
+    let (coupon, mut finals) = (1, 1..);
+    let mut all = Vec::new();
+    for (op, part) in (1_000..).zip(text.split(';').map(str::trim)) {
+        let claim = |op, person: &str| RecordedEvent::Invoked {
+            op,
+            coupon,
+            drop: None,
+            person: person.to_owned(),
+        };
+        match part.split(' ').collect::<Vec<_>>()[..] {
+            [day @ ("1" | "2")] => all.push(RecordedEvent::Drop {
+                drop: day.parse().unwrap(),
+                coupon,
+                quantity: 2,
+                once_per,
+            }),
+            ["closed"] => all.push(RecordedEvent::Closed { drop: 1 }),
+            [op, ">", person] => all.push(claim(op.parse().unwrap(), person)),
+            [op, "<", word] => all.push(RecordedEvent::Ok {
+                op: op.parse().unwrap(),
+                answer: answer(word),
+            }),
+            [person, "claims", word] => {
+                let answer = answer(word);
+                all.extend([claim(op, person), RecordedEvent::Ok { op, answer }]);
+            }
+            [person, "sees", word] => {
+                let shown = place(word);
+                let person = person.to_owned();
+                let answer = RecordedAnswer::Shown {
+                    slot: shown.map(|it| it.1),
+                    drop: shown.map(|it| it.0),
+                    claim: Some(shown.map_or(ShownClaim::None, |_| ShownClaim::Issued)),
+                };
+                all.push(RecordedEvent::LookingUp { op, coupon, person });
+                all.push(RecordedEvent::Ok { op, answer });
+            }
+            ["rows", ref last @ ..] => all.push(RecordedEvent::Final {
+                drop: finals.next().unwrap(),
+                rows: rows(last),
+            }),
+            _ => panic!("{part}"),
+        }
     }
+    check(&History::of(all).unwrap()).verdict
+}
+
+#[test]
+fn days_of_a_coupon_are_judged_each_and_together() {
+    use RecordedScope::{Coupon, Drop};
+    let begin = "1; a claims 1/1; w claims waits; 2; closed; b claims 2/1";
+    for (once_per, text, expected) in [
+        (Coupon, "rows 1:a; rows 1:b", &[Rule::TooFew][..]),
+        (Coupon, "rows 1:a 2:w; rows 1:b", &[]),
+        (Coupon, "w claims 2/2; rows 1:a; rows 1:b 2:w", &[]),
+        (
+            Drop,
+            "w claims 2/2; rows 1:a; rows 1:b 2:w",
+            &[Rule::TooFew],
+        ),
+        // A user of an earlier day has one in the next only if each day may give one.
+        (Drop, "a claims 2/2; rows 1:a 2:w; rows 1:b 2:a", &[]),
+        (
+            Coupon,
+            "a claims 2/2; rows 1:a 2:w; rows 1:b 2:a",
+            &[Rule::UserDoubled, Rule::Contradiction],
+        ),
+        (
+            Drop,
+            "d claims 2/2; a claims no; rows 1:a 2:w; rows 1:b 2:d",
+            &[],
+        ),
+        (
+            Coupon,
+            "d claims 2/2; a claims no; rows 1:a 2:w; rows 1:b 2:d",
+            &[Rule::Denied],
+        ),
+        // With one per coupon, a look-up shows every day.
+        (Drop, "a sees none; rows 1:a 2:w; rows 1:b", &[]),
+        (
+            Coupon,
+            "a sees none; rows 1:a 2:w; rows 1:b",
+            &[Rule::Denied],
+        ),
+        (Coupon, "a sees 1/1; rows 1:a 2:w; rows 1:b", &[]),
+        (
+            Coupon,
+            "a sees 2/1; rows 1:a 2:w; rows 1:b",
+            &[Rule::Denied],
+        ),
+        (Drop, "b sees none; rows 1:a 2:w; rows 1:b", &[Rule::Denied]),
+        // Who wanted only the other day gets no row.
+        (Drop, "rows 1:a 2:w; rows 1:b 2:w", &[Rule::NeverAsked]),
+        (Drop, "7 > c; rows 1:a 2:w; rows 1:b 2:c", &[]),
+        (Drop, "7 > c; rows 1:a 2:c; rows 1:b", &[Rule::NeverAsked]),
+        // After the window, only users who wait make a drop full.
+        (
+            Drop,
+            "c claims no; w claims no; rows 1:a 2:w; rows 1:b",
+            &[Rule::TooFew],
+        ),
+    ] {
+        let verdict = two_days(once_per, &format!("{begin}; {text}"));
+        let found = match &verdict {
+            Verdict::Violated(found) => found.iter().map(|one| one.rule).collect(),
+            _ => Vec::new(),
+        };
+        let fits = (verdict == Verdict::Pass) == expected.is_empty();
+        let all = expected.iter().all(|rule| found.contains(rule));
+        assert!(fits && all, "{once_per:?} {text}: {verdict:?}");
+    }
+    let late = "1; a claims 1/1; c claims no; 2; closed; b claims 2/1; rows 1:a; rows 1:b";
+    assert_eq!(two_days(Drop, late), Verdict::Pass, "nobody waits");
+    // A request that is in progress while one day follows the other may concern both.
+    let both = "1; a claims 1/1; 7 > a; 2; 7 < no; closed; b claims 2/1; rows 1:a; rows 1:b";
+    assert_eq!(two_days(Drop, both), Verdict::Pass);
 }
 
 #[test]

@@ -53,7 +53,7 @@ pub(crate) async fn at_its_time(
     folder: &Path,
 ) -> Result<TriedFault> {
     pause(timed.at_ms).await;
-    let coupon = &system.coupons()[timed.coupon % system.coupons().len()];
+    let coupon = &system.drops()[timed.coupon % system.drops().len()];
     let effect = inject(system, &timed.fault, coupon).await;
     let Effect { took, note, during } = effect.with_context(|| timed.fault.to_string())?;
     let ms = |at: Instant| at.duration_since(begun).as_millis();

@@ -34,7 +34,7 @@ type Remembered = HashSet<(String, String, String)>;
 async fn remembered(system: &SystemUnderTest) -> Result<Remembered> {
     let redis = system.redis();
     let mut all = Remembered::new();
-    for coupon in system.coupons() {
+    for coupon in system.drops() {
         let key = |key| key_of(&redis, coupon, key);
         let [users, claimants, revoked] = ["users", "claimants", "revoked"].map(key);
         for words in [

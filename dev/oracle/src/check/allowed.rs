@@ -6,8 +6,8 @@
 
 use std::ops::RangeInclusive;
 
-use super::index::{Index, drop_of, refused};
-use super::revoked::{is_same_coupon, may_be_revoked};
+use super::index::{Index, drop_of, once_per_coupon, refused};
+use super::revoked::may_be_revoked;
 use crate::event::RecordedAnswer;
 use crate::history::{Ended, History, Operation, OperationKind};
 use crate::violation::{Rule, Violation};
@@ -24,7 +24,7 @@ pub(super) fn check(history: &History, index: &Index<'_>, found: &mut Vec<Violat
         let coupon = op.coupon;
         let person = &op.person;
         let of_coupon = |rule| {
-            let drop = drop_of(history, op).unwrap_or_default();
+            let drop = drop_of(op).unwrap_or_default();
             let why = format!("coupon {coupon}");
             Violation::new(rule, drop, 0, person).at(line).because(why)
         };
@@ -60,7 +60,7 @@ pub(super) fn check(history: &History, index: &Index<'_>, found: &mut Vec<Violat
 
 /// Finds a valid promise that contradicts this later answer to the same user.
 fn denied(history: &History, index: &Index<'_>, op: &Operation, line: usize) -> Option<Violation> {
-    let asks = drop_of(history, op)?;
+    let asks = drop_of(op);
     let person = op.person.as_str();
     let before = index
         .answered(op.coupon, person)
@@ -69,7 +69,7 @@ fn denied(history: &History, index: &Index<'_>, op: &Operation, line: usize) -> 
     let mut standing =
         before.filter_map(|one| one.promise().map(|(drop, slot)| (drop, slot, one.line)));
     let denied = standing.find(|&(drop, slot, since)| {
-        (drop == asks || is_same_coupon(history, drop, asks))
+        (Some(drop) == asks || once_per_coupon(history, drop).is_some())
             && !index.is_broken(drop, slot, person)
             && !may_be_revoked(history, index, drop, person, since)
     });

@@ -1,5 +1,5 @@
 //! Checks that the final number of rows reaches the quantity if enough users wanted a slot, or if a
-//! user waits.
+//! user waits. Once a drop has closed, only users who wait get slots.
 
 use std::collections::HashSet;
 
@@ -28,7 +28,8 @@ pub(super) fn check(history: &History, index: &Index<'_>, found: &mut Vec<Violat
 /// over. Users whose last answer was `not_allowed` do not count.
 fn too_few(history: &History, index: &Index<'_>, last: &RowsRead) -> Option<Violation> {
     let drop = last.drop;
-    let quantity = history.drops.get(&drop)?.quantity_at(last.line);
+    let facts = history.drops.get(&drop)?;
+    let quantity = facts.quantity_at(last.line);
     let rows = last.rows.len() as u64;
     if rows >= quantity {
         return None;
@@ -38,7 +39,7 @@ fn too_few(history: &History, index: &Index<'_>, last: &RowsRead) -> Option<Viol
     for op in history
         .operations
         .iter()
-        .filter(|op| op.act == OperationKind::Claim && drop_of(history, op) == Some(drop))
+        .filter(|op| op.act == OperationKind::Claim && drop_of(op) == Some(drop))
     {
         let Ended::Ok(answer) = &op.ended else {
             continue;
@@ -56,7 +57,7 @@ fn too_few(history: &History, index: &Index<'_>, last: &RowsRead) -> Option<Viol
     // Waiting users must get the remaining slots, however many users asked.
     let why = format!("{rows} rows of {quantity}, and {asked} users claimed");
     let few = Violation::new(Rule::TooFew, drop, 0, "").because(why);
-    (asked >= quantity || waits).then_some(few)
+    (asked >= quantity && facts.closed.is_none() || waits).then_some(few)
 }
 
 fn holds_elsewhere(history: &History, index: &Index<'_>, drop: u64, person: &str) -> bool {

@@ -84,20 +84,9 @@ pub(super) fn refused(op: &Operation) -> bool {
     )
 }
 
-/// Returns the drop of an operation: from the answer, otherwise from the request, otherwise the
-/// only drop of its coupon.
-pub(super) fn drop_of(history: &History, op: &Operation) -> Option<u64> {
-    let only = || {
-        let mut of_coupon = history
-            .drops
-            .iter()
-            .filter(|(_, facts)| facts.coupon == op.coupon);
-        of_coupon
-            .next()
-            .filter(|_| of_coupon.next().is_none())
-            .map(|(drop, _)| *drop)
-    };
-    op.promise().map(|(drop, _)| drop).or(op.drop).or_else(only)
+/// Returns the drop of an operation: from the answer, otherwise the one that it concerns.
+pub(super) fn drop_of(op: &Operation) -> Option<u64> {
+    op.promise().map(|(drop, _)| drop).or(op.drop)
 }
 
 pub(super) fn once_per_coupon(history: &History, drop: u64) -> Option<u64> {

@@ -1,6 +1,7 @@
 //! Checks that every promise has a final row on its slot or is listed as broken, and that no two
 //! promises contradict each other. A slot that a look-up shows is a promise, too, and a look-up
-//! shows the last promise that was answered before it began.
+//! shows the last promise in its drop (in the coupon, if its scope is one per coupon) that was
+//! answered before it began.
 
 use std::collections::{BTreeMap, HashMap};
 
@@ -89,10 +90,12 @@ fn hidden(history: &History, index: &Index<'_>, op: &Operation) -> Option<Violat
     };
     let before = index.answered(op.coupon, &op.person).iter().rev();
     let mut before = before.filter(|one| one.ended_line.is_some_and(|end| end < op.line));
-    let (drop, slot, asked) =
-        before.find_map(|one| one.promise().map(|(drop, slot)| (drop, slot, one.line)))?;
-    let is_right = Some(drop) != op.drop
-        || shown == Some(slot)
+    let concerns = |drop| Some(drop) == op.drop || once_per_coupon(history, drop).is_some();
+    let (drop, slot, asked) = before.find_map(|one| {
+        let (drop, slot) = one.promise().filter(|promise| concerns(promise.0))?;
+        Some((drop, slot, one.line))
+    })?;
+    let is_right = shown == Some(slot) && Some(drop) == op.drop
         || index.broken.contains_key(&(drop, op.person.as_str()))
         || may_be_revoked(history, index, drop, &op.person, asked);
     let denied = Violation::new(Rule::Denied, drop, slot, &op.person).at(op.ended_line?);

@@ -149,7 +149,7 @@ fn concerns(history: &History, op: &Operation, drop: u64) -> bool {
     }
 }
 
-pub(super) fn is_same_coupon(history: &History, one: u64, other: u64) -> bool {
+fn is_same_coupon(history: &History, one: u64, other: u64) -> bool {
     once_per_coupon(history, one)
         .is_some_and(|coupon| once_per_coupon(history, other) == Some(coupon))
 }

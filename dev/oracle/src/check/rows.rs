@@ -4,7 +4,7 @@
 use std::collections::HashMap;
 
 use super::allowed;
-use super::index::{Index, once_per_coupon, refused};
+use super::index::{Index, drop_of, once_per_coupon, refused};
 use super::revoked::may_be_revoked;
 use crate::history::{History, RowsRead};
 use crate::violation::{Rule, Violation};
@@ -46,7 +46,7 @@ pub(super) fn check(
         }
         let mut before = index
             .asked(facts.coupon, &row.person)
-            .filter(|op| op.line < line)
+            .filter(|op| op.line < line && drop_of(op).is_none_or(|asked| asked == drop))
             .peekable();
         if before.peek().is_none() {
             found.push(of(Rule::NeverAsked));
