@@ -210,6 +210,52 @@ func TestPlantedFaultsAreFound(t *testing.T) {
 }
 
 // The history of a crowd with many concurrent requests is decided within the time limit.
+// Two days of one slot each. Each user may have one on both.
+func TestRequestsBelongToTheDayOfTheirTime(t *testing.T) {
+	for _, one := range []struct {
+		rest     string
+		expected porcupine.CheckResult
+	}{
+		{`w unknown; 2; closed; b 2; rows a; rows b`, porcupine.Ok},
+		{`w unknown; 2; closed; w 2; rows a; rows w`, porcupine.Ok},
+		{`2; w unknown; closed; w 2; rows a; rows w`, porcupine.Ok},
+		{`2; closed; a sold_out; b 2; rows a; rows b`, porcupine.Illegal},
+		{`2; a sold_out; closed; b 2; rows a; rows b`, porcupine.Ok},
+		{`2; closed; b 2; a sold_out; rows a; rows b`, porcupine.Ok},
+		{`2; closed; b 2; b sold_out; rows a; rows b`, porcupine.Illegal},
+		{`a sold_out; 2; closed; b 2; rows a; rows b`, porcupine.Illegal},
+	} {
+		r := &recording{}
+		ended := 0
+		for op, part := range strings.Split(`1; a 1; `+one.rest, "; ") {
+			switch words := strings.Fields(part); words[0] {
+			case "1", "2":
+				r.write(`"event":"drop","drop":%s,"coupon":1,"quantity":1,"once_per":"drop"`, part)
+			case "closed":
+				r.write(`"event":"closed","drop":1`)
+				// The answers of the day before are older than a lease.
+				r.at += 1000
+			case "rows":
+				ended++
+				r.write(`"event":"final","drop":%d,"rows":[{"slot":1,"person":%q}]`, ended, words[1])
+			default:
+				r.write(`"event":"invoked","op":%d,"coupon":1,"person":%q`, op, words[0])
+				switch words[1] {
+				case "unknown":
+					r.write(`"event":"unknown","op":%d,"reason":""`, op)
+				case "sold_out":
+					r.write(`"event":"ok","op":%d,"answer":{"status":"sold_out"}`, op)
+				default:
+					r.write(`"event":"ok","op":%d,"answer":{"status":"accepted","drop":%s,"slot":1}`, op, words[1])
+				}
+			}
+		}
+		if verdict := r.verdict(t); verdict != one.expected {
+			t.Errorf("%s: %s", one.rest, word(verdict))
+		}
+	}
+}
+
 func TestCrowdIsDecided(t *testing.T) {
 	r := begin(100)
 	for op := range 2000 {

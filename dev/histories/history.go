@@ -69,7 +69,12 @@ type request struct {
 	asked *line
 	// Nil if no answer came.
 	ended *line
+	// The drop that it concerns; 0 if it may be one of several.
+	drop int64
 }
+
+// isAnswered tells whether the outcome is known. Otherwise, the request may take effect late.
+func (r *request) isAnswered() bool { return r.ended != nil && r.ended.Event != "unknown" }
 
 // change is an operator's change of a quantity, from its request to its answer. If the answer does
 // not tell whether the change was made, it may take effect at any time.
@@ -117,12 +122,16 @@ func read(from io.Reader) (*history, error) {
 }
 
 // split assigns the events to units. A request belongs to the drop of its answer, otherwise to the
-// drop that it names, otherwise to the unit of its coupon. If the coupon has several units, such a
-// request is left out.
+// drop that it names, otherwise to the drops of its coupon that were announced and not closed while
+// it was in progress. If these are of several units, its effect is unknown in each of them.
 func (h *history) split() {
 	ofDrop := map[int64]*unit{}
 	ofCoupon := map[int64][]int64{}
+	closed := map[int64]int64{}
 	for _, it := range h.lines {
+		if it.Event == "closed" {
+			closed[it.Drop] = it.number
+		}
 		if it.Event != "drop" {
 			continue
 		}
@@ -183,20 +192,32 @@ func (h *history) split() {
 		}
 	}
 	for _, one := range inOrder {
-		drop := one.asked.Drop
+		one.drop = one.asked.Drop
 		if one.ended != nil && one.ended.Answer != nil && one.ended.Answer.Drop != 0 {
-			drop = one.ended.Answer.Drop
+			one.drop = one.ended.Answer.Drop
 		}
-		if siblings := ofCoupon[one.asked.Coupon]; drop == 0 && len(siblings) > 0 {
-			of := ofDrop[siblings[0]]
-			if len(siblings) > 1 && !of.once {
-				// The request may belong to any of the drops.
-				continue
+		var drops []int64
+		for _, drop := range ofCoupon[one.asked.Coupon] {
+			isEarly := one.isAnswered() && one.ended.number < ofDrop[drop].quantity[drop][0].number
+			end, isClosed := closed[drop]
+			if !isEarly && (!isClosed || one.asked.number < end) {
+				drops = append(drops, drop)
 			}
-			drop = siblings[0]
 		}
-		if of := ofDrop[drop]; of != nil {
+		if one.drop == 0 && len(drops) == 1 {
+			one.drop = drops[0]
+		}
+		if of := ofDrop[one.drop]; of != nil {
 			of.requests = append(of.requests, one)
+			continue
+		}
+		for _, drop := range drops {
+			if of := ofDrop[drop]; of.once {
+				of.requests = append(of.requests, one)
+				break
+			} else {
+				of.requests = append(of.requests, &request{asked: one.asked})
+			}
 		}
 	}
 }
@@ -271,7 +292,7 @@ func (h *history) operations(u *unit) []porcupine.Operation {
 		in := &input{user: u.number(one.asked.Person), again: one.asked.Again}
 		from := one.asked.number
 		isClaim := one.asked.Event == "invoked"
-		if one.ended == nil || one.ended.Event == "unknown" {
+		if !one.isAnswered() {
 			in.kind = revokeLost
 			if isClaim {
 				in.kind = claimLost
@@ -298,7 +319,7 @@ func (h *history) operations(u *unit) []porcupine.Operation {
 			since := h.before(one.asked, *lease)
 			nothing := &input{kind: full, least: map[int64]int{}}
 			for drop := range u.drops {
-				if one.asked.Drop == 0 || one.asked.Drop == drop {
+				if one.drop == 0 || one.drop == drop {
 					nothing.least[drop] = u.least(drop, since, to)
 				}
 			}

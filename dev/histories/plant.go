@@ -95,7 +95,7 @@ func (u *unit) answer(h *history, like *request, with *answer) {
 		it.AtMs = h.lines[len(h.lines)-1].AtMs
 		h.lines = append(h.lines, it)
 	}
-	u.requests = append(u.requests, &request{&asked, &ended})
+	u.requests = append(u.requests, &request{asked: &asked, ended: &ended, drop: like.drop})
 }
 
 // forgetUndo lets an order use a code again after its use was undone.
