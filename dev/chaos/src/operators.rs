@@ -85,14 +85,7 @@ impl<'a> Operators<'a> {
         while self.goes_on() {
             let coupon = &coupons[rng.random_range(0..coupons.len())];
             let quantity = rng.random_range(self.schedule.quantity / 2..=self.schedule.most());
-            // A change concerns the drops that are not closed, which the history does not tell.
-            let kinds = [0, 1, 2, 3];
-            let kinds = if self.schedule.days() > 1 {
-                &[0, 3][..]
-            } else {
-                &kinds
-            };
-            let change = match kinds[rng.random_range(0..kinds.len())] {
+            let change = match rng.random_range(0..4) {
                 0 => json!({"name": format!("Coupon of operator {number}")}),
                 1 => json!({"quantity": quantity, "paused": false}),
                 2 => json!({"quantity": quantity}),

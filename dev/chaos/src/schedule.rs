@@ -497,10 +497,26 @@ mod tests {
         let paced = schedules.iter().filter(|it| pace(it).is_some()).count();
         assert!((150..=250).contains(&paced), "{paced}");
         for schedule in &schedules {
-            let rows = u64::from(schedule.coupons * schedule.most());
+            let rows = u64::from(schedule.coupons * schedule.days() * schedule.most());
             let seconds = pace(schedule).map_or(0, |limit| rows / limit);
             assert!(seconds <= DEADLINE.as_secs() / 4, "{schedule}");
         }
+    }
+
+    #[test]
+    fn a_third_of_the_seeds_has_two_days_each_with_enough_users_and_faults() {
+        let all = || (1..=1_000).map(FaultSchedule::draw);
+        let two: Vec<_> = all().filter(|it| it.days() == 2).collect();
+        assert!((290..=390).contains(&two.len()), "{}", two.len());
+        assert!(two.iter().all(|it| it.people > 2 * it.most()));
+        let is_of_day = |it: &FaultSchedule, day: usize| {
+            let day_of = |timed: &Timed| timed.coupon / it.coupons as usize;
+            it.faults.iter().any(|timed| day_of(timed) == day)
+        };
+        for day in [0, 1] {
+            assert!(two.iter().filter(|it| is_of_day(it, day)).count() > 200);
+        }
+        assert!(all().all(|it| !is_of_day(&it, it.days() as usize)));
     }
 
     /// Counts each kind of fault together with each of its targets.

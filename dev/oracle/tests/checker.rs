@@ -88,7 +88,7 @@ fn rows(words: &[&str]) -> Vec<RecordedRow> {
 /// Parses events, separated by semicolons. `a claims accepted 1` is a whole operation;
 /// `7 > a claims` and `7 < accepted 1` are its begin and its end. `loses` is a revocation after
 /// which the user may claim again. `drop changes 7 5` begins the change 7 to the quantity 5, and
-/// `drop changed 7` or `drop refused 7` ends it.
+/// `drop changed 7` or `drop refused 7` ends it. `drop closed` ends the drop's window.
 fn events(text: &str) -> Vec<RecordedEvent> {
     let mut all = Vec::new();
     let lines = text
@@ -99,6 +99,7 @@ fn events(text: &str) -> Vec<RecordedEvent> {
         let words: Vec<&str> = line.split(' ').collect();
         let drop = DROP;
         match words[..] {
+            ["drop", "closed"] => all.push(RecordedEvent::Closed { drop }),
             ["drop", quantity] => all.push(RecordedEvent::Drop {
                 drop,
                 coupon: 1,
@@ -230,6 +231,7 @@ const CASES: &[Case] = &[
     (GOOD, "drop 5; drop changes 7 5; drop changed 7", "1:a 2:b 3:c 4:d", &[(Rule::UnaskedQuantity, 0)]),
     (GOOD, "drop changes 7 5; drop refused 7; drop 5", "1:a 2:b 3:c 4:d 5:w", &[(Rule::UnaskedQuantity, 0)]),
     (GOOD, "drop changes 7 5; drop refused 7", "1:a 2:b 3:c 4:d", &[]),
+    ("drop 1; a claims accepted 1; drop closed; drop changes 7 3; drop changed 7", "", "1:a", &[]),
     (GOOD, "drop changes 7 5; drop changed 7", "1:a 2:b 3:c 4:d", &[(Rule::ForgottenQuantity, 0)]),
     (GOOD, "drop changes 7 5; drop 5", "1:a 2:b 3:c 4:d 5:w", &[]),
     (GOOD, "drop changes 7 5; drop changed 7; drop changes 8 4", "1:a 2:b 3:c 4:d", &[]),
