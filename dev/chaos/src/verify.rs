@@ -16,8 +16,9 @@ use crate::system::SystemUnderTest;
 use crate::wait::pause;
 
 /// Fails unless MySQL and Redis have the same user on each slot 1..=quantity of the last drop of each
-/// coupon, closed drops are sealed and no others, and every dead letter is resolved or excused. The error names the difference. If a coupon
-/// has an allow list, both must have the same list, and there may be fewer users than slots.
+/// coupon, closed drops are sealed and no others, and every dead letter is resolved or excused. The
+/// error names the difference. If a coupon has an allow list, both must have the same list, and there
+/// may be fewer users than slots.
 pub(crate) async fn exact(system: &SystemUnderTest, excuses: &Excuses) -> Result<()> {
     let owed = owed(system).await?;
     let letters = open_letters(system).await?;
