@@ -437,6 +437,13 @@ mod tests {
             let is = [true, false].map(|it| is_certain(&claim, Some(&record), shown, standing, it));
             assert_eq!(is, [if_whole, if_not], "{status:?} {standing:?}");
         }
+        // Nor may the row of an earlier drop be shown that MySQL has back.
+        let earlier = MyClaim::new(ClaimStatus::Issued, Some(DropId(1)), Some(7));
+        for (id, expected) in [(1, true), (2, false)] {
+            let standing = Some(revoked_before(id));
+            let is = is_certain(&earlier, Some(&record), shown, standing, true);
+            assert_eq!(is, expected, "{id}");
+        }
     }
 
     #[test]
