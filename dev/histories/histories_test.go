@@ -209,7 +209,6 @@ func TestPlantedFaultsAreFound(t *testing.T) {
 	}
 }
 
-// The history of a crowd with many concurrent requests is decided within the time limit.
 // Two days of one slot each. Each user may have one on both.
 func TestRequestsBelongToTheDayOfTheirTime(t *testing.T) {
 	for _, one := range []struct {
@@ -256,6 +255,7 @@ func TestRequestsBelongToTheDayOfTheirTime(t *testing.T) {
 	}
 }
 
+// The history of a crowd with many concurrent requests is decided within the time limit.
 func TestCrowdIsDecided(t *testing.T) {
 	r := begin(100)
 	for op := range 2000 {

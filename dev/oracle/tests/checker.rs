@@ -310,8 +310,8 @@ fn each_spoiled_history_has_its_violations_and_a_good_one_has_none() {
 }
 
 /// Parses a history of two days: `1` and `2` announce a day of two slots, `closed` ends the first
-/// one. `a claims 1/2` gets slot 2 of day 1, and `a sees 1/2` looks it up. `7 > a` begins a claim, and
-/// `7 < 1/2` is its answer. The last two parts are the rows of the days.
+/// one. `a claims 1/2` gets slot 2 of day 1, and `a sees 1/2` looks it up. `7 > a` begins a claim,
+/// and `7 < 1/2` is its answer. The last two parts are the rows of the days.
 fn two_days(once_per: RecordedScope, text: &str) -> Verdict {
     let place = |word: &str| {
         let (drop, slot) = word.split_once('/')?;
