@@ -7,7 +7,7 @@ use firstcome_reconciler::report::{Outcome, Status};
 use firstcome_shared::crash::Point;
 
 use crate::drift::support::{
-    accept_rows, assert_whole, found_in, is_sealed, lose_rows, refuse_rows,
+    accept_rows, assert_whole, found_in, is_sealed, lose_rows, refuse_rows, until_claims_are_old,
 };
 use crate::prelude::*;
 
@@ -289,6 +289,7 @@ async fn an_insert_that_takes_too_long_delays_its_coupon_and_no_other() {
         slow.id
     );
     world.sql.query(&hang).await;
+    until_claims_are_old(world, &slow).await;
     inject(world, &slow, Drift::FailedDuplicate, 1).await;
     lose_rows(world, &slow, "= 1").await;
     lose_rows(world, &other, "<= 3").await;
@@ -313,6 +314,7 @@ async fn a_pass_that_is_interrupted_reports_what_it_has_repaired_in_that_coupon(
     let fixture = Fixture::new("d-interrupted").await;
     let world = &fixture.world;
     let (coupon, _) = fixture.held("Interrupted", 20, 5).await;
+    until_claims_are_old(world, &coupon).await;
     inject(world, &coupon, Drift::FailedDuplicate, 1).await;
     lose_rows(world, &coupon, "= 1").await;
     let mut lock = HeldTransaction::begin(&world.sql).await;

@@ -29,6 +29,19 @@ pub(crate) async fn lose_rows(world: &World, coupon: &MadeCoupon, slots: &str) {
     world.sql.query(&delete).await;
 }
 
+/// Waits until no claim may still be on its way to a row, so that one look does all repairs.
+pub(crate) async fn until_claims_are_old(world: &World, coupon: &MadeCoupon) {
+    let young = format!(
+        "SELECT COUNT(*) FROM issued_coupons WHERE drop_id = {} \
+         AND claimed_at > UTC_TIMESTAMP(3) - INTERVAL 10 SECOND",
+        coupon.drop
+    );
+    eventually("the claims are old", LIMIT, async || {
+        world.sql.number(&young).await == 0
+    })
+    .await;
+}
+
 /// Deletes the gate of a coupon, which closes it.
 pub(crate) async fn close(world: &World, coupon: &MadeCoupon) {
     let gate = world.redis.of_coupon(coupon.id, "gate");
